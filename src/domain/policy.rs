@@ -1,0 +1,470 @@
+//! What the operators decided beforehand: regions, components, the decision matrix, levels, guards, deadlines.
+//!
+//! A policy is what is left of a configuration when everything that names a network address or a credential is
+//! taken away. Its hash is a fact, so that two daemons with different opinions cannot both lead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::time::friendly;
+use super::{ComponentId, InstanceId, ObserverId, ReferenceId, RegionId};
+
+/// What failoverd may do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Record what would have been done; do nothing.
+    #[default]
+    Observe,
+    /// Prepare a plan and wait for a person.
+    Approve,
+    /// Act.
+    Automatic,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Observe => "observe",
+            Self::Approve => "approve",
+            Self::Automatic => "automatic",
+        })
+    }
+}
+
+/// What a region is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves in good times.
+    Primary,
+    /// Takes over: a warm standby.
+    Secondary,
+    /// Holds templates, images and backups: a cold standby. Never a target of an automatic failover.
+    Tertiary,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+            Self::Tertiary => "tertiary",
+        })
+    }
+}
+
+/// The severity of an incident, 1 the worst (the document's disaster categories).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Level 1: the region is lost.
+    RegionalOutage,
+    /// Level 2: one zone of the active region is down.
+    DataCentreFailure,
+    /// Level 3: critical services are partly available.
+    ServiceDegradation,
+    /// Level 4: one component or workload is down.
+    ComponentFailure,
+}
+
+impl Level {
+    /// All levels, the worst first.
+    pub const ALL: [Self; 4] =
+        [Self::RegionalOutage, Self::DataCentreFailure, Self::ServiceDegradation, Self::ComponentFailure];
+
+    /// The document's number, 1 to 4.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::RegionalOutage => 1,
+            Self::DataCentreFailure => 2,
+            Self::ServiceDegradation => 3,
+            Self::ComponentFailure => 4,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::RegionalOutage => "level 1, regional outage",
+            Self::DataCentreFailure => "level 2, data-centre failure",
+            Self::ServiceDegradation => "level 3, service degradation",
+            Self::ComponentFailure => "level 4, component failure",
+        })
+    }
+}
+
+/// Recovery time and recovery point objectives of a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objectives {
+    /// The service is back within this time of the first failing observation.
+    #[serde(with = "friendly")]
+    pub rto: Duration,
+    /// At most this much written data is lost.
+    #[serde(with = "friendly")]
+    pub rpo: Duration,
+}
+
+/// What kind of thing a component is; decides how it is probed and how it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A Kubernetes cluster.
+    Kubernetes,
+    /// A PostgreSQL database, self-managed or RDS.
+    Database,
+    /// Redis or ElastiCache.
+    Cache,
+    /// An S3 bucket with a replica.
+    Storage,
+    /// An HTTP service: evidence only, moved by traffic.
+    Http,
+    /// The region's own cloud API: evidence only.
+    Cloud,
+    /// Who answers the clients: DNS weights.
+    Traffic,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kubernetes => "kubernetes",
+            Self::Database => "database",
+            Self::Cache => "cache",
+            Self::Storage => "storage",
+            Self::Http => "http",
+            Self::Cloud => "cloud",
+            Self::Traffic => "traffic",
+        })
+    }
+}
+
+/// What happens where the old primary database is not certain to be fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnfencedPromotion {
+    /// A person decides.
+    #[default]
+    Approve,
+    /// Promote all the same, recorded as an exception.
+    Allow,
+}
+
+/// How often and how patiently an instance is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probing {
+    /// From the beginning of one probe to the beginning of the next, before jitter.
+    #[serde(with = "friendly")]
+    pub interval: Duration,
+    /// A probe that has not answered by then has failed.
+    #[serde(with = "friendly")]
+    pub timeout: Duration,
+}
+
+impl Probing {
+    /// Neighbouring observations further apart than this leave a gap: two intervals and a timeout.
+    pub fn gap(&self) -> Duration {
+        2 * self.interval + self.timeout
+    }
+}
+
+/// One row of the decision matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Failing for this long starts the row's action.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+    /// Traffic follows only when the window has lasted this long. Equal to `after` or longer.
+    #[serde(with = "friendly")]
+    pub confirm_for: Duration,
+}
+
+/// A Kubernetes workload and how many replicas it has where it serves and where it waits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadPolicy {
+    /// `deployment` or `statefulset`.
+    pub kind: WorkloadKind,
+    /// Its name in the cluster.
+    pub name: String,
+    /// Replicas in the region that serves.
+    pub active: u32,
+    /// Replicas in a region that waits.
+    pub standby: u32,
+}
+
+/// The scalable kinds that failoverd knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadKind {
+    /// `apps/v1` Deployment.
+    #[default]
+    Deployment,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+}
+
+/// A key of a Secret or a ConfigMap that has to name the instance that serves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publication {
+    /// `secret` or `configmap`.
+    pub object: ObjectKind,
+    /// Name of the object.
+    pub name: String,
+    /// Key in it.
+    pub key: String,
+    /// What is written there.
+    pub value: PublishedValue,
+    /// The workloads that read it and have to be restarted; empty means all workloads of the cluster.
+    #[serde(default)]
+    pub restart: BTreeSet<String>,
+}
+
+/// Where a published value lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectKind {
+    /// A Secret; the value is base64 in the API and never shown.
+    Secret,
+    /// A ConfigMap.
+    ConfigMap,
+}
+
+/// Which property of the serving instance is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishedValue {
+    /// Host name, from the cloud's Describe call where there is one.
+    Host,
+    /// Port.
+    Port,
+    /// Bucket name.
+    Bucket,
+    /// Region name.
+    Region,
+}
+
+/// A component: what it is, where it is, when it is moved and what moving it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentPolicy {
+    /// What it is.
+    pub kind: Kind,
+    /// Counts towards a regional outage.
+    pub critical: bool,
+    /// The regions it has an instance in.
+    pub regions: BTreeSet<RegionId>,
+    /// How it is probed.
+    pub probing: Probing,
+    /// Its row of the matrix; none for pure evidence.
+    pub row: Option<Row>,
+    /// Failing counts as a kind of evidence of its own for a regional outage (cloud API, the clients' HTTP path).
+    pub independent_evidence: bool,
+    /// Kubernetes: namespace of the workloads. Empty for other kinds.
+    pub namespace: String,
+    /// Kubernetes: what has to run.
+    pub workloads: Vec<WorkloadPolicy>,
+    /// Kubernetes: manifests applied after a failover.
+    pub manifests: Vec<String>,
+    /// Kubernetes: config map keys set after a failover, as (object, key, value).
+    pub after_failover: Vec<(String, String, String)>,
+    /// Database, cache, storage: the keys that name the serving instance, in every Kubernetes component.
+    pub publications: Vec<Publication>,
+    /// Database: what happens where the old primary cannot be fenced.
+    pub unfenced_promotion: UnfencedPromotion,
+    /// Database: a fence is configured (we know which roles to lock out).
+    pub fence: bool,
+    /// Database, cache: moving it is done by a cloud API rather than by the service itself. For deadlines and warnings.
+    pub managed: bool,
+    /// Traffic: the DNS record change needs a control plane that lives in this region.
+    pub control_plane: Option<RegionId>,
+    /// Traffic: seconds that clients may go on using the old answer.
+    #[serde(with = "friendly")]
+    pub ttl: Duration,
+}
+
+/// Something outside the deployment that answers while our own network works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferencePolicy {
+    /// The region it lives in, where it lives in one of ours; a point in the suspected region does not count.
+    pub region: Option<RegionId>,
+    /// How it is probed.
+    pub probing: Probing,
+}
+
+/// When everything that is critical fails together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionalPolicy {
+    /// Failing together for this long.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+    /// How many critical components have to fail; none means all of them.
+    pub critical_failing: Option<u32>,
+}
+
+/// When critical services are only partly available (level 3), and what is done.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DegradationPolicy {
+    /// Degraded for this long.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+    /// Failing share of recent probes from which an instance is degraded, 0 to 1.
+    pub ratio: f64,
+    /// Share of the traffic, in percent, that moves to the standby; 0 only reports.
+    pub reroute_percent: u8,
+}
+
+/// Reasons not to act, as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardPolicy {
+    /// A component that was moved less than this ago is not moved again unless somebody acknowledged it.
+    #[serde(with = "friendly")]
+    pub cooldown: Duration,
+    /// Incidents that may be acted upon in 24 hours.
+    pub incidents_per_day: u32,
+    /// An approval that is not used within this time has to be given again.
+    #[serde(with = "friendly")]
+    pub approval_expires: Duration,
+    /// A pause lasts at most this long.
+    #[serde(with = "friendly")]
+    pub pause_max: Duration,
+    /// A look at a later step is believed for this long.
+    #[serde(with = "friendly")]
+    pub look_fresh: Duration,
+    /// Looks and held commit points are tried again after this.
+    #[serde(with = "friendly")]
+    pub recheck: Duration,
+    /// A second unwinding within this time holds and pages.
+    #[serde(with = "friendly")]
+    pub unwind_once_per: Duration,
+}
+
+/// How long each kind of step may take. Cited in `config/default.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // the keys are documented in config/default.toml, one by one, with their source
+pub struct Deadlines {
+    #[serde(with = "friendly")]
+    pub declare: Duration,
+    #[serde(with = "friendly")]
+    pub replicas: Duration,
+    #[serde(with = "friendly")]
+    pub fence: Duration,
+    #[serde(with = "friendly")]
+    pub promote: Duration,
+    #[serde(with = "friendly")]
+    pub promote_managed: Duration,
+    #[serde(with = "friendly")]
+    pub publish: Duration,
+    #[serde(with = "friendly")]
+    pub rollout: Duration,
+    #[serde(with = "friendly")]
+    pub cache: Duration,
+    #[serde(with = "friendly")]
+    pub cache_managed: Duration,
+    #[serde(with = "friendly")]
+    pub storage: Duration,
+    #[serde(with = "friendly")]
+    pub traffic: Duration,
+    #[serde(with = "friendly")]
+    pub manifests: Duration,
+    #[serde(with = "friendly")]
+    pub verify: Duration,
+}
+
+/// A check of the end state, run after a failover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// One line for people: what is expected.
+    pub expects: String,
+    /// Runs after the failover of these components; empty means only after a regional one.
+    pub after: BTreeSet<ComponentId>,
+}
+
+/// Everything the core knows of the operators' wishes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// What may be done without a person.
+    pub mode: Mode,
+    /// This daemon.
+    pub observer: ObserverId,
+    /// Where this daemon stands. Not one of the deployment's regions for a bastion elsewhere.
+    pub observer_region: RegionId,
+    /// The regions and their roles.
+    pub regions: BTreeMap<RegionId, Role>,
+    /// The components.
+    pub components: BTreeMap<ComponentId, ComponentPolicy>,
+    /// Reference points for self-doubt.
+    pub references: BTreeMap<ReferenceId, ReferencePolicy>,
+    /// Objectives of each level.
+    pub levels: BTreeMap<Level, Objectives>,
+    /// Share of failed probes in a window from which an instance is failing, 0 to 1.
+    pub failing_ratio: f64,
+    /// Alive for this long means recovered.
+    #[serde(with = "friendly")]
+    pub recover_for: Duration,
+    /// Level 1.
+    pub regional: RegionalPolicy,
+    /// Level 3.
+    pub degradation: DegradationPolicy,
+    /// Guards.
+    pub guards: GuardPolicy,
+    /// Deadlines of steps.
+    pub deadlines: Deadlines,
+    /// Checks of the end state.
+    pub checks: Vec<CheckPolicy>,
+    /// An automatic failover has to be done within this time (the document: 15 minutes).
+    #[serde(with = "friendly")]
+    pub failover_within: Duration,
+}
+
+impl Policy {
+    /// The region with the role `primary`.
+    pub fn primary(&self) -> Option<&RegionId> {
+        self.region_with(Role::Primary)
+    }
+
+    /// The first region with `role`.
+    pub fn region_with(&self, role: Role) -> Option<&RegionId> {
+        self.regions.iter().find(|(_, r)| **r == role).map(|(region, _)| region)
+    }
+
+    /// Where `component` goes when `source` is lost: the warm region that is not lost and has an instance of it.
+    pub fn target_of(&self, component: &ComponentId, source: &RegionId) -> Option<&RegionId> {
+        let policy = self.components.get(component)?;
+        [Role::Primary, Role::Secondary].into_iter().find_map(|role| {
+            self.regions
+                .iter()
+                .find(|(region, r)| **r == role && *region != source && policy.regions.contains(*region))
+                .map(|(region, _)| region)
+        })
+    }
+
+    /// Every instance there is.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        self.components.iter().flat_map(|(component, policy)| {
+            policy.regions.iter().map(|region| InstanceId { component: component.clone(), region: region.clone() })
+        })
+    }
+
+    /// The components of one kind.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ComponentId, &ComponentPolicy)> {
+        self.components.iter().filter(move |(_, policy)| policy.kind == kind)
+    }
+
+    /// The RTO and RPO of a level. Configurations without one are refused, so the fallback is never seen.
+    pub fn objectives(&self, level: Level) -> Objectives {
+        self.levels.get(&level).copied().unwrap_or(Objectives { rto: self.failover_within, rpo: Duration::ZERO })
+    }
+}

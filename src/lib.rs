@@ -1,0 +1,11 @@
+//! failoverd watches a multi-region deployment, decides when a region or a part of it is really lost, and moves the
+//! work to the standby region: once, in the right order, and with a record.
+//!
+//! In reading order: [`domain`] (the nouns), [`plan`] (what can be done), [`config`] (what the operators want),
+//! [`ports`] (the edges).
+
+pub mod adapters;
+pub mod config;
+pub mod domain;
+pub mod plan;
+pub mod ports;

@@ -1,0 +1,165 @@
+//! What a step brings about. Every action is a goal: look, act only if needed, verify.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{ComponentId, InstanceId, ObjectKind, PublishedValue, RegionId, WorkloadKind};
+
+/// A value that a Secret or ConfigMap key has to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Value {
+    /// Known when the plan is made.
+    Literal(String),
+    /// Asked of the instance (or of its cloud's Describe call) when the step runs: never built from strings.
+    Of {
+        /// Whose property.
+        instance: InstanceId,
+        /// Which property.
+        property: PublishedValue,
+    },
+}
+
+/// A goal. The names of the document's commands are in DESIGN order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "ensure")]
+pub enum Action {
+    /// The `dr-mode` ConfigMap says active, and since when (document: Incident Declaration).
+    IncidentDeclared {
+        /// Cluster that is told.
+        cluster: InstanceId,
+        /// Namespace of the ConfigMap.
+        namespace: String,
+        /// Which incident.
+        incident: String,
+    },
+    /// The workload has `replicas` ready replicas (document: Scale up DR cluster).
+    Replicas {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Namespace.
+        namespace: String,
+        /// Deployment or StatefulSet.
+        kind: WorkloadKind,
+        /// Its name.
+        workload: String,
+        /// How many, ready.
+        replicas: u32,
+    },
+    /// The old primary refuses its application's writes, for sure and across a restart.
+    Fenced {
+        /// The old primary.
+        database: InstanceId,
+    },
+    /// The standby is a primary of its own and takes a real write (document: Promote read replica).
+    DatabasePromoted {
+        /// The standby.
+        database: InstanceId,
+        /// The old primary.
+        from: InstanceId,
+        /// The old primary is alive: wait until the standby has everything it wrote before promoting.
+        lossless: bool,
+    },
+    /// One key of a Secret or ConfigMap holds the value (document: Update connection strings).
+    Published {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Namespace.
+        namespace: String,
+        /// Secret or ConfigMap.
+        object: ObjectKind,
+        /// Its name.
+        name: String,
+        /// The key.
+        key: String,
+        /// What it has to hold.
+        value: Value,
+    },
+    /// The workload's pods were restarted for this plan and are ready: warm pods keep the old host otherwise.
+    RolledOut {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Namespace.
+        namespace: String,
+        /// Deployment or StatefulSet.
+        kind: WorkloadKind,
+        /// Its name.
+        workload: String,
+    },
+    /// The standby cache takes writes (document: Activate backup cluster).
+    CacheActive {
+        /// The standby.
+        cache: InstanceId,
+        /// The old one.
+        from: InstanceId,
+    },
+    /// The replica bucket lists (document: Switch to replica region).
+    StorageReachable {
+        /// The replica.
+        storage: InstanceId,
+    },
+    /// The weights of the record set are these (document: Update DNS records).
+    Traffic {
+        /// The traffic component.
+        traffic: ComponentId,
+        /// Weight per region, all regions of the component named.
+        weights: BTreeMap<RegionId, u8>,
+    },
+    /// The manifests are applied, server-side (document: Deploy enhanced monitoring stack).
+    Manifests {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Path as configured.
+        path: String,
+    },
+    /// The configured check holds (document: Verification & Validation).
+    Verified {
+        /// Name of the check.
+        check: String,
+        /// What it expects, for people.
+        expects: String,
+        /// The region that has to satisfy it.
+        region: RegionId,
+    },
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IncidentDeclared { cluster, .. } => write!(f, "declare disaster-recovery mode in {cluster}"),
+            Self::Replicas { cluster, workload, replicas, .. } => {
+                write!(f, "scale {workload} to {replicas} ready replicas in {cluster}")
+            }
+            Self::Fenced { database } => write!(f, "fence {database}"),
+            Self::DatabasePromoted { database, lossless: true, .. } => write!(f, "promote {database} without loss"),
+            Self::DatabasePromoted { database, lossless: false, .. } => write!(f, "promote {database}"),
+            Self::Published { cluster, object, name, key, value, .. } => {
+                let object = match object {
+                    ObjectKind::Secret => "secret",
+                    ObjectKind::ConfigMap => "config map",
+                };
+                match value {
+                    Value::Literal(text) if matches!(self, Self::Published { object: ObjectKind::ConfigMap, .. }) => {
+                        write!(f, "set {object} {name}/{key} to {text} in {cluster}")
+                    }
+                    Value::Literal(_) => write!(f, "set {object} {name}/{key} in {cluster}"),
+                    Value::Of { instance, .. } => write!(f, "point {object} {name}/{key} to {instance} in {cluster}"),
+                }
+            }
+            Self::RolledOut { cluster, workload, .. } => write!(f, "restart {workload} in {cluster}"),
+            Self::CacheActive { cache, .. } => write!(f, "activate {cache}"),
+            Self::StorageReachable { storage } => write!(f, "check that {storage} can be read"),
+            Self::Traffic { weights, .. } => {
+                write!(f, "move traffic: ")?;
+                for (n, (region, weight)) in weights.iter().enumerate() {
+                    write!(f, "{}{region} {weight}", if n == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Manifests { cluster, path } => write!(f, "apply {path} in {cluster}"),
+            Self::Verified { expects, region, .. } => write!(f, "verify in {region}: {expects}"),
+        }
+    }
+}

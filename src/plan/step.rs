@@ -1,0 +1,56 @@
+//! A step: an action with its place in the graph, its deadline and its commit point.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Action;
+use crate::domain::time::friendly;
+use crate::domain::{ComponentId, InstanceId, StepId};
+
+/// The part of a plan that a step belongs to: a component's row, or the whole region.
+///
+/// A part is what unwinds when its source recovers before the part's first commit point.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// One row of the matrix.
+    Component(ComponentId),
+    /// A regional outage: everything that the rows have not asked for yet.
+    Region,
+}
+
+/// One goal within a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Unique within the plan, and stable: it names the goal, so that growing a plan never asks for a goal twice.
+    pub id: StepId,
+    /// What it brings about.
+    pub action: Action,
+    /// Why it is there.
+    pub part: Part,
+    /// Steps that have to be done (or skipped) first.
+    pub after: BTreeSet<StepId>,
+    /// Judged once more before it starts: guards, verdicts, drift and the world.
+    pub commit_point: bool,
+    /// There is an undo: until a commit point of its part is passed it is undone if the source recovers.
+    pub undoable: bool,
+    /// It needs something in the region that is being left; nothing depends on it and its failure is owed, not stuck.
+    pub best_effort: bool,
+    /// It starts only when this instance has been failing for this long (traffic and `confirm_for`).
+    pub confirm: Option<Confirm>,
+    /// From its start to its verification.
+    #[serde(with = "friendly")]
+    pub deadline: Duration,
+}
+
+/// A window that has to last before a step may start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Failing for how long.
+    #[serde(rename = "for", with = "friendly")]
+    pub lasting: Duration,
+}

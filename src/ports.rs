@@ -1,0 +1,113 @@
+//! The edges of the daemon: what the shell needs from the outside world, as contracts.
+//!
+//! Traits are for ports. Every implementation lives in `adapters` or `ledger`, and the simulation brings its own.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{LedgerId, Now, Observation};
+use crate::plan::Action;
+
+/// Reads both clocks. The only way to learn the time outside of tests.
+pub trait Clock: Send + Sync + 'static {
+    /// One reading.
+    fn now(&self) -> Now;
+}
+
+/// One instance's health check.
+///
+/// Guarantees: `observe` ends within the probe's own timeout (the prober enforces it once more), never panics on
+/// what a server sends, and separates failing from not knowing as DESIGN section 3 has it. It keeps no state that
+/// could make one observation depend on an earlier one, apart from warm clients.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Looks once. `began` is when the prober started it.
+    async fn observe(&self, began: Duration) -> Observation;
+}
+
+/// What an actuator saw before it acted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    /// The goal holds already: nothing needs to be done.
+    pub satisfied: bool,
+    /// For people: what is there now.
+    pub summary: String,
+    /// What `undo` needs to bring the former state back; opaque to everybody but the actuator.
+    pub previous: serde_json::Value,
+}
+
+/// Why an attempt did not reach its goal. The difference decides what happens next, so it is never guessed:
+/// answers are classified by error code, not by HTTP status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Setback {
+    /// Throttling, 5xx, a transient state, no answer: try again within the deadline.
+    #[error("{0}")]
+    Transient(String),
+    /// Access denied, validation, not found: trying again does not help.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Verification only: on its way. Look again after the poll interval.
+    #[error("{0}")]
+    NotYet(String),
+}
+
+/// The right to send one mutating call, until `not_after`. Made only from a durable append.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    not_after: Duration,
+}
+
+/// A permit that ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the permit to act ran out before the call was sent")]
+pub struct PermitExpired;
+
+impl Permit {
+    pub(crate) fn until(not_after: Duration) -> Self {
+        Self { not_after }
+    }
+
+    /// To be called before every single attempt of a mutating call; the rest is how long that call may take.
+    pub fn time_left(&self, now: Now) -> Result<Duration, PermitExpired> {
+        match self.not_after.checked_sub(now.monotonic) {
+            Some(left) if !left.is_zero() => Ok(left),
+            Some(_) | None => Err(PermitExpired),
+        }
+    }
+}
+
+/// Brings actions about. One implementation per kind of component, one dispatcher in front.
+///
+/// Guarantees: `look` changes nothing. `act` sends mutating calls with SDK-internal retries off, each conditional on
+/// what `look` saw and each ending before the permit does; performing it twice is the same as performing it once.
+/// `verify` judges by the world. `undo` brings `previous` back and is idempotent as well.
+/// The retrying, the polling and the deadline belong to the executor, not to the actuator.
+#[async_trait]
+pub trait Actuator: Send + Sync {
+    /// What is there now. `key` is `plan/step`, the mark that repeated work is recognised by.
+    async fn look(&self, key: &str, action: &Action) -> Result<Look, Setback>;
+    /// One attempt.
+    async fn act(&self, key: &str, action: &Action, look: &Look, permit: &Permit) -> Result<(), Setback>;
+    /// Whether the goal holds; the text says what was seen, for people and for the record.
+    async fn verify(&self, key: &str, action: &Action) -> Result<String, Setback>;
+    /// Brings the former state back.
+    async fn undo(
+        &self,
+        key: &str,
+        action: &Action,
+        previous: &serde_json::Value,
+        permit: &Permit,
+    ) -> Result<String, Setback>;
+}
+
+/// What the survey of the world found, for drift and claims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The ledger that the claim names.
+    pub ledger: LedgerId,
+    /// Who wrote it, for people.
+    pub holder: String,
+}
