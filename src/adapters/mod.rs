@@ -1,6 +1,7 @@
 //! The outside world. The only folder (besides `ledger`) that names an SDK; nothing here decides anything.
 
 pub mod aws;
+pub mod failure;
 pub mod http;
 pub mod kubernetes;
 pub mod postgres;
@@ -8,7 +9,7 @@ pub mod redis;
 
 use async_trait::async_trait;
 
-use crate::domain::InstanceId;
+use crate::domain::{Evidence, InstanceId};
 use crate::ports::Setback;
 
 /// Where an instance answers, asked of whoever knows: the configuration, or the cloud's Describe call.
@@ -30,4 +31,31 @@ pub struct Endpoint {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+/// Whether an instance could take over, as far as somebody other than the instance itself knows: the cloud's view of
+/// a managed database or cache (`backing-up`, too few nodes, replication broken).
+///
+/// Guarantees: bounded by the cloud client's own timeouts, and an answer that cannot be had is an entry in
+/// `warnings`, never in `not_ready` (not knowing is not failing). The probe of the same instance merges it.
+#[async_trait]
+pub trait Readiness: Send + Sync {
+    /// `not_ready`, `warnings`, `details` and `credential_refused`; empty for an instance that is not managed.
+    async fn readiness(&self, instance: &InstanceId) -> Evidence;
+}
+
+/// Proves that a database or a cache takes writes, by writing.
+///
+/// Guarantees: a new connection to `at`, and a write that is read back. Repeating it does no harm.
+#[async_trait]
+pub trait WriteProof: Send + Sync {
+    /// What was written and seen, for the record. `NotYet` while it still refuses writes as a standby does.
+    async fn prove_writable(&self, instance: &InstanceId, at: &Endpoint) -> Result<String, Setback>;
+}
+
+/// Knows whether a standby has everything that its source wrote.
+#[async_trait]
+pub trait CatchUp: Send + Sync {
+    /// Both positions, for the record, once the standby has everything; `NotYet` with what is missing before that.
+    async fn caught_up(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback>;
 }
