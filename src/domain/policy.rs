@@ -261,6 +261,9 @@ pub struct ComponentPolicy {
     pub critical: bool,
     /// The regions it has an instance in.
     pub regions: BTreeSet<RegionId>,
+    /// What each instance's address and credentials hash to: an instance counts as seen alive only under the very
+    /// settings it was seen with, so that a typo in a rollout does not look like an outage.
+    pub fingerprints: BTreeMap<RegionId, String>,
     /// How it is probed.
     pub probing: Probing,
     /// Its row of the matrix; none for pure evidence.

@@ -1,13 +1,13 @@
 //! A step: an action with its place in the graph, its deadline and its commit point.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Action;
 use crate::domain::time::friendly;
-use crate::domain::{ComponentId, InstanceId, StepId};
+use crate::domain::{ComponentId, InstanceId, RegionId, StepId};
 
 /// The part of a plan that a step belongs to: a component's row, or the whole region.
 ///
@@ -38,6 +38,8 @@ pub struct Step {
     pub undoable: bool,
     /// It needs something in the region that is being left; nothing depends on it and its failure is owed, not stuck.
     pub best_effort: bool,
+    /// Once it is done, these components are served there.
+    pub places: BTreeMap<ComponentId, RegionId>,
     /// It starts only when this instance has been failing for this long (traffic and `confirm_for`).
     pub confirm: Option<Confirm>,
     /// From its start to its verification.

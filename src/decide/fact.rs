@@ -1,0 +1,390 @@
+//! What happened and must be remembered. Every word here is in the ledger for ever: add, never rename.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Guard;
+use crate::domain::time::friendly;
+use crate::domain::{
+    ComponentId, IncidentId, InstanceId, LedgerId, Level, Mode, Now, ObserverId, PlanId, RegionId, StepId,
+};
+use crate::plan::{Part, Step};
+
+/// What one decision recorded: appended as a unit, durable before any of its effects is performed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Position in the ledger, from 0 without gaps.
+    pub index: u64,
+    /// The epoch of the observer that recorded it.
+    pub epoch: u64,
+    /// When it was decided.
+    pub at: Now,
+    /// What happened.
+    pub facts: Vec<Fact>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "fact")]
+pub enum Fact {
+    /// The first frame of every ledger.
+    LedgerCreated {
+        /// Its identity, which claims in the world name.
+        ledger: LedgerId,
+    },
+    /// A daemon took the ledger over.
+    EpochStarted {
+        /// Which.
+        observer: ObserverId,
+        /// Hash of the policy it works by.
+        policy: String,
+        /// Its mode.
+        mode: Mode,
+    },
+    /// A person declared the placement to be this, and the ledger to be the one in charge.
+    PlacementAdopted {
+        /// Where each component is served.
+        placement: BTreeMap<ComponentId, RegionId>,
+        /// Who.
+        by: String,
+    },
+    /// The instance answered for the first time under these settings.
+    SeenAlive {
+        /// Which.
+        instance: InstanceId,
+        /// Hash of the settings.
+        fingerprint: String,
+    },
+    /// An instance that serves failed three times in a row.
+    SuspicionRaised {
+        /// Which.
+        instance: InstanceId,
+        /// When the first failing probe began.
+        since: Timestamp,
+        /// What was seen.
+        why: String,
+        /// Database: where its write-ahead log stood over the last minutes while it was alive, oldest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        positions: Vec<Sample>,
+    },
+    /// The suspected instance is alive again.
+    SuspicionCleared {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Something would have been done, and these guards hold it back. Recorded when the set of guards changes.
+    Withheld {
+        /// Region that is failing.
+        source: RegionId,
+        /// Which part would have been planned.
+        part: Part,
+        /// Why not.
+        guards: Vec<Guard>,
+    },
+    /// A loss was declared.
+    IncidentDeclared {
+        /// Its name.
+        incident: IncidentId,
+        /// Its level.
+        level: Level,
+        /// The region that is left.
+        source: RegionId,
+        /// The region that takes over.
+        target: RegionId,
+        /// When the first failing probe began: the RTO clock starts here.
+        first_failing: Timestamp,
+        /// From the first failing probe to this decision.
+        #[serde(with = "friendly")]
+        detected_after: Duration,
+        /// What was seen, one line per instance.
+        evidence: Vec<String>,
+        /// The person who ordered it, if one did.
+        ordered_by: Option<String>,
+    },
+    /// The incident grew worse.
+    IncidentEscalated {
+        /// Which.
+        incident: IncidentId,
+        /// To which level.
+        level: Level,
+        /// What was seen.
+        evidence: Vec<String>,
+    },
+    /// The plan, whole.
+    PlanMade {
+        /// For which incident.
+        incident: IncidentId,
+        /// Its name.
+        plan: PlanId,
+        /// The part that these steps belong to.
+        part: Part,
+        /// The steps.
+        steps: Vec<Step>,
+    },
+    /// Another part joined the plan. What is there stays.
+    PlanGrown {
+        /// Which plan.
+        plan: PlanId,
+        /// The part.
+        part: Part,
+        /// The new steps.
+        steps: Vec<Step>,
+        /// Steps of other parts that this part needs as well.
+        shares: Vec<StepId>,
+    },
+    /// A person is asked to approve.
+    ApprovalRequested {
+        /// Which plan.
+        plan: PlanId,
+        /// The hash of the plan that is shown.
+        hash: String,
+        /// Why it is asked.
+        guards: Vec<Guard>,
+        /// The expected loss that is shown, where there is one.
+        #[serde(with = "friendly::option")]
+        loss: Option<Duration>,
+    },
+    /// A person approved.
+    Approved {
+        /// Which plan.
+        plan: PlanId,
+        /// The plan as it stood.
+        hash: String,
+        /// Who.
+        by: String,
+        /// When the approval ends.
+        until: Timestamp,
+        /// Promote although the old primary is not fenced.
+        accept_unfenced: bool,
+        /// Promote although up to this much is lost.
+        #[serde(with = "friendly::option")]
+        accept_loss: Option<Duration>,
+    },
+    /// Everything was judged once more, and the step may start.
+    CommitPointPassed {
+        /// Which plan.
+        plan: PlanId,
+        /// Before which step.
+        step: StepId,
+        /// Expected loss, where a database is promoted.
+        #[serde(with = "friendly::option")]
+        loss: Option<Duration>,
+        /// What was allowed although a guard spoke against it.
+        exceptions: Vec<String>,
+    },
+    /// An attempt at a step began.
+    StepStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// From 1.
+        attempt: u32,
+        /// What undoing it needs.
+        #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+        previous: serde_json::Value,
+    },
+    /// The step's goal holds.
+    StepDone {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// What was seen.
+        note: String,
+        /// Something had to be done for it.
+        acted: bool,
+    },
+    /// The step's goal was not reached within its deadline, or was refused.
+    StepFailed {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// What was tried, and what came of it.
+        why: String,
+    },
+    /// A step that needs the lost region could not be done, and is owed where it matters.
+    StepOwed {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Why.
+        why: String,
+    },
+    /// A person decided to go on without it.
+    StepSkipped {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Who.
+        by: String,
+    },
+    /// A running step was stopped because its part unwinds.
+    StepCancelled {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+    },
+    /// A component is served elsewhere.
+    PlacementChanged {
+        /// Which.
+        component: ComponentId,
+        /// Where.
+        region: RegionId,
+    },
+    /// The source recovered (or a person aborted) before the first commit point: what was done is undone.
+    UnwindingStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// Which part.
+        part: Part,
+        /// Why.
+        why: String,
+        /// A person ordered it.
+        #[serde(default)]
+        aborted: bool,
+    },
+    /// An attempt to undo a step began.
+    UndoStarted {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// From 1.
+        attempt: u32,
+    },
+    /// The step is undone.
+    StepUndone {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// What was seen.
+        note: String,
+    },
+    /// The step could not be undone.
+    UndoFailed {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Why.
+        why: String,
+    },
+    /// Everything the part did is undone.
+    PartUnwound {
+        /// Which plan.
+        plan: PlanId,
+        /// Which part.
+        part: Part,
+    },
+    /// Nothing can go on without a person.
+    PlanStuck {
+        /// Which plan.
+        plan: PlanId,
+        /// The steps that failed.
+        steps: Vec<StepId>,
+    },
+    /// The incident is over.
+    IncidentClosed {
+        /// Which.
+        incident: IncidentId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// An attempt to fence an old primary that came back began.
+    OwedFenceStarted {
+        /// The old primary.
+        database: InstanceId,
+        /// From 1.
+        attempt: u32,
+    },
+    /// The old primary is fenced.
+    OwedFenceSettled {
+        /// The old primary.
+        database: InstanceId,
+        /// What was seen.
+        note: String,
+    },
+    /// A person stopped automatic action.
+    Paused {
+        /// Until when.
+        until: Timestamp,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// A pause ended.
+    Resumed {
+        /// Who; `failoverd` where it ended by itself.
+        by: String,
+    },
+    /// A person stopped an incident's plan: no further step starts.
+    Held {
+        /// Which.
+        incident: IncidentId,
+        /// Who.
+        by: String,
+    },
+    /// The plan goes on.
+    Released {
+        /// Which.
+        incident: IncidentId,
+        /// Who.
+        by: String,
+    },
+    /// A person has seen the incident.
+    Acknowledged {
+        /// Which.
+        incident: IncidentId,
+        /// Who.
+        by: String,
+        /// It should not have happened; counted.
+        false_positive: bool,
+        /// In their words.
+        note: String,
+    },
+    /// A person ordered a step to be tried again.
+    RetryOrdered {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Who.
+        by: String,
+    },
+    /// An invariant broke: observe and alert, perform nothing.
+    Halted {
+        /// Why.
+        why: String,
+    },
+}
+
+/// How an incident ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every step is done.
+    Recovered,
+    /// The source recovered first; everything is as it was.
+    Unwound,
+    /// A person ended it.
+    Aborted,
+}
+
+/// Where a write-ahead log stood at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When.
+    pub at: Timestamp,
+    /// How far, in bytes.
+    pub position: u64,
+}

@@ -1,0 +1,222 @@
+//! What can happen to the controller.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{ComponentId, IncidentId, InstanceId, Observation, PlanId, ReferenceId, RegionId, StepId};
+use crate::ports::{Claim, Look, Setback};
+
+/// One thing that happened, as the shell saw it.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The daemon started, or took over; always the first input after a replay.
+    Restarted,
+    /// A probe ended.
+    Observed(Observation),
+    /// A reference point was asked.
+    ReferenceObserved(ReferenceObservation),
+    /// A deadline named by `next_deadline` was reached.
+    Tick,
+    /// A look at a step's world came back.
+    Looked {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// What was seen.
+        result: Result<Look, Setback>,
+    },
+    /// A running step has something to tell; for people only.
+    Progressed {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// One line.
+        note: String,
+    },
+    /// A step's attempt ended.
+    Finished {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Which attempt; an answer to an older one is ignored.
+        attempt: u32,
+        /// How.
+        outcome: StepOutcome,
+    },
+    /// An attempt to undo ended.
+    UndoFinished {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Which attempt.
+        attempt: u32,
+        /// What was seen, or why not.
+        outcome: Result<String, String>,
+    },
+    /// An attempt to fence an old primary ended.
+    OwedFenceFinished {
+        /// The old primary.
+        database: InstanceId,
+        /// Which attempt.
+        attempt: u32,
+        /// What was seen, or why not.
+        outcome: Result<String, String>,
+    },
+    /// The survey of the world came back: who claims the clusters. An unreachable cluster is absent.
+    Surveyed {
+        /// Claim per region; none where nobody claims it.
+        claims: BTreeMap<RegionId, Option<Claim>>,
+    },
+    /// A person wants something.
+    Commanded {
+        /// To match the answer.
+        id: u64,
+        /// What.
+        command: Command,
+    },
+}
+
+/// Whether a reference point answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceObservation {
+    /// Which.
+    pub reference: ReferenceId,
+    /// Monotonic time at which the probe began.
+    pub began: Duration,
+    /// Monotonic time at which it ended.
+    pub ended: Duration,
+    /// What was seen; an error where it did not answer.
+    pub answer: Result<(), String>,
+}
+
+/// How an attempt at a step ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// The goal holds.
+    Reached {
+        /// What was seen.
+        note: String,
+        /// Something had to be done for it.
+        acted: bool,
+    },
+    /// Refused, or the deadline passed.
+    Failed {
+        /// What was tried, and what came of it.
+        why: String,
+    },
+    /// Stopped on request.
+    Cancelled,
+}
+
+/// What a person can ask for. `by` is who, for the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "command", deny_unknown_fields)]
+pub enum Command {
+    /// Move now, without waiting for a trigger.
+    Failover {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Region that is left.
+        from: RegionId,
+        /// Only this component; none means the whole region.
+        #[serde(default)]
+        component: Option<ComponentId>,
+        /// Go on although the target is not known to be ready.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Approve a plan as it was shown.
+    Approve {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+        /// The plan's hash as shown; none means the plan as it stands.
+        #[serde(default)]
+        hash: Option<String>,
+        /// Promote although the old primary is not fenced.
+        #[serde(default)]
+        accept_unfenced: bool,
+        /// Promote although this much may be lost; also accepts an unknown loss.
+        #[serde(default, with = "crate::domain::time::friendly::option")]
+        accept_loss: Option<Duration>,
+    },
+    /// No further step of this incident starts.
+    Hold {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+    },
+    /// Nothing starts until then.
+    Pause {
+        /// Who.
+        by: String,
+        /// Until when; at most `guards.pause_max` from now.
+        until: Timestamp,
+        /// Why.
+        #[serde(default)]
+        reason: String,
+    },
+    /// End a pause and release what was held.
+    Resume {
+        /// Who.
+        by: String,
+    },
+    /// Seen.
+    Ack {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+        /// It should not have happened.
+        #[serde(default)]
+        false_positive: bool,
+        /// In their words.
+        #[serde(default)]
+        note: String,
+    },
+    /// Try a failed step again.
+    Retry {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+        /// Which step.
+        step: StepId,
+    },
+    /// Go on without a failed step.
+    Skip {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+        /// Which step.
+        step: StepId,
+    },
+    /// Undo what can be undone and end the incident; refused after the first commit point.
+    Abort {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+    },
+    /// Declare the placement, and this ledger to be in charge.
+    Adopt {
+        /// Who.
+        by: String,
+        /// Where each component is served; what is left out is taken from what the probes see.
+        #[serde(default)]
+        placement: BTreeMap<ComponentId, RegionId>,
+    },
+}

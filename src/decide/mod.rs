@@ -1,0 +1,17 @@
+//! From verdicts to incidents, from incidents to plans, from plans to effects.
+//!
+//! Deliberately without I/O and without a clock: [`Controller::step`] takes the time and one input, and returns the
+//! facts to record and the effects to perform once they are durable. The hard state is the fold of the facts.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
+
+mod effect;
+mod fact;
+mod guard;
+mod input;
+mod status;
+
+pub use effect::*;
+pub use fact::*;
+pub use guard::*;
+pub use input::*;
+pub use status::*;

@@ -1,0 +1,248 @@
+//! What people and programs are shown: one structure for the API, the command line and the page.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Alarm, Guard, Outcome};
+use crate::domain::time::friendly;
+use crate::domain::{ComponentId, IncidentId, InstanceId, Level, Mode, ObserverId, PlanId, RegionId, StepId};
+use crate::plan::Part;
+
+/// Everything at a glance (`GET /v1/status`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// This daemon.
+    pub observer: ObserverId,
+    /// When this was true.
+    pub at: Timestamp,
+    /// What it may do.
+    pub mode: Mode,
+    /// One sentence: what it does, what it waits for.
+    pub headline: String,
+    /// The epoch it acts in.
+    pub epoch: u64,
+    /// Where each component is served; empty until adopted.
+    pub placement: BTreeMap<ComponentId, RegionId>,
+    /// Every instance.
+    pub instances: Vec<InstanceStatus>,
+    /// Reference points.
+    pub references: Vec<ReferenceStatus>,
+    /// Open incidents, then the last closed ones.
+    pub incidents: Vec<IncidentStatus>,
+    /// Triggers that are running or held: what would happen, and why it does not.
+    pub pending: Vec<PendingStatus>,
+    /// Old primaries that still have to be fenced.
+    pub owed_fences: Vec<InstanceId>,
+    /// A pause, if there is one.
+    pub paused_until: Option<Timestamp>,
+    /// Why it is halted, if it is.
+    pub halted: Option<String>,
+    /// Alarms that are on.
+    pub alarms: Vec<Alarm>,
+    /// False positives that were acknowledged, ever.
+    pub false_positives: u64,
+}
+
+/// How an instance looks to this observer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictKind {
+    /// Nothing can be said.
+    Unknown,
+    /// It answers.
+    Alive,
+    /// It answers badly.
+    Degraded,
+    /// It fails, not yet long enough to be sure.
+    Suspect,
+    /// It fails.
+    Failing,
+    /// It answers again, not yet long enough.
+    Recovering,
+}
+
+/// One instance.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceStatus {
+    /// Which.
+    pub instance: InstanceId,
+    /// It serves.
+    pub active: bool,
+    /// The verdict.
+    pub verdict: VerdictKind,
+    /// Failing for how long.
+    #[serde(with = "friendly::option")]
+    pub failing_for: Option<Duration>,
+    /// The row's threshold, if it serves.
+    #[serde(with = "friendly::option")]
+    pub trigger_after: Option<Duration>,
+    /// What the last probe found, in words.
+    pub why: String,
+    /// Latency of the last answer.
+    #[serde(with = "friendly::option")]
+    pub latency: Option<Duration>,
+    /// A standby: it could take over now.
+    pub ready: bool,
+    /// Why it could not.
+    pub not_ready: Vec<String>,
+    /// Worth a look tomorrow.
+    pub warnings: Vec<String>,
+    /// Database: expected loss if this standby were promoted now.
+    #[serde(with = "friendly::option")]
+    pub expected_loss: Option<Duration>,
+}
+
+/// One reference point.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReferenceStatus {
+    /// Its name.
+    pub reference: String,
+    /// It answered the last time it was asked.
+    pub answers: bool,
+}
+
+/// Something that would happen.
+#[derive(Debug, Clone, Serialize)]
+pub struct PendingStatus {
+    /// Region that is failing.
+    pub source: RegionId,
+    /// What would be planned.
+    pub part: Part,
+    /// In words.
+    pub what: String,
+    /// Failing for how long.
+    #[serde(with = "friendly")]
+    pub failing_for: Duration,
+    /// The threshold.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+    /// What holds it back, now or when the threshold is reached.
+    pub guards: Vec<Guard>,
+}
+
+/// One incident.
+#[derive(Debug, Clone, Serialize)]
+pub struct IncidentStatus {
+    /// Its name.
+    pub incident: IncidentId,
+    /// Its level.
+    pub level: Level,
+    /// Region that is left.
+    pub source: RegionId,
+    /// Region that takes over.
+    pub target: RegionId,
+    /// The RTO clock started here.
+    pub first_failing: Timestamp,
+    /// When it was declared.
+    pub declared: Timestamp,
+    /// When it was closed, if it was.
+    pub closed: Option<Timestamp>,
+    /// How it ended, if it did.
+    pub outcome: Option<Outcome>,
+    /// One sentence.
+    pub summary: String,
+    /// What was seen.
+    pub evidence: Vec<String>,
+    /// RTO of the level.
+    #[serde(with = "friendly")]
+    pub rto: Duration,
+    /// RPO of the level.
+    #[serde(with = "friendly")]
+    pub rpo: Duration,
+    /// Expected loss at the promotion, once one was decided.
+    #[serde(with = "friendly::option")]
+    pub loss: Option<Duration>,
+    /// What was allowed although a guard spoke against it.
+    pub exceptions: Vec<String>,
+    /// From the first failing probe until now, or until it was closed.
+    #[serde(with = "friendly")]
+    pub elapsed: Duration,
+    /// What is left of the 15 minutes.
+    #[serde(with = "friendly")]
+    pub budget_left: Duration,
+    /// Where the time went.
+    pub times: Times,
+    /// The plan.
+    pub plan: PlanId,
+    /// The hash that an approval binds to.
+    pub plan_hash: String,
+    /// Its steps, in order.
+    pub steps: Vec<StepStatus>,
+    /// Who acknowledged it.
+    pub acknowledged_by: Option<String>,
+    /// A person holds it.
+    pub held: bool,
+}
+
+/// Where the time of a recovery went. What has not happened yet is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Times {
+    /// First failing probe -> incident declared.
+    #[serde(with = "friendly::option")]
+    pub detect: Option<Duration>,
+    /// Incident declared -> first commit point passed.
+    #[serde(with = "friendly::option")]
+    pub decide: Option<Duration>,
+    /// First commit point passed -> last step that changes something done.
+    #[serde(with = "friendly::option")]
+    pub execute: Option<Duration>,
+    /// -> incident closed.
+    #[serde(with = "friendly::option")]
+    pub verify: Option<Duration>,
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Its turn has not come.
+    Waiting,
+    /// Something holds it back.
+    Held,
+    /// Under way.
+    Running,
+    /// The goal holds.
+    Done,
+    /// Not reached: a person is needed.
+    Failed,
+    /// Needs the lost region.
+    Owed,
+    /// A person left it out.
+    Skipped,
+    /// Being undone.
+    Undoing,
+    /// Undone.
+    Undone,
+    /// Never started, and never will.
+    Cancelled,
+}
+
+/// One step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepStatus {
+    /// Its name.
+    pub step: StepId,
+    /// What it brings about.
+    pub what: String,
+    /// Where it stands.
+    pub state: StepState,
+    /// What it waits for, what it saw, or why it failed.
+    pub note: String,
+    /// Everything is judged once more before it.
+    pub commit_point: bool,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Running or ran for.
+    #[serde(with = "friendly::option")]
+    pub took: Option<Duration>,
+    /// What it may take.
+    #[serde(with = "friendly")]
+    pub deadline: Duration,
+    /// Guards that hold it back.
+    pub guards: Vec<Guard>,
+}
