@@ -104,7 +104,7 @@ impl Task {
 }
 
 /// How loud.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Look tomorrow.
@@ -114,7 +114,7 @@ pub enum Severity {
 }
 
 /// Something a person has to know.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Alarm {
     /// Deduplicates: an alarm with the same key replaces the former one.
     pub key: String,

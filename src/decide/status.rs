@@ -12,7 +12,7 @@ use crate::domain::{ComponentId, IncidentId, InstanceId, Level, Mode, ObserverId
 use crate::plan::Part;
 
 /// Everything at a glance (`GET /v1/status`).
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     /// Name of the deployment.
     pub deployment: String,
@@ -67,7 +67,7 @@ pub enum VerdictKind {
 }
 
 /// One instance.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InstanceStatus {
     /// Which.
     pub instance: InstanceId,
@@ -98,7 +98,7 @@ pub struct InstanceStatus {
 }
 
 /// One reference point.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReferenceStatus {
     /// Its name.
     pub reference: String,
@@ -107,7 +107,7 @@ pub struct ReferenceStatus {
 }
 
 /// Something that would happen.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PendingStatus {
     /// Region that is failing.
     pub source: RegionId,
@@ -126,7 +126,7 @@ pub struct PendingStatus {
 }
 
 /// One incident.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IncidentStatus {
     /// Its name.
     pub incident: IncidentId,
@@ -180,7 +180,7 @@ pub struct IncidentStatus {
 }
 
 /// Where the time of a recovery went. What has not happened yet is absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// First failing probe -> incident declared.
     #[serde(with = "friendly::option")]
@@ -223,7 +223,7 @@ pub enum StepState {
 }
 
 /// One step.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StepStatus {
     /// Its name.
     pub step: StepId,
