@@ -6,6 +6,7 @@
 
 pub mod adapters;
 pub mod config;
+pub mod daemon;
 pub mod decide;
 pub mod domain;
 pub mod plan;

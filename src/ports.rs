@@ -27,6 +27,13 @@ pub trait Probe: Send + Sync {
     async fn observe(&self, began: Duration) -> Observation;
 }
 
+/// Asks a point outside the deployment whether our own network works.
+#[async_trait]
+pub trait ReferenceProbe: Send + Sync {
+    /// Any answer counts, an error page and a refused credential too. An error says what was seen instead.
+    async fn ask(&self) -> Result<(), String>;
+}
+
 /// What an actuator saw before it acted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Look {
