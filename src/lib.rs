@@ -2,12 +2,13 @@
 //! work to the standby region: once, in the right order, and with a record.
 //!
 //! In reading order: [`domain`] (the nouns), [`plan`] (what can be done), [`config`] (what the operators want),
-//! [`ports`] (the edges).
+//! [`ports`] (the edges), [`ledger`] (the record of facts).
 
 pub mod adapters;
 pub mod config;
 pub mod daemon;
 pub mod decide;
 pub mod domain;
+pub mod ledger;
 pub mod plan;
 pub mod ports;

@@ -7,7 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::decide::Frame;
 use crate::domain::{LedgerId, Now, Observation};
+use crate::ledger::LedgerError;
+pub use crate::ledger::{Durable, Permit, PermitExpired};
 use crate::plan::Action;
 
 /// Reads both clocks. The only way to learn the time outside of tests.
@@ -61,35 +64,52 @@ pub enum Setback {
     NotYet(String),
 }
 
-/// The right to send one mutating call, until `not_after`. Made only from a durable append.
-#[derive(Debug, Clone)]
-pub struct Permit {
-    not_after: Duration,
+/// The right to lead, and the number that fences whoever led before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Every frame carries it; a higher one beats a lower one.
+    pub epoch: u64,
+    /// Monotonic; `Duration::MAX` where nobody else can take over.
+    pub until: Duration,
 }
 
-/// A permit that ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the permit to act ran out before the call was sent")]
-pub struct PermitExpired;
+/// Why a frame is not known to be durable. None of them may be followed by an effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Another observer leads. Throw the hard state away and read the ledger anew.
+    #[error("another observer leads in epoch {epoch}; nothing was recorded")]
+    Fenced {
+        /// The higher epoch.
+        epoch: u64,
+    },
+    /// No conclusive answer: the frame may be recorded yet. Send the identical frame again at that index until the
+    /// answer is conclusive, or resign.
+    #[error("it is not known whether the frame was recorded: {0}")]
+    Unknown(String),
+    /// The ledger takes nothing until a restart; the reason is for a person.
+    #[error("{0}")]
+    Halted(String),
+}
 
-impl Permit {
-    pub(crate) fn until(not_after: Duration) -> Self {
-        Self { not_after }
-    }
-
-    /// A permit without an append, for tests that call an actuator directly. Nothing in `src` may use it.
-    #[doc(hidden)]
-    pub fn for_tests(not_after: Duration) -> Self {
-        Self::until(not_after)
-    }
-
-    /// To be called before every single attempt of a mutating call; the rest is how long that call may take.
-    pub fn time_left(&self, now: Now) -> Result<Duration, PermitExpired> {
-        match self.not_after.checked_sub(now.monotonic) {
-            Some(left) if !left.is_zero() => Ok(left),
-            Some(_) | None => Err(PermitExpired),
-        }
-    }
+/// The ordered, durable record of facts, and the only authority on who may act.
+///
+/// Guarantees:
+/// * `append` answers `Ok` only when the frame survives whatever happens to this machine, nobody else wrote that
+///   index, and no higher epoch exists. A deposed leader cannot record, and without a [`Durable`] there is no
+///   [`Permit`]: it cannot perform.
+/// * Frames come back from `read_from` as they were appended: in order, without gaps, epochs never going down. A
+///   record for which that does not hold is an error, never a shorter record.
+/// * A frame that was not acknowledged may or may not be there after a restart. Whoever reads decides by what is there.
+/// * A failed write is never retried behind the caller's back.
+#[async_trait]
+pub trait Ledger: Send {
+    /// Becomes the leader, or says why not. Calling it again while leading renews the lease and keeps the epoch.
+    async fn campaign(&mut self, now: Now) -> Result<Lease, AppendError>;
+    /// Records the frame at its index, in the epoch of the lease. One at a time. Dropping the future before it ends
+    /// leaves the ledger halted.
+    async fn append(&mut self, frame: Frame) -> Result<Durable, AppendError>;
+    /// Every frame from `index` on.
+    async fn read_from(&self, index: u64) -> Result<Vec<Frame>, LedgerError>;
 }
 
 /// Brings actions about. One implementation per kind of component, one dispatcher in front.

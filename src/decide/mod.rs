@@ -6,6 +6,7 @@
 
 mod effect;
 mod fact;
+mod fact_text;
 mod guard;
 mod input;
 mod status;

@@ -1,0 +1,171 @@
+//! Facts in words: one line each, the same in the ledger's listing, in logs, in replays and in reports.
+
+use std::fmt;
+
+use super::{Fact, Guard, Outcome};
+use crate::domain::time::human;
+use crate::plan::{Part, Step};
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LedgerCreated { ledger } => write!(f, "ledger {ledger} created"),
+            Self::EpochStarted { observer, policy, mode } => {
+                write!(f, "{observer} took over in mode {mode}, policy {}", short(policy))
+            }
+            Self::PlacementAdopted { placement, by } => {
+                write!(f, "{by} adopted the placement: ")?;
+                list(f, placement.iter().map(|(component, region)| format!("{component} in {region}")))
+            }
+            Self::SeenAlive { instance, fingerprint } => {
+                write!(f, "{instance} seen alive for the first time under its settings {}", short(fingerprint))
+            }
+            Self::SuspicionRaised { instance, why, .. } => write!(f, "{instance} is suspected: {why}"),
+            Self::SuspicionCleared { instance } => write!(f, "{instance} is alive again"),
+            Self::Withheld { source, part, guards, .. } => {
+                write!(f, "leaving {source} for {} withheld by ", part_text(part))?;
+                list(f, guards.iter().map(guard_text))
+            }
+            Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, .. } => {
+                write!(f, "{incident} declared, {level}: from {source} to {target}")?;
+                match ordered_by {
+                    Some(by) => write!(f, ", ordered by {by}"),
+                    None => write!(f, ", detected after {}", human(*detected_after)),
+                }
+            }
+            Self::IncidentEscalated { incident, level, .. } => write!(f, "{incident} escalated to {level}"),
+            Self::PlanMade { plan, part, steps, .. } => {
+                write!(f, "{plan} made for {}, {}: ", part_text(part), count(steps))?;
+                list(f, steps.iter().map(|step| step.id.to_string()))
+            }
+            Self::PlanGrown { plan, part, steps, .. } => {
+                write!(f, "{plan} grown for {} by {}: ", part_text(part), count(steps))?;
+                list(f, steps.iter().map(|step| step.id.to_string()))
+            }
+            Self::ApprovalRequested { plan, hash, guards, loss } => {
+                write!(f, "{plan} waits for approval of {}", short(hash))?;
+                if let Some(loss) = loss {
+                    write!(f, ", expected loss {}", human(*loss))?;
+                }
+                if !guards.is_empty() {
+                    write!(f, ", because of ")?;
+                    list(f, guards.iter().map(guard_text))?;
+                }
+                Ok(())
+            }
+            Self::Approved { plan, hash, by, until, accept_unfenced, accept_loss } => {
+                write!(f, "{plan} approved by {by} as {} until {until}", short(hash))?;
+                if *accept_unfenced {
+                    write!(f, ", without a fence")?;
+                }
+                if let Some(loss) = accept_loss {
+                    write!(f, ", with a loss of up to {}", human(*loss))?;
+                }
+                Ok(())
+            }
+            Self::CommitPointPassed { step, loss, exceptions, .. } => {
+                write!(f, "{step}: commit point passed")?;
+                if let Some(loss) = loss {
+                    write!(f, ", expected loss {}", human(*loss))?;
+                }
+                if !exceptions.is_empty() {
+                    write!(f, ", with exceptions: ")?;
+                    list(f, exceptions.iter().cloned())?;
+                }
+                Ok(())
+            }
+            Self::StepStarted { step, attempt, .. } => write!(f, "{step}: started{}", again(*attempt)),
+            Self::StepDone { step, note, acted, .. } => {
+                write!(f, "{step}: {} ({note})", if *acted { "done" } else { "was so already" })
+            }
+            Self::StepFailed { step, why, .. } => write!(f, "{step}: failed, {why}"),
+            Self::StepOwed { step, why, .. } => write!(f, "{step}: owed, {why}"),
+            Self::StepSkipped { step, by, .. } => write!(f, "{step}: skipped by {by}"),
+            Self::StepCancelled { step, .. } => write!(f, "{step}: cancelled"),
+            Self::PlacementChanged { component, region } => write!(f, "{component} is served in {region}"),
+            Self::UnwindingStarted { plan, part, why, aborted } => write!(
+                f,
+                "{plan}: {} {}, {why}",
+                part_text(part),
+                if *aborted { "aborted, unwinding" } else { "unwinds" }
+            ),
+            Self::UndoStarted { step, attempt, .. } => write!(f, "{step}: undo started{}", again(*attempt)),
+            Self::StepUndone { step, note, .. } => write!(f, "{step}: undone ({note})"),
+            Self::UndoFailed { step, why, .. } => write!(f, "{step}: undo failed, {why}"),
+            Self::PartUnwound { plan, part } => write!(f, "{plan}: {} is unwound", part_text(part)),
+            Self::PlanStuck { plan, steps } => {
+                write!(f, "{plan} is stuck at ")?;
+                list(f, steps.iter().map(ToString::to_string))
+            }
+            Self::IncidentClosed { incident, outcome } => write!(
+                f,
+                "{incident} closed: {}",
+                match outcome {
+                    Outcome::Recovered => "recovered",
+                    Outcome::Unwound => "unwound, everything is as it was",
+                    Outcome::Aborted => "aborted",
+                }
+            ),
+            Self::OwedFenceStarted { database, attempt } => {
+                write!(f, "{database} is back: owed fence started{}", again(*attempt))
+            }
+            Self::OwedFenceSettled { database, note } => write!(f, "{database}: owed fence settled ({note})"),
+            Self::Paused { until, by, reason } => {
+                write!(f, "paused by {by} until {until}")?;
+                if !reason.is_empty() {
+                    write!(f, ": {reason}")?;
+                }
+                Ok(())
+            }
+            Self::Resumed { by } => write!(f, "resumed by {by}"),
+            Self::Held { incident, by } => write!(f, "{incident} held by {by}"),
+            Self::Released { incident, by } => write!(f, "{incident} released by {by}"),
+            Self::Acknowledged { incident, by, false_positive, note } => {
+                write!(f, "{incident} acknowledged by {by}")?;
+                if *false_positive {
+                    write!(f, " as a false positive")?;
+                }
+                if !note.is_empty() {
+                    write!(f, ": {note}")?;
+                }
+                Ok(())
+            }
+            Self::RetryOrdered { step, by, .. } => write!(f, "{step}: retry ordered by {by}"),
+            Self::Halted { why } => write!(f, "halted: {why}"),
+        }
+    }
+}
+
+fn part_text(part: &Part) -> String {
+    match part {
+        Part::Component(component) => component.to_string(),
+        Part::Region => "the region".to_owned(),
+    }
+}
+
+fn guard_text(guard: &Guard) -> String {
+    format!("{} ({})", guard.kind, guard.evidence)
+}
+
+fn count(steps: &[Step]) -> String {
+    match steps.len() {
+        1 => "1 step".to_owned(),
+        n => format!("{n} steps"),
+    }
+}
+
+fn again(attempt: u32) -> String {
+    if attempt > 1 { format!(", attempt {attempt}") } else { String::new() }
+}
+
+/// Enough of a hash to tell two apart.
+fn short(hash: &str) -> &str {
+    hash.char_indices().nth(12).map_or(hash, |(end, _)| &hash[..end])
+}
+
+fn list(f: &mut fmt::Formatter<'_>, items: impl Iterator<Item = String>) -> fmt::Result {
+    for (n, item) in items.enumerate() {
+        write!(f, "{}{item}", if n == 0 { "" } else { ", " })?;
+    }
+    Ok(())
+}
