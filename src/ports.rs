@@ -2,13 +2,14 @@
 //!
 //! Traits are for ports. Every implementation lives in `adapters` or `ledger`, and the simulation brings its own.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::Frame;
-use crate::domain::{LedgerId, Now, Observation};
+use crate::decide::{Alarm, Frame};
+use crate::domain::{LedgerId, Now, Observation, RegionId};
 use crate::ledger::LedgerError;
 pub use crate::ledger::{Durable, Permit, PermitExpired};
 use crate::plan::Action;
@@ -143,4 +144,41 @@ pub struct Claim {
     pub ledger: LedgerId,
     /// Who wrote it, for people.
     pub holder: String,
+}
+
+/// Who is in charge of a deployment, as a mark in the deployment itself: it stops a second failoverd with another
+/// ledger (a cloned machine, `replicas: 2`) before it does anything.
+///
+/// Guarantees: bounded by the clients' own timeouts; a cluster that cannot be reached is left out, never guessed.
+#[async_trait]
+pub trait Claims: Send + Sync {
+    /// The claim of every cluster that can be reached; none where nobody claims it.
+    async fn claims(&self) -> BTreeMap<RegionId, Option<Claim>>;
+    /// Puts this ledger's claim into every cluster that can be reached. A foreign claim stays unless `replace` is
+    /// set. The text says where it is now, for people.
+    async fn ensure(&self, ledger: &LedgerId, holder: &str, replace: bool, permit: &Permit) -> Result<String, Setback>;
+}
+
+/// What people are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Something is wrong. The same key again replaces the former text.
+    Raised(Alarm),
+    /// It is over.
+    Cleared {
+        /// The alarm's key.
+        key: String,
+    },
+}
+
+/// A channel to people.
+///
+/// Guarantees: may fail or hang without delaying a decision or a step: it is called from a task of its own, with a
+/// time limit, and what it does not take in time is counted and dropped.
+#[async_trait]
+pub trait Notifier: Send + Sync {
+    /// Its name, for the log.
+    fn name(&self) -> &'static str;
+    /// Tells people, once.
+    async fn notify(&self, notice: &Notice) -> Result<(), String>;
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::domain::Now;
+use crate::ports::Lease;
 
 /// Proof that a frame is durable. Made by a successful append and by nothing else.
 #[must_use = "the frame is durable and nothing was done about it; turn it into a permit, or drop it on purpose"]
@@ -49,6 +50,14 @@ impl Permit {
     #[doc(hidden)]
     pub fn for_tests(not_after: Duration) -> Self {
         Self { not_after, epoch: 0 }
+    }
+
+    /// The same right for longer: the facts stay durable, and `lease` shows that their epoch still leads.
+    ///
+    /// A step takes minutes and a permit seconds. None where another epoch leads or the lease ran out.
+    pub fn renewed(&self, lease: &Lease, now: Now, lasting: Duration) -> Option<Self> {
+        let not_after = now.monotonic.saturating_add(lasting).min(lease.until);
+        (lease.epoch == self.epoch && not_after > now.monotonic).then_some(Self { not_after, epoch: self.epoch })
     }
 
     /// The epoch that the facts were recorded in.
