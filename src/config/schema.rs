@@ -26,6 +26,7 @@ pub struct Config {
     pub api: Api,
     pub heartbeat: Heartbeat,
     pub probes: Probes,
+    pub matrix: Matrix,
     pub regional: Regional,
     pub degradation: Degradation,
     pub levels: Levels,
@@ -131,6 +132,16 @@ pub struct Probes {
     /// DNS servers asked by probes and by the traffic verification; empty means the system's.
     #[serde(default)]
     pub nameservers: Vec<SocketAddr>,
+}
+
+/// What holds for every row of the decision matrix; the rows themselves stand with their components.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Matrix {
+    /// When traffic follows a cluster, for clusters that do not say so themselves.
+    #[serde(with = "friendly")]
+    pub confirm_for: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -267,7 +278,7 @@ pub struct ProbeOverride {
 pub struct Trigger {
     #[serde(with = "friendly")]
     pub after: Duration,
-    /// Only for clusters: when traffic follows.
+    /// Only for clusters: when traffic follows; none means `matrix.confirm_for`.
     #[serde(default, with = "friendly::option")]
     pub confirm_for: Option<Duration>,
 }
@@ -625,6 +636,9 @@ pub struct HttpCheck {
     pub status: u16,
     #[serde(default)]
     pub body_contains: Option<String>,
+    /// For methods that change something: the operator declares that sending it again does no harm.
+    #[serde(default)]
+    pub repeatable: bool,
     /// Connect here per region instead of where the name resolves to.
     #[serde(default)]
     pub connect_to: BTreeMap<RegionId, SocketAddr>,

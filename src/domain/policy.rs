@@ -191,6 +191,7 @@ pub struct Row {
 #[serde(deny_unknown_fields)]
 pub struct WorkloadPolicy {
     /// `deployment` or `statefulset`.
+    #[serde(default)]
     pub kind: WorkloadKind,
     /// Its name in the cluster.
     pub name: String,

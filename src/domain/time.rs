@@ -61,13 +61,31 @@ pub mod friendly {
 
 /// A text that is not a duration, with what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a duration; write a number and a unit, such as \"30s\", \"5m\" or \"1h 30m\"")]
-pub struct NotADuration(String);
+pub enum NotADuration {
+    /// It is not understood.
+    #[error(
+        "`{0}` is not a duration; write a number and a unit, such as \"30s\", \"5m\" or \"1h 30m\" (a day is \"24h\")"
+    )]
+    Unreadable(String),
+    /// Time that has been.
+    #[error("`{0}` is negative; write how long it takes, such as \"30s\"")]
+    Negative(String),
+    /// So long that sums of it would be no durations any more.
+    #[error("`{0}` is longer than a hundred years; write what you mean, such as \"5m\" or \"1h 30m\"")]
+    TooLong(String),
+}
+
+/// The longest duration that can be written.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// Reads `30s`, `5m`, `1h 30m`, `500ms`.
 pub fn parse_duration(text: &str) -> Result<Duration, NotADuration> {
-    let signed: jiff::SignedDuration = text.trim().parse().map_err(|_| NotADuration(text.to_owned()))?;
-    Duration::try_from(signed).map_err(|_| NotADuration(text.to_owned()))
+    let signed: jiff::SignedDuration = text.trim().parse().map_err(|_| NotADuration::Unreadable(text.to_owned()))?;
+    let duration = Duration::try_from(signed).map_err(|_| NotADuration::Negative(text.to_owned()))?;
+    if duration > DURATION_MAX {
+        return Err(NotADuration::TooLong(text.to_owned()));
+    }
+    Ok(duration)
 }
 
 /// A duration for a person in a hurry: `47 s`, `4 min 03 s`, `2 h 05 min`; below ten seconds with tenths.

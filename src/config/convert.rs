@@ -1,0 +1,266 @@
+//! From the configuration to the policy: what the core has to know, without addresses and credentials.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::schema::{
+    CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Traffic, TrafficProvider, Trigger,
+};
+use crate::domain::{
+    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, Kind, Level, Policy, Probing,
+    Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
+};
+
+/// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
+/// Boundaries, appendix B.
+pub(super) const ROUTE53_CONTROL_PLANE: &str = "us-east-1";
+
+/// The policy of a configuration that has been validated.
+pub(super) fn policy_of(config: &Config) -> Policy {
+    let levels = &config.levels;
+    Policy {
+        deployment: config.deployment.name.clone(),
+        mode: config.deployment.mode,
+        observer: config.observer.name.clone(),
+        observer_region: config.observer.region.clone(),
+        regions: config.regions.iter().map(|(id, region)| (id.clone(), region.role)).collect(),
+        components: components_of(config),
+        references: config
+            .references
+            .iter()
+            .map(|(id, reference)| {
+                let probing = probing(&config.probes, ProbeOverride::default());
+                (id.clone(), ReferencePolicy { region: reference.region.clone(), probing })
+            })
+            .collect(),
+        levels: BTreeMap::from([
+            (Level::RegionalOutage, levels.regional_outage),
+            (Level::DataCentreFailure, levels.data_centre_failure),
+            (Level::ServiceDegradation, levels.service_degradation),
+            (Level::ComponentFailure, levels.component_failure),
+        ]),
+        failing_ratio: config.probes.failing_ratio,
+        recover_for: config.probes.recover_for,
+        regional: RegionalPolicy { after: config.regional.after, critical_failing: config.regional.critical_failing },
+        degradation: DegradationPolicy {
+            after: config.degradation.after,
+            ratio: config.degradation.ratio,
+            reroute_percent: config.degradation.reroute_percent,
+        },
+        guards: GuardPolicy {
+            cooldown: config.guards.cooldown,
+            incidents_per_day: config.guards.incidents_per_day,
+            approval_expires: config.guards.approval_expires,
+            pause_max: config.guards.pause_max,
+            look_fresh: config.guards.look_fresh,
+            recheck: config.guards.recheck,
+            unwind_once_per: config.guards.unwind_once_per,
+        },
+        deadlines: config.deadlines,
+        checks: config.checks.iter().map(|(name, check)| check_of(name, check)).collect(),
+        failover_within: config.deployment.failover_within,
+    }
+}
+
+/// The identity of a policy: observers whose hashes differ do not act together, and a plan keeps the policy it started
+/// under. 64 hexadecimal digits.
+///
+/// It covers everything that changes a decision or a plan. Left out are the observer's name and region, which differ
+/// between observers by design, and the folders of manifests, which differ between machines. Addresses and credentials
+/// are not part of a policy to begin with: rotating a password changes nothing here.
+pub fn policy_hash(policy: &Policy) -> String {
+    let mut policy = policy.clone();
+    policy.observer = "".into();
+    policy.observer_region = "".into();
+    for manifest in policy.components.values_mut().flat_map(|component| &mut component.manifests) {
+        if let Some(name) = Path::new(manifest.as_str()).file_name() {
+            *manifest = name.to_string_lossy().into_owned();
+        }
+    }
+    // Canonical because every map in it is sorted and every struct is written in the order of its fields. It fails only
+    // for keys that are not text, of which there are none; Debug would still tell policies apart.
+    let text = serde_json::to_string(&policy).unwrap_or_else(|_| format!("{policy:?}"));
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+/// How a component is probed.
+pub(super) fn probing(probes: &Probes, own: ProbeOverride) -> Probing {
+    Probing { interval: own.interval.unwrap_or(probes.interval), timeout: own.timeout.unwrap_or(probes.timeout) }
+}
+
+/// A component of which nothing is known but how to look at it.
+fn component<'a>(
+    kind: Kind,
+    regions: impl Iterator<Item = &'a RegionId>,
+    probing: Probing,
+    row: Option<Row>,
+) -> ComponentPolicy {
+    ComponentPolicy {
+        kind,
+        critical: false,
+        regions: regions.cloned().collect(),
+        probing,
+        row,
+        independent_evidence: false,
+        namespace: String::new(),
+        workloads: vec![],
+        manifests: vec![],
+        after_failover: vec![],
+        publications: vec![],
+        unfenced_promotion: UnfencedPromotion::default(),
+        fence: false,
+        managed: false,
+        control_plane: None,
+        ttl: Duration::ZERO,
+    }
+}
+
+/// A row whose action is not split in two: everything starts when the trigger fires.
+fn row(trigger: Option<Trigger>) -> Option<Row> {
+    trigger.map(|trigger| Row {
+        after: trigger.after,
+        confirm_for: trigger.confirm_for.unwrap_or(trigger.after).max(trigger.after),
+    })
+}
+
+fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
+    let mut components = BTreeMap::new();
+    for (id, cluster) in &config.clusters {
+        let row = cluster.trigger.map(|trigger| Row {
+            after: trigger.after,
+            confirm_for: trigger.confirm_for.unwrap_or(config.matrix.confirm_for).max(trigger.after),
+        });
+        let probing = probing(&config.probes, cluster.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                critical: cluster.critical,
+                namespace: cluster.namespace.clone(),
+                workloads: cluster.workloads.clone(),
+                manifests: cluster.manifests.iter().map(|path| path.display().to_string()).collect(),
+                after_failover: cluster
+                    .after_failover
+                    .iter()
+                    .flat_map(|(object, keys)| {
+                        keys.iter().map(move |(key, value)| (object.clone(), key.clone(), value.clone()))
+                    })
+                    .collect(),
+                ..component(Kind::Kubernetes, cluster.regions.keys(), probing, row)
+            },
+        );
+    }
+    for (id, database) in &config.databases {
+        let probing = probing(&config.probes, database.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                critical: database.critical,
+                publications: sorted(&database.publish),
+                unfenced_promotion: database.unfenced_promotion,
+                fence: database.fence.is_some(),
+                managed: database.provider == DatabaseProvider::Rds,
+                ..component(Kind::Database, database.regions.keys(), probing, row(database.trigger))
+            },
+        );
+    }
+    for (id, cache) in &config.caches {
+        let probing = probing(&config.probes, cache.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                critical: cache.critical,
+                publications: sorted(&cache.publish),
+                managed: cache.provider == CacheProvider::Elasticache,
+                ..component(Kind::Cache, cache.regions.keys(), probing, row(cache.trigger))
+            },
+        );
+    }
+    for (id, bucket) in &config.buckets {
+        let probing = probing(&config.probes, bucket.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                critical: bucket.critical,
+                publications: sorted(&bucket.publish),
+                ..component(Kind::Storage, bucket.regions.keys(), probing, row(bucket.trigger))
+            },
+        );
+    }
+    for (id, http) in &config.http {
+        let probing = probing(&config.probes, http.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                critical: http.critical,
+                independent_evidence: http.client_path,
+                ..component(Kind::Http, http.regions.keys(), probing, row(http.trigger))
+            },
+        );
+    }
+    for (id, cloud) in &config.clouds {
+        let probing = probing(&config.probes, cloud.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                independent_evidence: true,
+                managed: true,
+                ..component(Kind::Cloud, cloud.regions.keys(), probing, None)
+            },
+        );
+    }
+    for (id, traffic) in &config.traffic {
+        let probing = probing(&config.probes, traffic.probe);
+        components.insert(
+            id.clone(),
+            ComponentPolicy {
+                managed: true,
+                control_plane: control_plane_of(config, traffic),
+                ttl: traffic.ttl,
+                ..component(Kind::Traffic, traffic.regions.keys(), probing, None)
+            },
+        );
+    }
+    components
+}
+
+/// The region whose loss makes it impossible to change the records.
+pub(super) fn control_plane_of(config: &Config, traffic: &Traffic) -> Option<RegionId> {
+    match traffic.provider {
+        TrafficProvider::DataPlaneFlip => None,
+        TrafficProvider::Route53Records => {
+            // Another endpoint is another control plane, and it is where the operator says it is.
+            let own =
+                config.regions.get(&traffic.control_region).is_some_and(|region| region.endpoints.route53.is_some());
+            Some(if own { traffic.control_region.clone() } else { ROUTE53_CONTROL_PLANE.into() })
+        }
+    }
+}
+
+/// The order in which publications are written down has no meaning.
+fn sorted(publications: &[Publication]) -> Vec<Publication> {
+    let mut publications = publications.to_vec();
+    publications.sort();
+    publications
+}
+
+fn check_of(name: &str, check: &Check) -> CheckPolicy {
+    let expects = if let Some(http) = &check.http {
+        let method = http.method.as_deref().unwrap_or("GET");
+        let body = http.body_contains.as_ref().map(|text| format!(" with `{text}`")).unwrap_or_default();
+        format!("{method} {} answers {}{body}", http.url, http.status)
+    } else if let Some(sql) = &check.sql {
+        match &sql.equals {
+            Some(value) => format!("{} answers `{}` with {value}", sql.database, sql.query),
+            None => format!("{} answers `{}`", sql.database, sql.query),
+        }
+    } else if let Some(pods) = &check.pods {
+        format!("at least {} pods of {} are running, and none is not", pods.running_min, pods.cluster)
+    } else if let Some(command) = &check.command {
+        // Without the arguments: they may hold what nobody should read in a log.
+        format!("`{}` ends with 0", command.argv.first().map(String::as_str).unwrap_or_default())
+    } else {
+        String::new()
+    };
+    CheckPolicy { name: name.to_owned(), expects, after: check.after.iter().cloned().collect() }
+}

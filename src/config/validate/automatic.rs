@@ -1,0 +1,98 @@
+//! What has to be there before failoverd acts by itself. In the other modes the same findings are warnings, so that
+//! nobody learns of them on the day of the switch.
+
+use super::{Findings, Part, listed, with_role};
+use crate::config::{Config, Key};
+use crate::domain::{Kind, Mode, Role};
+
+/// An observer believes in an outage only while a majority of its reference points answers, and one is no majority of
+/// anything (DESIGN: self-doubt).
+const REFERENCES_MIN: usize = 2;
+
+pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    if parts.is_empty() {
+        return; // said already
+    }
+    observer(config, findings);
+    references(config, findings);
+    evidence(config, parts, findings);
+    if config.deployment.mode != Mode::Automatic {
+        return;
+    }
+    let rows = parts.iter().any(|part| part.trigger.is_some());
+    if !rows && !parts.iter().any(|part| part.critical) {
+        let text = "automatic, but no component has a trigger and none is critical: nothing would ever be done";
+        findings.wrong(Key::of(["deployment", "mode"]), text);
+    }
+    if config.traffic.is_empty() {
+        findings.warn(Key::of(["traffic"]), "none: the clients are not sent anywhere else after a failover");
+    }
+    if config.checks.is_empty() {
+        findings.warn(Key::of(["checks"]), "none: a failover is called done without a look at what the clients see");
+    }
+}
+
+/// A single observer inside the region it watches goes down with it, or mistakes its own trouble for an outage.
+fn observer(config: &Config, findings: &mut Findings<'_>) {
+    let region = &config.observer.region;
+    let key = Key::of(["observer", "region"]);
+    match config.regions.get(region).map(|region| region.role) {
+        Some(Role::Primary) => {
+            let text = format!(
+                "the only observer stands in {region}, the primary region: it would be lost together with it; run it in \
+                 another region"
+            );
+            findings.wrong_if(config.deployment.mode == Mode::Automatic, key, text);
+        }
+        Some(Role::Secondary) => {
+            let text = format!(
+                "after a failover the only observer stands in the active region ({region}); a third region is better"
+            );
+            findings.warn(key, text);
+        }
+        Some(Role::Tertiary) | None => {}
+    }
+}
+
+/// For every region that could be suspected there have to be points outside of it, and outside of our own.
+fn references(config: &Config, findings: &mut Findings<'_>) {
+    for suspected in with_role(config, Role::Primary).chain(with_role(config, Role::Secondary)) {
+        let outside: Vec<_> = config
+            .references
+            .iter()
+            .filter(|(_, reference)| match &reference.region {
+                Some(region) => region != suspected && *region != config.observer.region,
+                None => true,
+            })
+            .map(|(id, _)| id)
+            .collect();
+        if outside.len() < REFERENCES_MIN {
+            let text = format!(
+                "to tell an outage of {suspected} from trouble of our own, {REFERENCES_MIN} points outside of \
+                 {suspected} and {} are needed, and there are {} ({}); write more of [references.NAME]",
+                config.observer.region,
+                outside.len(),
+                listed(outside)
+            );
+            findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["references"]), text);
+        }
+    }
+}
+
+/// A regional outage needs two independent kinds of evidence; what cannot be had can never be seen.
+fn evidence(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    if !parts.iter().any(|part| part.critical) {
+        return; // said already: no regional outage to begin with
+    }
+    let client_path = parts.iter().any(|part| {
+        part.kind == Kind::Http
+            && part.is_in(config, Role::Primary)
+            && config.http.get(part.id).is_some_and(|http| http.client_path)
+    });
+    let cloud = parts.iter().any(|part| part.kind == Kind::Cloud && part.is_in(config, Role::Primary));
+    if !client_path && !cloud {
+        let text = "a regional outage needs a second kind of evidence besides the component probes, and there is none for \
+                    the primary region; write client_path = true for an [http.NAME], or a [clouds.NAME]";
+        findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["regional"]), text);
+    }
+}

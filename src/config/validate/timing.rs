@@ -1,0 +1,137 @@
+//! Probes, windows and triggers: a trigger is a window, and a window has to hold enough observations to mean something.
+
+use std::time::Duration;
+
+use super::daemon::positive;
+use super::{Findings, Part};
+use crate::config::convert::probing;
+use crate::config::{Config, Key};
+use crate::domain::time::human;
+use crate::domain::{Kind, Probing, Role};
+
+pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    probes(config, findings);
+    for part in parts {
+        trigger(config, part, findings);
+    }
+    regional(config, parts, findings);
+    degradation(config, parts, findings);
+}
+
+fn probes(config: &Config, findings: &mut Findings<'_>) {
+    let probes = &config.probes;
+    positive(findings, Key::of(["probes", "interval"]), probes.interval);
+    positive(findings, Key::of(["probes", "timeout"]), probes.timeout);
+    if !(0.0..=0.5).contains(&probes.jitter) {
+        findings.wrong(Key::of(["probes", "jitter"]), "out of range; write a share of the interval from 0 to 0.5");
+    }
+    if !(0.5..=1.0).contains(&probes.failing_ratio) {
+        let text =
+            "out of range; write a share from 0.5 to 1: what fails less than half of the time is degraded, not down";
+        findings.wrong(Key::of(["probes", "failing_ratio"]), text);
+    }
+    if probes.recover_for < probes.interval {
+        let text = format!(
+            "{} is less than one interval ({}); a single answer is no recovery, write several intervals",
+            human(probes.recover_for),
+            human(probes.interval)
+        );
+        findings.wrong(Key::of(["probes", "recover_for"]), text);
+    }
+}
+
+fn trigger(config: &Config, part: &Part<'_>, findings: &mut Findings<'_>) {
+    for (name, own) in [("interval", part.probe.interval), ("timeout", part.probe.timeout)] {
+        if let Some(own) = own {
+            positive(findings, part.key.child("probe").child(name), own);
+        }
+    }
+    let Some(trigger) = part.trigger else { return };
+    let key = part.key.child("trigger");
+    if let Some(wrong) = too_short(trigger.after, probing(&config.probes, part.probe)) {
+        findings.wrong(key.child("after"), wrong);
+    }
+    match trigger.confirm_for {
+        Some(confirm_for) if confirm_for < trigger.after => {
+            let text = format!(
+                "{} is over before the row starts (after = {}); write at least the latter",
+                human(confirm_for),
+                human(trigger.after)
+            );
+            findings.wrong(key.child("confirm_for"), text);
+        }
+        Some(_) if part.kind != Kind::Kubernetes => {
+            let text = "only clusters are activated first and followed by traffic later; leave it out, `after` decides";
+            findings.warn(key.child("confirm_for"), text);
+        }
+        Some(_) | None => {}
+    }
+}
+
+/// Why a window of `after` could not be judged with these probes.
+fn too_short(after: Duration, probing: Probing) -> Option<String> {
+    if probing.interval.is_zero() || probing.timeout.is_zero() {
+        return None; // said already
+    }
+    let gap = probing.gap();
+    // While everything times out there is one probe per timeout or per interval, whichever is longer.
+    let three = 2 * probing.interval.max(probing.timeout) + probing.timeout;
+    let least = gap.max(three);
+    (after <= least).then(|| {
+        format!(
+            "{} is too short to judge: with a probe every {} and a timeout of {} it takes more than {} to see three \
+             failures in a row; write a longer time, or probe more often",
+            human(after),
+            human(probing.interval),
+            human(probing.timeout),
+            human(least)
+        )
+    })
+}
+
+fn regional(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    let critical: Vec<_> = parts.iter().filter(|part| part.critical && part.is_in(config, Role::Primary)).collect();
+    let key = Key::of(["regional", "after"]);
+    for part in &critical {
+        if let Some(wrong) = too_short(config.regional.after, probing(&config.probes, part.probe)) {
+            findings.wrong(key.clone(), format!("for {}: {wrong}", part.id));
+        }
+    }
+    let key = Key::of(["regional", "critical_failing"]);
+    match config.regional.critical_failing.map(|number| usize::try_from(number).unwrap_or(usize::MAX)) {
+        Some(0) => findings.wrong(key, "0 would lose the region without any failure; write 1 or more, or leave it out"),
+        Some(number) if number > critical.len() => {
+            let text = format!(
+                "{number} critical components can never fail together, because the primary region has {}; write at \
+                 most that, or leave it out",
+                critical.len()
+            );
+            findings.wrong(key, text);
+        }
+        Some(_) | None => {}
+    }
+    if critical.is_empty() && !parts.is_empty() {
+        let text = "no component of the primary region is critical, so a regional outage is never declared; write \
+                    critical = true where it is true";
+        findings.warn(Key::of(["regional"]), text);
+    }
+}
+
+fn degradation(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    let degradation = &config.degradation;
+    if !(degradation.ratio > 0.0 && degradation.ratio < config.probes.failing_ratio) {
+        let text = format!(
+            "out of range; write a share above 0 and below probes.failing_ratio ({}), from which on it is down",
+            config.probes.failing_ratio
+        );
+        findings.wrong(Key::of(["degradation", "ratio"]), text);
+    }
+    if degradation.reroute_percent > 100 {
+        findings.wrong(Key::of(["degradation", "reroute_percent"]), "out of range; write 0 to 100");
+    }
+    for part in parts.iter().filter(|part| part.critical) {
+        if let Some(wrong) = too_short(degradation.after, probing(&config.probes, part.probe)) {
+            findings.wrong(Key::of(["degradation", "after"]), format!("for {}: {wrong}", part.id));
+        }
+    }
+}
