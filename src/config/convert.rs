@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::fingerprint;
 use super::schema::{
     CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Traffic, TrafficProvider, Trigger,
 };
@@ -67,15 +68,18 @@ pub(super) fn policy_of(config: &Config) -> Policy {
 /// under. 64 hexadecimal digits.
 ///
 /// It covers everything that changes a decision or a plan. Left out are the observer's name and region, which differ
-/// between observers by design, and the folders of manifests, which differ between machines. Addresses and credentials
-/// are not part of a policy to begin with: rotating a password changes nothing here.
+/// between observers by design; and what differs between machines: the folders of manifests, and the fingerprints of
+/// instances (observers may reach the same instance by different addresses). Rotating a password changes nothing here.
 pub fn policy_hash(policy: &Policy) -> String {
     let mut policy = policy.clone();
     policy.observer = "".into();
     policy.observer_region = "".into();
-    for manifest in policy.components.values_mut().flat_map(|component| &mut component.manifests) {
-        if let Some(name) = Path::new(manifest.as_str()).file_name() {
-            *manifest = name.to_string_lossy().into_owned();
+    for component in policy.components.values_mut() {
+        component.fingerprints.clear();
+        for manifest in &mut component.manifests {
+            if let Some(name) = Path::new(manifest.as_str()).file_name() {
+                *manifest = name.to_string_lossy().into_owned();
+            }
         }
     }
     // Canonical because every map in it is sorted and every struct is written in the order of its fields. It fails only
@@ -90,16 +94,17 @@ pub(super) fn probing(probes: &Probes, own: ProbeOverride) -> Probing {
 }
 
 /// A component of which nothing is known but how to look at it.
-fn component<'a>(
+fn component(
     kind: Kind,
-    regions: impl Iterator<Item = &'a RegionId>,
+    fingerprints: BTreeMap<RegionId, String>,
     probing: Probing,
     row: Option<Row>,
 ) -> ComponentPolicy {
     ComponentPolicy {
         kind,
         critical: false,
-        regions: regions.cloned().collect(),
+        regions: fingerprints.keys().cloned().collect(),
+        fingerprints,
         probing,
         row,
         independent_evidence: false,
@@ -132,6 +137,11 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
             confirm_for: trigger.confirm_for.unwrap_or(config.matrix.confirm_for).max(trigger.after),
         });
         let probing = probing(&config.probes, cluster.probe);
+        let fingerprints = cluster
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::cluster(config, region, cluster, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
@@ -146,12 +156,17 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                         keys.iter().map(move |(key, value)| (object.clone(), key.clone(), value.clone()))
                     })
                     .collect(),
-                ..component(Kind::Kubernetes, cluster.regions.keys(), probing, row)
+                ..component(Kind::Kubernetes, fingerprints, probing, row)
             },
         );
     }
     for (id, database) in &config.databases {
         let probing = probing(&config.probes, database.probe);
+        let fingerprints = database
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::database(config, region, database, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
@@ -160,64 +175,89 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                 unfenced_promotion: database.unfenced_promotion,
                 fence: database.fence.is_some(),
                 managed: database.provider == DatabaseProvider::Rds,
-                ..component(Kind::Database, database.regions.keys(), probing, row(database.trigger))
+                ..component(Kind::Database, fingerprints, probing, row(database.trigger))
             },
         );
     }
     for (id, cache) in &config.caches {
         let probing = probing(&config.probes, cache.probe);
+        let fingerprints = cache
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::cache(config, region, cache, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
                 critical: cache.critical,
                 publications: sorted(&cache.publish),
                 managed: cache.provider == CacheProvider::Elasticache,
-                ..component(Kind::Cache, cache.regions.keys(), probing, row(cache.trigger))
+                ..component(Kind::Cache, fingerprints, probing, row(cache.trigger))
             },
         );
     }
     for (id, bucket) in &config.buckets {
         let probing = probing(&config.probes, bucket.probe);
+        let fingerprints = bucket
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::bucket(config, region, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
                 critical: bucket.critical,
                 publications: sorted(&bucket.publish),
-                ..component(Kind::Storage, bucket.regions.keys(), probing, row(bucket.trigger))
+                ..component(Kind::Storage, fingerprints, probing, row(bucket.trigger))
             },
         );
     }
     for (id, http) in &config.http {
         let probing = probing(&config.probes, http.probe);
+        let fingerprints = http
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::http(config, region, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
                 critical: http.critical,
                 independent_evidence: http.client_path,
-                ..component(Kind::Http, http.regions.keys(), probing, row(http.trigger))
+                ..component(Kind::Http, fingerprints, probing, row(http.trigger))
             },
         );
     }
     for (id, cloud) in &config.clouds {
         let probing = probing(&config.probes, cloud.probe);
+        let fingerprints = cloud
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::cloud(config, region, cloud, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
                 independent_evidence: true,
                 managed: true,
-                ..component(Kind::Cloud, cloud.regions.keys(), probing, None)
+                ..component(Kind::Cloud, fingerprints, probing, None)
             },
         );
     }
     for (id, traffic) in &config.traffic {
         let probing = probing(&config.probes, traffic.probe);
+        let fingerprints = traffic
+            .regions
+            .iter()
+            .map(|(region, place)| (region.clone(), fingerprint::traffic(config, region, traffic, place)))
+            .collect();
         components.insert(
             id.clone(),
             ComponentPolicy {
                 managed: true,
                 control_plane: control_plane_of(config, traffic),
                 ttl: traffic.ttl,
-                ..component(Kind::Traffic, traffic.regions.keys(), probing, None)
+                ..component(Kind::Traffic, fingerprints, probing, None)
             },
         );
     }

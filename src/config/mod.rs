@@ -4,6 +4,7 @@
 
 mod convert;
 mod files;
+mod fingerprint;
 mod layers;
 mod mistake;
 mod outline;

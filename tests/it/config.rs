@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use failoverd::config::{ConfigErrors, Loaded, load};
+use failoverd::config::load;
 use failoverd::domain::Mode;
 
 fn shipped(name: &str) -> PathBuf {
