@@ -6,6 +6,7 @@ pub mod http;
 pub mod kubernetes;
 pub mod postgres;
 pub mod redis;
+pub mod resolver;
 
 use async_trait::async_trait;
 

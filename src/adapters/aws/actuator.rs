@@ -1,0 +1,160 @@
+//! The one door to everything that AWS can be asked to change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::clients::Aws;
+use super::traffic::Changes;
+use crate::adapters::{CatchUp, WriteProof};
+use crate::domain::InstanceId;
+use crate::plan::Action;
+use crate::ports::{Actuator, Clock, Look, Permit, Setback};
+
+/// Who proves what AWS itself cannot: that writes arrive.
+#[derive(Clone)]
+pub struct Proofs {
+    /// A real write into a database.
+    pub database: Arc<dyn WriteProof>,
+    /// A real write into a cache.
+    pub cache: Arc<dyn WriteProof>,
+    /// Whether a standby has everything.
+    pub catch_up: Arc<dyn CatchUp>,
+}
+
+/// Brings about the actions on managed databases and caches, on buckets and on Route 53. Anything else is refused.
+pub struct AwsActuator {
+    pub(super) aws: Arc<Aws>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) proofs: Proofs,
+    /// Route 53 changes that were sent and may still be spreading.
+    pub(super) changes: Changes,
+}
+
+impl AwsActuator {
+    /// One per daemon: it remembers the Route 53 changes that are under way.
+    pub fn new(aws: Arc<Aws>, clock: Arc<dyn Clock>, proofs: Proofs) -> Self {
+        Self { aws, clock, proofs, changes: Changes::default() }
+    }
+
+    /// Whether `action` is for this actuator, for the dispatcher in front.
+    pub fn concerns(&self, action: &Action) -> bool {
+        self.target(action).is_ok()
+    }
+
+    /// What is left for one mutating call, or why it must not be sent.
+    pub(super) fn time_left(&self, permit: &Permit) -> Result<Duration, Setback> {
+        let left = permit.time_left(self.clock.now()).map_err(|expired| Setback::Transient(expired.to_string()))?;
+        Ok(left.min(self.aws.call_limit()))
+    }
+
+    fn target<'a>(&'a self, action: &'a Action) -> Result<Target<'a>, Setback> {
+        let unmanaged = |what: &InstanceId| Setback::Refused(format!("{what} is not managed by AWS"));
+        match action {
+            Action::Fenced { database } => {
+                let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
+                Ok(Target::Fence { database, identifier })
+            }
+            Action::DatabasePromoted { database, from, lossless } => {
+                let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
+                Ok(Target::Promotion { database, identifier, from, lossless: *lossless })
+            }
+            Action::CacheActive { cache, .. } => {
+                let (group, wanted) = self.aws.cache_group(cache).ok_or_else(|| unmanaged(cache))?;
+                Ok(Target::Cache { cache, group, wanted })
+            }
+            Action::StorageReachable { storage } => Ok(Target::Storage(storage)),
+            Action::Traffic { traffic, weights } => {
+                let config =
+                    self.aws.config.traffic.get(traffic).ok_or_else(|| {
+                        Setback::Refused(format!("the configuration has no traffic component {traffic}"))
+                    })?;
+                Ok(Target::Traffic(super::traffic::Goal::new(traffic, config, weights)?))
+            }
+            Action::IncidentDeclared { .. }
+            | Action::Replicas { .. }
+            | Action::Published { .. }
+            | Action::RolledOut { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => Err(Setback::Refused(format!("AWS cannot {action}"))),
+        }
+    }
+}
+
+/// An action with the names that AWS knows its objects by.
+enum Target<'a> {
+    Fence { database: &'a InstanceId, identifier: &'a str },
+    Promotion { database: &'a InstanceId, identifier: &'a str, from: &'a InstanceId, lossless: bool },
+    Cache { cache: &'a InstanceId, group: &'a str, wanted: Option<u32> },
+    Storage(&'a InstanceId),
+    Traffic(super::traffic::Goal<'a>),
+}
+
+#[async_trait]
+impl Actuator for AwsActuator {
+    async fn look(&self, _key: &str, action: &Action) -> Result<Look, Setback> {
+        match self.target(action)? {
+            Target::Fence { database, identifier } => self.look_fence(database, identifier).await,
+            Target::Promotion { database, identifier, from, .. } => {
+                self.look_promotion(database, identifier, from).await
+            }
+            Target::Cache { cache, group, wanted } => self.look_cache(cache, group, wanted).await,
+            Target::Storage(storage) => self.look_storage(storage).await,
+            Target::Traffic(goal) => self.look_traffic(&goal).await,
+        }
+    }
+
+    async fn act(&self, key: &str, action: &Action, look: &Look, permit: &Permit) -> Result<(), Setback> {
+        let target = self.target(action)?;
+        if look.satisfied {
+            return Ok(());
+        }
+        match target {
+            Target::Fence { database, identifier } => self.fence(key, database, identifier, look, permit).await,
+            Target::Promotion { database, identifier, from, lossless } => {
+                self.promote(database, identifier, from, lossless, look, permit).await
+            }
+            Target::Cache { cache, group, wanted } => self.activate_cache(cache, group, wanted, look, permit).await,
+            // Listing is all there is to it; there is nothing to change.
+            Target::Storage(_) => Ok(()),
+            Target::Traffic(goal) => self.move_traffic(key, &goal, look, permit).await,
+        }
+    }
+
+    async fn verify(&self, key: &str, action: &Action) -> Result<String, Setback> {
+        match self.target(action)? {
+            Target::Fence { database, identifier } => self.verify_fence(database, identifier).await,
+            Target::Promotion { database, identifier, .. } => self.verify_promotion(database, identifier).await,
+            Target::Cache { cache, group, wanted } => self.verify_cache(cache, group, wanted).await,
+            Target::Storage(storage) => self.verify_storage(storage).await,
+            Target::Traffic(goal) => self.verify_traffic(key, &goal).await,
+        }
+    }
+
+    async fn undo(&self, key: &str, action: &Action, previous: &Value, permit: &Permit) -> Result<String, Setback> {
+        match self.target(action)? {
+            Target::Fence { database, identifier } => self.unfence(database, identifier, previous, permit).await,
+            Target::Promotion { database, .. } => {
+                Err(Setback::Refused(format!("the promotion of {database} cannot be undone")))
+            }
+            Target::Cache { cache, .. } => {
+                Err(Setback::Refused(format!("the activation of {cache} is not undone: it holds writes by now")))
+            }
+            Target::Storage(storage) => Ok(format!("nothing was changed at {storage}")),
+            Target::Traffic(goal) => self.restore_traffic(key, &goal, previous, permit).await,
+        }
+    }
+}
+
+/// `previous` as it was written by a look, for acting and undoing.
+pub(super) fn recall<T: serde::de::DeserializeOwned>(previous: &Value) -> Result<T, Setback> {
+    serde_json::from_value(previous.clone())
+        .map_err(|error| Setback::Refused(format!("what was seen before cannot be read: {error}")))
+}
+
+/// `previous` for the ledger.
+pub(super) fn remember<T: serde::Serialize>(seen: &T) -> Result<Value, Setback> {
+    serde_json::to_value(seen).map_err(|error| Setback::Refused(format!("what was seen cannot be written: {error}")))
+}
