@@ -5,6 +5,7 @@
 //! [`ports`] (the edges), [`ledger`] (the record of facts).
 
 pub mod adapters;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod decide;

@@ -1,0 +1,82 @@
+//! `failoverd ledger show|verify`: what is in a ledger, without a lock and without changing anything.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::decide::Frame;
+use crate::ledger::{self, Torn};
+
+/// Prints the ledger from frame `from` on: a line per fact for people, or with `json` the frames as they stand there.
+///
+/// # Errors
+/// The ledger cannot be read or is damaged. What comes before the damage is not shown, because a ledger that is wrong
+/// somewhere is no evidence for anything.
+pub fn show(path: &Path, from: u64, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let contents = ledger::read(path, from)?;
+    if json {
+        for frame in &contents.frames {
+            writeln!(out, "{}", serde_json::to_string(frame).context("cannot write a frame as JSON")?)?;
+        }
+        return Ok(());
+    }
+    writeln!(out, "{:>6}  {:<20}  {:>5}  fact", "frame", "time (UTC)", "epoch")?;
+    for frame in &contents.frames {
+        show_frame(frame, out)?;
+    }
+    if let Some(torn) = contents.torn {
+        writeln!(out, "{}", torn_text(torn))?;
+    }
+    Ok(())
+}
+
+fn show_frame(frame: &Frame, out: &mut dyn Write) -> anyhow::Result<()> {
+    let time = clock_text(frame.at.wall);
+    for (n, fact) in frame.facts.iter().enumerate() {
+        if n == 0 {
+            writeln!(out, "{:>6}  {time:<20}  {:>5}  {fact}", frame.index, frame.epoch)?;
+        } else {
+            writeln!(out, "{:>6}  {:<20}  {:>5}  {fact}", "", "", "")?;
+        }
+    }
+    Ok(())
+}
+
+fn clock_text(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Checks every frame of the ledger and prints the count and the hash over everything. An incomplete last line is
+/// reported and is no damage: the daemon may be writing it at this moment, or a crash cut it short.
+///
+/// # Errors
+/// The ledger cannot be read or is damaged; the error names the frame and what is wrong with it.
+pub fn verify(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let contents = ledger::read(path, 0)?;
+    let facts: usize = contents.frames.iter().map(|frame| frame.facts.len()).sum();
+    let epoch = contents.frames.last().map_or(0, |frame| frame.epoch);
+    writeln!(out, "{}: intact", path.display())?;
+    writeln!(out, "frames  {}", contents.count)?;
+    writeln!(out, "facts   {facts}")?;
+    writeln!(out, "epoch   {epoch}")?;
+    if let (Some(first), Some(last)) = (contents.frames.first(), contents.frames.last()) {
+        writeln!(out, "from    {}", clock_text(first.at.wall))?;
+        writeln!(out, "to      {}", clock_text(last.at.wall))?;
+    }
+    writeln!(out, "head    {}", contents.head)?;
+    if let Some(torn) = contents.torn {
+        writeln!(out, "{}", torn_text(torn))?;
+    }
+    Ok(())
+}
+
+fn torn_text(torn: Torn) -> String {
+    format!(
+        "the last line (frame {}, {} bytes at byte {}) is not complete: it is being written at this moment, or a crash \
+         cut it short and the next start removes it. Nothing was done about it",
+        torn.frame, torn.bytes, torn.offset
+    )
+}
