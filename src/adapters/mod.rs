@@ -1,6 +1,7 @@
 //! The outside world. The only folder (besides `ledger`) that names an SDK; nothing here decides anything.
 
 pub mod aws;
+pub mod connect;
 pub mod failure;
 pub mod http;
 pub mod kubernetes;

@@ -1,0 +1,78 @@
+//! The actions that self-managed PostgreSQL answers to.
+
+use async_trait::async_trait;
+
+use super::Postgres;
+use crate::config::schema::DatabaseProvider;
+use crate::domain::InstanceId;
+use crate::plan::Action;
+use crate::ports::{Actuator, Look, Permit, Setback};
+
+/// What an action asks of us.
+enum Task<'a> {
+    Fence(&'a InstanceId),
+    Promote { database: &'a InstanceId, from: &'a InstanceId, lossless: bool },
+}
+
+impl Postgres {
+    fn task<'a>(&self, action: &'a Action) -> Result<Task<'a>, Setback> {
+        let (task, database) = match action {
+            Action::Fenced { database } => (Task::Fence(database), database),
+            Action::DatabasePromoted { database, from, lossless } => {
+                (Task::Promote { database, from, lossless: *lossless }, database)
+            }
+            Action::IncidentDeclared { .. }
+            | Action::Replicas { .. }
+            | Action::Published { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Traffic { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => {
+                return Err(Setback::Refused(format!("PostgreSQL cannot {action}")));
+            }
+        };
+        match self.database(database)?.provider {
+            DatabaseProvider::Postgres => Ok(task),
+            DatabaseProvider::Rds => Err(Setback::Refused(format!("{database} is managed by RDS"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Actuator for Postgres {
+    async fn look(&self, _key: &str, action: &Action) -> Result<Look, Setback> {
+        match self.task(action)? {
+            Task::Fence(database) => self.look_at_fence(database).await,
+            Task::Promote { database, .. } => self.look_at_promotion(database).await,
+        }
+    }
+
+    async fn act(&self, _key: &str, action: &Action, _look: &Look, permit: &Permit) -> Result<(), Setback> {
+        match self.task(action)? {
+            Task::Fence(database) => self.fence(database, permit).await,
+            Task::Promote { database, from, lossless } => self.promote(database, from, lossless, permit).await,
+        }
+    }
+
+    async fn verify(&self, _key: &str, action: &Action) -> Result<String, Setback> {
+        match self.task(action)? {
+            Task::Fence(database) => self.verify_fence(database).await,
+            Task::Promote { database, .. } => self.verify_promotion(database).await,
+        }
+    }
+
+    async fn undo(
+        &self,
+        _key: &str,
+        action: &Action,
+        previous: &serde_json::Value,
+        permit: &Permit,
+    ) -> Result<String, Setback> {
+        match self.task(action)? {
+            Task::Fence(database) => self.unfence(database, previous, permit).await,
+            Task::Promote { database, .. } => Err(Setback::Refused(format!("the promotion of {database} has no undo"))),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Proofs: that a server takes writes, that a standby has everything, that a query answers as expected.
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_postgres::SimpleQueryRow;
+use tokio_postgres::error::SqlState;
+
+use super::Postgres;
+use super::errors::Trouble;
+use super::probe::{lsn, table_name};
+use super::session::Session;
+use crate::adapters::connect::one_line;
+use crate::adapters::{CatchUp, Endpoint, WriteProof};
+use crate::config::schema::SqlCheck;
+use crate::domain::{InstanceId, RegionId};
+use crate::ports::Setback;
+
+/// A table of one transaction: it is created, written, read and dropped, and then that is committed.
+///
+/// Creating it is what makes this a proof. It writes rows of the system catalogues (so the server can change pages and
+/// write WAL), makes a file (so the disk has room), is refused while transactions are read-only (so it notices a fence
+/// and recovery), and the commit returns only when the WAL is flushed, and where a synchronous standby is required,
+/// when that has it: what an application's commit waits for as well. `txid_current()` alone flushes nothing, and
+/// `pg_logical_emit_message()` is not refused by a fence. Nothing is left behind, in the user's schemas or elsewhere.
+const WRITE: &str = "\
+BEGIN; \
+CREATE TEMPORARY TABLE failoverd_proof (n integer) ON COMMIT DROP; \
+INSERT INTO failoverd_proof VALUES (42); \
+SELECT n FROM failoverd_proof; \
+COMMIT; \
+SELECT pg_current_wal_flush_lsn()";
+
+/// Writes for real on `session`. What was seen, for the record.
+pub(super) async fn write(session: &Session) -> Result<String, Trouble> {
+    session.rows(&session.statement_timeout()).await?;
+    let rows = session.rows(WRITE).await?;
+    match (rows.first().and_then(|row| row.get(0)), rows.get(1).and_then(|row| row.get(0))) {
+        (Some("42"), Some(flushed)) => Ok(format!("a write was committed and flushed at {flushed}")),
+        (_, _) => Err(Trouble::Garbled("what was written was not read back".to_owned())),
+    }
+}
+
+#[async_trait]
+impl WriteProof for Postgres {
+    async fn prove_writable(&self, instance: &InstanceId, at: &Endpoint) -> Result<String, Setback> {
+        let until = self.until(None)?;
+        let session = self.open_at(instance, at, until).await.map_err(|trouble| trouble.setback(instance))?;
+        let proof = match write(&session).await {
+            Ok(proof) => proof,
+            Err(trouble) if trouble.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                return Err(match self.role(instance, &session).await? {
+                    Role::Standby => Setback::NotYet(format!("{instance} is still in recovery")),
+                    Role::Primary => {
+                        Setback::Transient(format!("{instance} is not in recovery and refuses writes: {trouble}"))
+                    }
+                });
+            }
+            Err(trouble) => return Err(trouble.setback(instance)),
+        };
+        match &self.database(instance)?.heartbeat_table {
+            None => Ok(format!("{instance}: {proof}")),
+            Some(table) => {
+                let update = format!("UPDATE {} SET beat = now() RETURNING beat", table_name(table));
+                let rows = session.rows(&update).await.map_err(|trouble| trouble.setback(instance))?;
+                let beat = match rows.first().and_then(|row| row.get(0)) {
+                    Some(beat) => format!("{table} says {beat}"),
+                    None => format!("{table} has no row"),
+                };
+                Ok(format!("{instance}: {proof}, {beat}"))
+            }
+        }
+    }
+}
+
+/// What a server is, by its own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Not in recovery.
+    Primary,
+    /// In recovery.
+    Standby,
+}
+
+impl Postgres {
+    pub(super) async fn role(&self, instance: &InstanceId, session: &Session) -> Result<Role, Setback> {
+        let rows = session.rows("SELECT pg_is_in_recovery()").await.map_err(|trouble| trouble.setback(instance))?;
+        match rows.first().and_then(|row| row.get(0)) {
+            Some("t") => Ok(Role::Standby),
+            Some("f") => Ok(Role::Primary),
+            Some(_) | None => Err(Setback::Transient(format!("{instance} did not say whether it is in recovery"))),
+        }
+    }
+
+    /// Runs the check's query on the database's instance in `region`; what it answered, once that is what is expected.
+    pub async fn check(&self, check: &SqlCheck, region: &RegionId) -> Result<String, Setback> {
+        let instance = InstanceId { component: check.database.clone(), region: region.clone() };
+        let session = self.open(&instance, self.until(None)?).await?;
+        let rows = session.rows(&check.query).await.map_err(|trouble| trouble.setback(&instance))?;
+        let answer = rows.first().filter(|row| !row.is_empty()).and_then(|row| row.get(0));
+        let shown = answer.map_or("nothing".to_owned(), |answer| format!("`{}`", one_line(answer, 100)));
+        match &check.equals {
+            None => Ok(format!("{instance} answered {shown}")),
+            Some(expected) if answer == Some(expected.as_str()) => Ok(format!("{instance} answered {shown}")),
+            Some(expected) => Err(Setback::NotYet(format!("{instance} answered {shown}, expected `{expected}`"))),
+        }
+    }
+
+    async fn source_position(&self, source: &InstanceId, until: Instant) -> Result<u64, Setback> {
+        let session = self.open(source, until).await?;
+        let rows = session.rows(SOURCE).await.map_err(|trouble| trouble.setback(source))?;
+        let row = rows.first().ok_or_else(|| no_position(source))?;
+        if row.get("in_recovery") == Some("t") {
+            return Err(Setback::Refused(format!("{source} is a standby itself: there is nothing to wait for")));
+        }
+        match (number(row, "inserted"), number(row, "block"), number(row, "segment")) {
+            (Some(inserted), Some(block), Some(segment)) => Ok(end_of_record(inserted, block, segment)),
+            (_, _, _) => Err(no_position(source)),
+        }
+    }
+
+    async fn standby_position(&self, standby: &InstanceId, until: Instant) -> Result<(u64, bool), Setback> {
+        let session = self.open(standby, until).await?;
+        let rows = session.rows(STANDBY).await.map_err(|trouble| trouble.setback(standby))?;
+        let row = rows.first().ok_or_else(|| no_position(standby))?;
+        if row.get("in_recovery") == Some("f") {
+            return Err(Setback::Refused(format!("{standby} is not a standby: it cannot catch up any more")));
+        }
+        let replayed = number(row, "replayed").ok_or_else(|| no_position(standby))?;
+        Ok((replayed, row.get("paused") == Some("t")))
+    }
+}
+
+#[async_trait]
+impl CatchUp for Postgres {
+    async fn caught_up(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback> {
+        let until = self.until(None)?;
+        // The source first: what it had then is what the standby has to have.
+        let written = self.source_position(source, until).await?;
+        let (replayed, paused) = self.standby_position(standby, until).await?;
+        if replayed >= written {
+            return Ok(format!("{standby} has replayed {}, {source} wrote up to {}", lsn(replayed), lsn(written)));
+        }
+        let paused = if paused { "; its replay is paused, SELECT pg_wal_replay_resume() ends that" } else { "" };
+        Err(Setback::NotYet(format!(
+            "{standby} has replayed {}, {source} wrote up to {}: {} bytes to go{paused}",
+            lsn(replayed),
+            lsn(written),
+            written - replayed,
+        )))
+    }
+}
+
+/// The end of what was inserted, not only of what was written out: a commit that did not wait for its flush
+/// (`synchronous_commit = off`) is written out within moments, and must not be lost either.
+const SOURCE: &str = "\
+SELECT r.in_recovery, \
+  CASE WHEN NOT r.in_recovery THEN pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') END AS inserted, \
+  (SELECT setting FROM pg_settings WHERE name = 'wal_block_size') AS block, \
+  (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') AS segment \
+FROM (SELECT pg_is_in_recovery() AS in_recovery) AS r";
+
+const STANDBY: &str = "\
+SELECT r.in_recovery, \
+  CASE WHEN r.in_recovery THEN pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0') END AS replayed, \
+  CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() END AS paused \
+FROM (SELECT pg_is_in_recovery() AS in_recovery) AS r";
+
+/// Where the last record ended. An insert position at the start of a page is reported behind that page's header, where
+/// the next record will begin; a standby that has replayed everything stays in front of it.
+fn end_of_record(inserted: u64, block: u64, segment: u64) -> u64 {
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    if segment != 0 && inserted % segment == LONG_HEADER {
+        inserted - LONG_HEADER
+    } else if block != 0 && inserted % block == SHORT_HEADER {
+        inserted - SHORT_HEADER
+    } else {
+        inserted
+    }
+}
+
+fn number(row: &SimpleQueryRow, column: &str) -> Option<u64> {
+    row.try_get(column).ok().flatten().and_then(|text| text.parse().ok())
+}
+
+fn no_position(instance: &InstanceId) -> Setback {
+    Setback::Transient(format!("{instance} did not say how far it is"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_header_is_not_something_to_wait_for() {
+        let (block, segment) = (8192, 16 << 20);
+        assert_eq!(end_of_record(3 * segment + 40, block, segment), 3 * segment);
+        assert_eq!(end_of_record(3 * segment + 2 * block + 24, block, segment), 3 * segment + 2 * block);
+        assert_eq!(end_of_record(3 * segment + 2 * block + 32, block, segment), 3 * segment + 2 * block + 32);
+    }
+}
