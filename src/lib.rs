@@ -2,7 +2,8 @@
 //! work to the standby region: once, in the right order, and with a record.
 //!
 //! In reading order: [`domain`] (the nouns), [`plan`] (what can be done), [`config`] (what the operators want),
-//! [`ports`] (the edges), [`ledger`] (the record of facts).
+//! [`ports`] (the edges), [`ledger`] (the record of facts), [`cli`] (what a person
+//! types).
 
 pub mod adapters;
 pub mod cli;

@@ -1,0 +1,423 @@
+//! The command line's shape: every command, option and example. What they do is in the other files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+
+use super::{Colour, Exit, Failure};
+use crate::config::{self, Loaded};
+use crate::domain::time::parse_duration;
+use crate::domain::{ComponentId, IncidentId, RegionId, StepId};
+
+/// Watches a multi-region deployment, decides when a region is really lost, and fails over: once, in order, with proof.
+#[derive(Debug, Parser)]
+#[command(name = "failoverd", version, max_term_width = 100, after_help = exit_codes())]
+pub struct Args {
+    /// When to colour the output. `auto` respects NO_COLOR, pipes and TERM=dumb.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Colour,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What needs a running daemon.
+    #[command(flatten)]
+    Daemon(DaemonCommand),
+
+    /// Read the ledger, without a lock and without changing anything
+    #[command(after_help = "Examples:
+  failoverd ledger show --config /etc/failoverd/failoverd.toml
+  failoverd ledger verify /var/lib/failoverd/ledger")]
+    Ledger {
+        /// What to do with it.
+        #[command(subcommand)]
+        what: LedgerCommand,
+    },
+}
+
+/// `ledger`.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Print every fact with its time, oldest first
+    #[command(after_help = "Examples:
+  failoverd ledger show --config /etc/failoverd/failoverd.toml
+  failoverd ledger show /var/lib/failoverd/ledger --from 120
+  failoverd ledger show --json | jq -c '.facts[]'")]
+    Show {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerArgs,
+        /// Begin with this frame
+        #[arg(long, default_value_t = 0, value_name = "FRAME")]
+        from: u64,
+        /// Print one frame of JSON per line, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every frame and the chain of hashes; exits with 1 where it is damaged
+    #[command(after_help = "Examples:
+  failoverd ledger verify --config /etc/failoverd/failoverd.toml
+  failoverd ledger verify /var/lib/failoverd/ledger && echo intact")]
+    Verify {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerArgs,
+    },
+}
+
+/// Where the ledger is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LedgerArgs {
+    /// The ledger's file [default: ledger.path of --config]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The daemon's configuration
+    #[arg(short, long, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+}
+
+impl LedgerArgs {
+    /// The file that is meant.
+    ///
+    /// # Errors
+    /// Neither was given, or the configuration has mistakes.
+    pub fn find(&self) -> Result<PathBuf, Failure> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        if self.config.is_empty() {
+            return Err(Failure::because(Exit::Usage, "which ledger?")
+                .hint("give its file, or --config with the daemon's file"));
+        }
+        Ok(load(&self.config)?.config.ledger.path)
+    }
+}
+
+/// The configuration in `files`, with the environment on top.
+///
+/// # Errors
+/// Every mistake in it, one a line.
+pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, Failure> {
+    config::load(files, &config::environment()).map_err(|mistakes| Failure::new(Exit::Configuration, mistakes))
+}
+
+/// Commands that talk to the daemon.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Show what is going on: instances, countdowns, guards, the plan and its steps
+    #[command(after_help = "Exits with 1 while something is failing, an incident is open, or an alarm pages.
+
+Examples:
+  failoverd status
+  failoverd status --watch                  redraw on every change; Ctrl-C ends it
+  failoverd status --json | jq '.incidents[0].steps[] | {step, state}'")]
+    Status(StatusArgs),
+
+    /// Move now, without waiting for a trigger
+    #[command(after_help = "Shows the plan and asks for the region's name before anything is sent; --yes does not ask.
+A component that is still alive is moved without loss.
+
+Examples:
+  failoverd failover --from us-east-1 --reason \"building on fire\"
+  failoverd failover --from us-east-1 --component cache --reason \"maintenance, change 4711\"
+  failoverd failover --from us-east-1 --reason \"runbook 12\" --yes --json")]
+    Failover(FailoverArgs),
+
+    /// Approve the plan of an incident as it was shown
+    #[command(
+        after_help = "An approval binds the incident, its plan's hash and the loss that was accepted, and expires.
+
+Examples:
+  failoverd approve inc-20261020-0712 --plan-hash 3fa9c1
+  failoverd approve inc-20261020-0712 --plan-hash 3fa9c1 --accept-unfenced --accept-loss 5m"
+    )]
+    Approve(ApproveArgs),
+
+    /// Let no further step of an incident start; what runs is finished
+    #[command(after_help = "Examples:
+  failoverd hold inc-20261020-0712
+  failoverd resume                          lets it go on")]
+    Hold(IncidentArgs),
+
+    /// Let nothing start until a time, at most guards.pause_max from now
+    #[command(
+        after_help = "Owed fences are carried out all the same. A page says when the pause ends and whenever it holds something back.
+
+Examples:
+  failoverd pause --until 2h --reason \"network maintenance, change 4711\"
+  failoverd pause --until 2026-10-20T09:30:00Z --reason \"load test\""
+    )]
+    Pause(PauseArgs),
+
+    /// End a pause, and let held incidents go on
+    #[command(after_help = "Examples:
+  failoverd resume
+  failoverd resume --as alice")]
+    Resume(OrderArgs),
+
+    /// Say that an incident was seen, which also ends its cooldown
+    #[command(after_help = "Examples:
+  failoverd ack inc-20261020-0712 --note \"on it\"
+  failoverd ack inc-20261020-0712 --false-positive --note \"our firewall change\"")]
+    Ack(AckArgs),
+
+    /// Try a failed step again
+    #[command(after_help = "Examples:
+  failoverd retry inc-20261020-0712 promote-database
+  failoverd status --json | jq -r '.incidents[0].steps[] | select(.state==\"failed\").step'")]
+    Retry(StepArgs),
+
+    /// Go on without a failed step: only after it was done by hand
+    #[command(after_help = "Examples:
+  failoverd skip inc-20261020-0712 publish-database-host
+  failoverd skip inc-20261020-0712 traffic --as alice")]
+    Skip(StepArgs),
+
+    /// Undo what was done and end an incident; refused after its first commit point
+    #[command(after_help = "Examples:
+  failoverd abort inc-20261020-0712
+  failoverd abort inc-20261020-0712 --as alice --json")]
+    Abort(IncidentArgs),
+
+    /// Declare where each component is served, and this ledger to be the one in charge
+    #[command(
+        after_help = "What is left out is taken from what the probes see. Needed once for a new ledger, and after a drift.
+
+Examples:
+  failoverd adopt
+  failoverd adopt --placement database=us-west-2 --placement traffic=us-west-2"
+    )]
+    Adopt(AdoptArgs),
+}
+
+/// How the daemon is reached.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DaemonArgs {
+    /// The daemon's API [default: api.listen of --config, else http://127.0.0.1:9470]
+    #[arg(long, env = "FAILOVERD_URL", value_name = "URL", help_heading = "Daemon")]
+    pub url: Option<String>,
+    /// File with the API token; the variable FAILOVERD_TOKEN works as well
+    #[arg(long, env = "FAILOVERD_TOKEN_FILE", value_name = "FILE", help_heading = "Daemon")]
+    pub token_file: Option<PathBuf>,
+    /// The daemon's configuration, for its address and token
+    #[arg(short, long, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE", help_heading = "Daemon")]
+    pub config: Vec<PathBuf>,
+    /// Give up after this long
+    #[arg(long, default_value = "10s", value_parser = parse_duration, value_name = "TIME", help_heading = "Daemon")]
+    pub timeout: Duration,
+}
+
+/// A question to the daemon.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReadArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
+
+/// `status`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StatusArgs {
+    /// Redraw on every change until Ctrl-C
+    #[arg(short, long, conflicts_with = "json")]
+    pub watch: bool,
+    /// Question.
+    #[command(flatten)]
+    pub read: ReadArgs,
+}
+
+/// An order to the daemon.
+#[derive(Debug, Clone, clap::Args)]
+pub struct OrderArgs {
+    /// Who orders it, for the record [default: $SUDO_USER or $USER, at this host]
+    #[arg(long = "as", value_name = "NAME")]
+    pub by: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
+
+/// `failover`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FailoverArgs {
+    /// The region that is left
+    #[arg(long, value_name = "REGION")]
+    pub from: RegionId,
+    /// Only this component [default: everything that the region serves]
+    #[arg(long, value_name = "COMPONENT")]
+    pub component: Option<ComponentId>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Go on although the target is not known to be ready
+    #[arg(long)]
+    pub force: bool,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `approve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ApproveArgs {
+    /// The incident
+    #[arg(value_name = "INCIDENT")]
+    pub incident: IncidentId,
+    /// Only if the plan still has this hash [default: the plan as it stands]
+    #[arg(long, value_name = "HASH")]
+    pub plan_hash: Option<String>,
+    /// Promote although the old primary is not fenced: two databases may take writes
+    #[arg(long)]
+    pub accept_unfenced: bool,
+    /// Promote although up to this much may be lost; also accepts a loss that is not known
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub accept_loss: Option<Duration>,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// An order that concerns one incident.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IncidentArgs {
+    /// The incident
+    #[arg(value_name = "INCIDENT")]
+    pub incident: IncidentId,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `pause`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PauseArgs {
+    /// For this long (2h), or until this time (2026-10-20T09:30:00Z)
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    pub until: Until,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `ack`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AckArgs {
+    /// The incident
+    #[arg(value_name = "INCIDENT")]
+    pub incident: IncidentId,
+    /// It should not have happened; counted
+    #[arg(long)]
+    pub false_positive: bool,
+    /// In your words, for the record
+    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub note: String,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `retry`, `skip`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StepArgs {
+    /// The incident
+    #[arg(value_name = "INCIDENT")]
+    pub incident: IncidentId,
+    /// The step, as `status` names it
+    #[arg(value_name = "STEP")]
+    pub step: StepId,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `adopt`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AdoptArgs {
+    /// Where a component is served; may be given several times
+    #[arg(long, value_name = "COMPONENT=REGION", value_parser = placed)]
+    pub placement: Vec<(ComponentId, RegionId)>,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// The end of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// So long from now.
+    In(Duration),
+    /// At that time.
+    At(Timestamp),
+}
+
+fn until(text: &str) -> Result<Until, String> {
+    if let Ok(duration) = parse_duration(text) {
+        return Ok(Until::In(duration));
+    }
+    text.parse().map(Until::At).map_err(|_| {
+        format!("`{text}` is neither a duration nor a time; write \"2h\", or a time with its zone such as \"2026-10-20T09:30:00Z\"")
+    })
+}
+
+fn placed(text: &str) -> Result<(ComponentId, RegionId), String> {
+    match text.split_once('=') {
+        Some((component, region)) if !component.is_empty() && !region.is_empty() => {
+            Ok((component.into(), region.into()))
+        }
+        Some(_) | None => Err(format!("`{text}` is not of the form component=region, such as database=us-west-2")),
+    }
+}
+
+fn exit_codes() -> String {
+    let lines: Vec<String> =
+        Exit::ALL.iter().map(|exit| format!("  {:>2}  {}", exit.number(), exit.meaning())).collect();
+    format!("Exit codes:\n{}", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_at_least_two_examples() {
+        let args = Args::command();
+        let below = args.get_subcommands().flat_map(|command| command.get_subcommands());
+        for command in args.get_subcommands().chain(below) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.lines().filter(|line| line.starts_with("  failoverd ")).count();
+            assert!(examples >= 2, "failoverd {} shows {examples} examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_pause_ends_after_a_while_or_at_a_time() {
+        assert_eq!(until("2h"), Ok(Until::In(Duration::from_secs(7200))));
+        assert_eq!(until("2026-10-20T09:30:00Z"), Ok(Until::At("2026-10-20T09:30:00Z".parse().expect("a time"))));
+        assert!(until("tomorrow").is_err_and(|why| why.contains("2h")));
+    }
+}

@@ -1,0 +1,12 @@
+//! Data -> text for people: pure, so that what is shown can be tested without a terminal.
+
+mod incident;
+mod instances;
+mod next;
+mod palette;
+mod status;
+mod table;
+
+pub use palette::{Ink, Palette, Symbol};
+pub use status::status;
+pub use table::{Column, Table};

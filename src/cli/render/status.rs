@@ -1,0 +1,161 @@
+//! The status on one screen: what is going on, why, and what to type next.
+
+use std::fmt::Write as _;
+
+use super::incident::{closed, open};
+use super::instances::instances;
+use super::next::next;
+use super::table::{columns_of, paragraph};
+use super::{Ink, Palette, Symbol};
+use crate::decide::{Guard, PendingStatus, Severity, Status};
+use crate::domain::Mode;
+use crate::domain::time::human;
+use crate::plan::Part;
+
+/// Closed incidents that are shown; the ledger has them all.
+const CLOSED_MAX: usize = 3;
+
+/// Everything at a glance.
+pub fn status(status: &Status, palette: Palette) -> String {
+    let mut text = heading(status, palette);
+    if let Some(why) = &status.halted {
+        text.push_str(&paragraph(palette, 0, Ink::Bad, &format!("HALTED: {why}")));
+    }
+    for incident in status.incidents.iter().filter(|incident| incident.closed.is_none()) {
+        text.push('\n');
+        text.push_str(&open(incident, palette));
+    }
+    if !status.pending.is_empty() {
+        section(&mut text, palette, "Running or held back");
+        for pending in &status.pending {
+            text.push_str(&pending_lines(pending, palette));
+        }
+    }
+    let commands = next(status);
+    if !commands.is_empty() {
+        section(&mut text, palette, "What to type next");
+        text.push_str(&commands.render(palette));
+    }
+    section(&mut text, palette, "Instances");
+    text.push_str(&instances(status, palette));
+    text.push_str(&references(status, palette));
+    if !status.owed_fences.is_empty() {
+        let names: Vec<String> = status.owed_fences.iter().map(ToString::to_string).collect();
+        let line =
+            format!("{} fence owed as soon as it can be reached: {}", palette.symbol(Symbol::Held), names.join(", "));
+        text.push_str(&paragraph(palette, 2, Ink::Warning, &line));
+    }
+    if !status.alarms.is_empty() {
+        section(&mut text, palette, "Alarms");
+        for alarm in &status.alarms {
+            let (word, ink) = match alarm.severity {
+                Severity::Page => ("PAGE     ", Ink::Bad),
+                Severity::Warning => ("warning  ", Ink::Warning),
+            };
+            text.push_str(&hanging(palette, ink, word, &format!("{} ({})", alarm.text, alarm.key)));
+        }
+    }
+    let closed_incidents: Vec<_> = status.incidents.iter().filter(|incident| incident.closed.is_some()).collect();
+    if !closed_incidents.is_empty() {
+        section(&mut text, palette, "Closed");
+        for incident in closed_incidents.iter().take(CLOSED_MAX) {
+            text.push_str(&closed(incident, palette));
+        }
+    }
+    text
+}
+
+fn heading(status: &Status, palette: Palette) -> String {
+    let dot = palette.dot();
+    let at = status.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let left = format!("{}{dot}{}{dot}{}{dot}epoch {}", status.deployment, status.mode, status.observer, status.epoch);
+    let room = palette.width().saturating_sub(columns_of(&left) + columns_of(&at)).max(1);
+    let mut text =
+        format!("{}{}{}\n", palette.ink(Ink::Heading, &left), " ".repeat(room), palette.ink(Ink::Faint, &at));
+    let trouble = status.halted.is_some() || status.incidents.iter().any(|incident| incident.closed.is_none());
+    let held = status.paused_until.is_some()
+        || status.placement.is_empty()
+        || !status.pending.is_empty()
+        || !status.alarms.is_empty();
+    let (symbol, ink) = match (trouble, held) {
+        (true, _) => (Symbol::Running, Ink::Bad),
+        (false, true) => (Symbol::Warning, Ink::Warning),
+        (false, false) => (Symbol::Good, Ink::Good),
+    };
+    text.push_str(&paragraph(palette, 0, ink, &format!("{} {}", palette.symbol(symbol), status.headline)));
+    if let Some(until) = status.paused_until {
+        let until = until.strftime("%H:%M:%S UTC");
+        let line = format!("{} paused until {until}: nothing starts", palette.symbol(Symbol::Held));
+        text.push_str(&paragraph(palette, 0, Ink::Warning, &line));
+    }
+    if status.mode == Mode::Observe {
+        text.push_str(&paragraph(
+            palette,
+            0,
+            Ink::Faint,
+            "mode observe: what would be done is recorded, nothing is done",
+        ));
+    }
+    text
+}
+
+fn pending_lines(pending: &PendingStatus, palette: Palette) -> String {
+    let part = match &pending.part {
+        Part::Component(component) => format!("{component} in {}", pending.source),
+        Part::Region => format!("the whole region {}", pending.source),
+    };
+    let clock = match pending.after.checked_sub(pending.failing_for) {
+        Some(left) if !left.is_zero() => {
+            format!("failing for {} of {}, {} left", human(pending.failing_for), human(pending.after), human(left))
+        }
+        Some(_) | None => {
+            format!("failing for {}, over the threshold of {}", human(pending.failing_for), human(pending.after))
+        }
+    };
+    let share = pending.failing_for.as_secs_f64() / pending.after.as_secs_f64().max(f64::MIN_POSITIVE);
+    let mut text =
+        format!("  {} {}\n", palette.ink(Ink::Warning, &palette.bar(share, 20)), palette.ink(Ink::Heading, &part));
+    text.push_str(&paragraph(palette, 4, Ink::Plain, &format!("{clock}: {}", pending.what)));
+    text.push_str(&guards(&pending.guards, palette, 4));
+    text
+}
+
+/// What holds something back, each with what would lift it.
+pub(super) fn guards(guards: &[Guard], palette: Palette, indent: usize) -> String {
+    let mut text = String::new();
+    for guard in guards {
+        let line = format!("{} held by {}: {}", palette.symbol(Symbol::Held), guard.kind, guard.evidence);
+        text.push_str(&paragraph(palette, indent, Ink::Warning, &line));
+        text.push_str(&paragraph(palette, indent + 2, Ink::Plain, &format!("lifted by: {}", guard.lifted_by)));
+    }
+    text
+}
+
+fn references(status: &Status, palette: Palette) -> String {
+    if status.references.is_empty() {
+        return paragraph(
+            palette,
+            2,
+            Ink::Faint,
+            "no reference points: failoverd cannot tell its own network from the region's",
+        );
+    }
+    let answering = status.references.iter().filter(|reference| reference.answers).count();
+    let silent: Vec<&str> =
+        status.references.iter().filter(|reference| !reference.answers).map(|r| r.reference.as_str()).collect();
+    let line = format!("reference points: {answering} of {} answer", status.references.len());
+    if silent.is_empty() {
+        return paragraph(palette, 2, Ink::Faint, &line);
+    }
+    paragraph(palette, 2, Ink::Warning, &format!("{line}; silent: {}", silent.join(", ")))
+}
+
+fn section(text: &mut String, palette: Palette, title: &str) {
+    let _ = writeln!(text, "\n{}", palette.ink(Ink::Heading, title));
+}
+
+/// `label` and then `body`, wrapped under itself.
+fn hanging(palette: Palette, ink: Ink, label: &str, body: &str) -> String {
+    let body = paragraph(palette, 2 + columns_of(label), Ink::Plain, body);
+    format!("  {}{}", palette.ink(ink, label), body.trim_start())
+}
