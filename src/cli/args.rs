@@ -15,8 +15,16 @@ use crate::domain::{ComponentId, IncidentId, RegionId, StepId};
 #[derive(Debug, Parser)]
 #[command(name = "failoverd", version, max_term_width = 100, after_help = exit_codes())]
 pub struct Args {
-    /// When to colour the output. `auto` respects NO_COLOR, pipes and TERM=dumb.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    /// Colour the output: auto (respects NO_COLOR, pipes and TERM=dumb), always or never
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
     pub color: Colour,
     /// What to do.
     #[command(subcommand)]
