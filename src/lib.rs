@@ -12,5 +12,6 @@ pub mod daemon;
 pub mod decide;
 pub mod domain;
 pub mod ledger;
+pub mod health;
 pub mod plan;
 pub mod ports;

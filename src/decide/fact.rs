@@ -1,6 +1,6 @@
 //! What happened and must be remembered. Every word here is in the ledger for ever: add, never rename.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -103,6 +103,9 @@ pub enum Fact {
         evidence: Vec<String>,
         /// The person who ordered it, if one did.
         ordered_by: Option<String>,
+        /// They ordered it although the target is not known to be ready.
+        #[serde(default)]
+        forced: bool,
     },
     /// The incident grew worse.
     IncidentEscalated {
@@ -132,8 +135,9 @@ pub enum Fact {
         part: Part,
         /// The new steps.
         steps: Vec<Step>,
-        /// Steps of other parts that this part needs as well.
-        shares: Vec<StepId>,
+        /// Steps of other parts that this part needs as well, and what they wait for in addition if they have not
+        /// started.
+        shares: BTreeMap<StepId, BTreeSet<StepId>>,
     },
     /// A person is asked to approve.
     ApprovalRequested {

@@ -4,15 +4,28 @@
 //! facts to record and the effects to perform once they are durable. The hard state is the fold of the facts.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
+mod advance;
+mod alarm;
+mod command;
+mod controller;
 mod effect;
 mod fact;
 mod fact_text;
 mod guard;
+mod hard;
+mod incident;
 mod input;
+mod judge;
+mod readiness;
 mod status;
+mod view;
 
+pub use controller::{Controller, CorruptLedger};
 pub use effect::*;
 pub use fact::*;
 pub use guard::*;
 pub use input::*;
 pub use status::*;
+pub use view::{DryRun, Scope, explain};
+
+use incident::Incident;

@@ -1,0 +1,462 @@
+//! How plans go on: steps start when they may, parts unwind when their source recovers, plans end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::incident::{Incident, PartState};
+use super::{Effect, Fact, Guard, GuardKind, Outcome, StepOutcome, StepState, Task};
+use crate::domain::{IncidentId, InstanceId, PlanId, RegionId, StepId};
+use crate::plan::{Action, Part, Reversal, Step};
+use crate::ports::{Look, Setback};
+
+/// A look that has not come back by then is asked again.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// Whether a step may start.
+pub(super) enum Readiness {
+    /// Yes.
+    Go { look: Option<Look>, loss: Option<Duration>, exceptions: Vec<String> },
+    /// Not while these hold.
+    Held(Vec<Guard>),
+    /// A step that needs the lost region and cannot even be looked at.
+    Owed(String),
+    /// Looks are under way.
+    Looking,
+}
+
+impl Draft<'_> {
+    /// Moves every open incident on as far as it can go now.
+    pub(super) fn advance(&mut self) {
+        let open: Vec<IncidentId> = self.hard.open_incidents().map(|incident| incident.id.clone()).collect();
+        for id in open {
+            if self.is_halted() {
+                return;
+            }
+            self.unwind_what_recovered(&id);
+            self.undo(&id);
+            self.start(&id);
+            self.end(&id);
+        }
+    }
+
+    pub(super) fn is_halted(&self) -> bool {
+        self.soft.halted.is_some() || self.hard.halted.is_some()
+    }
+
+    pub(super) fn incident(&self, id: &IncidentId) -> Option<&Incident> {
+        self.hard.incidents.get(id).filter(|incident| incident.closed.is_none())
+    }
+
+    fn unwind_what_recovered(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        if incident.ordered_by.is_some() {
+            return;
+        }
+        let source = incident.source.clone();
+        let plan = incident.plan.id.clone();
+        let parts: Vec<Part> = incident
+            .plan
+            .parts
+            .iter()
+            .filter(|(part, state)| **state == PartState::Open && !incident.plan.is_committed(part))
+            .map(|(part, _)| part.clone())
+            .collect();
+        for part in parts {
+            if !self.has_recovered(&source, &part) || self.has_unwound_lately() {
+                continue;
+            }
+            let why = match &part {
+                Part::Component(component) => format!("{component}@{source} answers again"),
+                Part::Region => format!("{source} is not lost: too few of its critical components still fail"),
+            };
+            self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
+        }
+    }
+
+    /// A second unwinding within the hour holds and pages instead.
+    pub(super) fn has_unwound_lately(&self) -> bool {
+        self.hard.unwound.is_some_and(|stamp| self.hard.elapsed(stamp, self.now) < self.policy.guards.unwind_once_per)
+    }
+
+    /// Undoes, in reverse order, what no part wants any more.
+    fn undo(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        if !incident.plan.is_unwinding() {
+            return;
+        }
+        let plan = incident.plan.clone();
+        for step in &plan.steps {
+            if plan.is_wanted(&step.id) || plan.is_taken_back(step) {
+                continue;
+            }
+            let Some(progress) = plan.progress.get(&step.id) else { continue };
+            let key = (plan.id.clone(), step.id.clone());
+            match progress.state {
+                StepState::Running if self.soft.under_way.contains(&key) => {
+                    if self.soft.cancelled.insert(key.clone()) {
+                        self.perform(Effect::Cancel { plan: key.0, step: key.1 });
+                    }
+                    continue;
+                }
+                // It was under way when a former run of this daemon ended: nobody works on it now.
+                StepState::Running => {
+                    self.record(Fact::StepCancelled { plan: key.0.clone(), step: key.1.clone() });
+                }
+                StepState::Undoing if progress.undo_failed || self.soft.under_way.contains(&key) => continue,
+                StepState::Undoing
+                | StepState::Waiting
+                | StepState::Held
+                | StepState::Done
+                | StepState::Failed
+                | StepState::Owed
+                | StepState::Skipped
+                | StepState::Undone
+                | StepState::Cancelled => {}
+            }
+            if step.action.reversal() != Reversal::Undo {
+                continue;
+            }
+            let later_is_back = plan
+                .steps
+                .iter()
+                .filter(|later| later.after.contains(&step.id) && !plan.is_wanted(&later.id))
+                .all(|later| plan.is_taken_back(later));
+            if !later_is_back {
+                continue;
+            }
+            let attempt = progress.undo_attempts + 1;
+            let previous = progress.previous.clone();
+            self.record(Fact::UndoStarted { plan: key.0.clone(), step: key.1.clone(), attempt });
+            self.soft.under_way.insert(key.clone());
+            let task = Task { plan: key.0, step: key.1, attempt, action: step.action.clone(), deadline: step.deadline };
+            self.perform(Effect::Undo { task, previous });
+        }
+        let Some(incident) = self.incident(id) else { return };
+        let finished: Vec<Part> = incident
+            .plan
+            .parts
+            .iter()
+            .filter(|(_, state)| matches!(state, PartState::Unwinding { .. }))
+            .filter(|(part, _)| {
+                incident.plan.steps.iter().all(|step| {
+                    !incident.plan.is_needed_by(&step.id, part)
+                        || incident.plan.is_wanted(&step.id)
+                        || incident.plan.is_taken_back(step)
+                })
+            })
+            .map(|(part, _)| part.clone())
+            .collect();
+        let plan = incident.plan.id.clone();
+        for part in finished {
+            self.record(Fact::PartUnwound { plan: plan.clone(), part });
+        }
+    }
+
+    /// Starts every step that may start.
+    fn start(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = incident.plan.id.clone();
+        let candidates: Vec<Step> = incident
+            .plan
+            .steps
+            .iter()
+            .filter(|step| incident.plan.is_wanted(&step.id))
+            .filter(|step| match incident.plan.state(&step.id) {
+                StepState::Waiting => incident.plan.is_due(step),
+                // Started by a former run: perform it again, under the same key.
+                StepState::Running => !self.soft.under_way.contains(&(plan.clone(), step.id.clone())),
+                StepState::Held
+                | StepState::Done
+                | StepState::Failed
+                | StepState::Owed
+                | StepState::Skipped
+                | StepState::Undoing
+                | StepState::Undone
+                | StepState::Cancelled => false,
+            })
+            .cloned()
+            .collect();
+        for step in candidates {
+            self.try_to_start(id, &plan, &step);
+        }
+    }
+
+    fn try_to_start(&mut self, id: &IncidentId, plan: &PlanId, step: &Step) {
+        self.soft.held.remove(&(plan.clone(), step.id.clone()));
+        match self.readiness(id, step) {
+            Readiness::Go { look, loss, exceptions } => {
+                let Some(progress) = self.incident(id).and_then(|i| i.plan.progress.get(&step.id)) else { return };
+                let attempt = progress.attempts + 1;
+                if step.commit_point && !progress.has_passed_commit_point {
+                    self.record(Fact::CommitPointPassed {
+                        plan: plan.clone(),
+                        step: step.id.clone(),
+                        loss,
+                        exceptions,
+                    });
+                }
+                let previous = look.map(|look| look.previous).unwrap_or_default();
+                let action = self.action_now(id, step);
+                self.record(Fact::StepStarted { plan: plan.clone(), step: step.id.clone(), attempt, previous });
+                let key = (plan.clone(), step.id.clone());
+                self.soft.under_way.insert(key.clone());
+                self.soft.cancelled.remove(&key);
+                let task = Task { plan: plan.clone(), step: step.id.clone(), attempt, action, deadline: step.deadline };
+                self.perform(Effect::Perform(task));
+            }
+            Readiness::Owed(why) => {
+                self.record(Fact::StepOwed { plan: plan.clone(), step: step.id.clone(), why });
+            }
+            Readiness::Held(guards) => {
+                self.ask_for_approval(id, &guards);
+                self.soft.held.insert((plan.clone(), step.id.clone()), guards);
+            }
+            Readiness::Looking => {}
+        }
+    }
+
+    /// A promotion is lossless only where the fence is really up: an old primary that died meanwhile cannot be waited
+    /// for. The durable facts decide it, so a restart comes to the same result.
+    fn action_now(&self, id: &IncidentId, step: &Step) -> Action {
+        let mut action = step.action.clone();
+        if let Action::DatabasePromoted { from, lossless, .. } = &mut action {
+            *lossless = *lossless && self.is_fenced(id, from);
+        }
+        action
+    }
+
+    /// The fence of this plan is up.
+    pub(super) fn is_fenced(&self, id: &IncidentId, database: &InstanceId) -> bool {
+        self.incident(id).is_some_and(|incident| {
+            incident.plan.steps.iter().any(|step| {
+                incident.plan.fence_of(&step.id).as_ref() == Some(database)
+                    && incident.plan.state(&step.id) == StepState::Done
+            })
+        })
+    }
+
+    pub(super) fn look(&mut self, id: &IncidentId, step: &StepId) {
+        let Some(incident) = self.incident(id) else { return };
+        let Some(action) = incident.plan.step(step).map(|step| step.action.clone()) else { return };
+        let plan = incident.plan.id.clone();
+        let look = self.soft.looks.entry((plan.clone(), step.clone())).or_default();
+        if look.asked.is_none_or(|asked| self.now.monotonic.saturating_sub(asked) > LOOK_MAX) {
+            look.asked = Some(self.now.monotonic);
+            self.perform(Effect::Look { plan, step: step.clone(), action });
+        }
+    }
+
+    /// What was seen of the step's world, if it is fresh enough to be believed.
+    pub(super) fn fresh_look(&self, plan: &PlanId, step: &StepId) -> Option<&Result<Look, Setback>> {
+        let (at, result) = self.soft.looks.get(&(plan.clone(), step.clone()))?.seen.as_ref()?;
+        let believed = match result {
+            Ok(_) => self.policy.guards.look_fresh,
+            Err(_) => self.policy.guards.recheck,
+        };
+        (self.now.monotonic.saturating_sub(*at) < believed).then_some(result)
+    }
+
+    pub(super) fn finished(&mut self, plan: PlanId, step: StepId, attempt: u32, outcome: StepOutcome) {
+        let key = (plan.clone(), step.clone());
+        let Some(incident) = self.hard.incident_of(&plan) else { return };
+        let Some(definition) = incident.plan.step(&step).cloned() else { return };
+        let Some(progress) = incident.plan.progress.get(&step) else { return };
+        if progress.state != StepState::Running || progress.attempts != attempt {
+            return;
+        }
+        let is_fence = incident.plan.fence_of(&step).is_some();
+        self.soft.under_way.remove(&key);
+        self.soft.notes.remove(&key);
+        self.soft.looks.remove(&key);
+        match outcome {
+            StepOutcome::Reached { note, acted } => {
+                self.record(Fact::StepDone { plan, step, note, acted });
+                for (component, region) in definition.places {
+                    if self.hard.placement.get(&component) != Some(&region) {
+                        self.record(Fact::PlacementChanged { component, region });
+                    }
+                }
+            }
+            StepOutcome::Failed { why } if definition.best_effort || is_fence => {
+                self.record(Fact::StepOwed { plan, step, why });
+            }
+            StepOutcome::Failed { why } => self.record(Fact::StepFailed { plan, step, why }),
+            StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
+        }
+    }
+
+    pub(super) fn undo_finished(&mut self, plan: PlanId, step: StepId, attempt: u32, outcome: Result<String, String>) {
+        let Some(progress) = self.hard.incident_of(&plan).and_then(|i| i.plan.progress.get(&step)) else { return };
+        if progress.state != StepState::Undoing || progress.undo_attempts != attempt || progress.undo_failed {
+            return;
+        }
+        self.soft.under_way.remove(&(plan.clone(), step.clone()));
+        let is_minor = self.hard.incident_of(&plan).is_some_and(|incident| {
+            incident.plan.fence_of(&step).is_none()
+                && incident.plan.step(&step).is_some_and(|definition| definition.best_effort)
+        });
+        match outcome {
+            Ok(note) => self.record(Fact::StepUndone { plan, step, note }),
+            Err(why) if is_minor => {
+                let note = format!("left as it is: {why}");
+                self.record(Fact::StepUndone { plan, step, note });
+            }
+            Err(why) => self.record(Fact::UndoFailed { plan, step, why }),
+        }
+    }
+
+    /// A plan ends: done, unwound, aborted, or stuck with a page.
+    fn end(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = &incident.plan;
+        if plan.parts.is_empty() {
+            return;
+        }
+        let unwound: Vec<bool> = plan
+            .parts
+            .values()
+            .filter_map(|state| match state {
+                PartState::Unwound { aborted } => Some(*aborted),
+                PartState::Open | PartState::Unwinding { .. } => None,
+            })
+            .collect();
+        if unwound.len() == plan.parts.len() {
+            let outcome = if unwound.contains(&true) { Outcome::Aborted } else { Outcome::Unwound };
+            self.record(Fact::IncidentClosed { incident: id.clone(), outcome });
+            return;
+        }
+        let failed: BTreeSet<StepId> = plan
+            .progress
+            .iter()
+            .filter(|(step, progress)| {
+                progress.undo_failed || (progress.state == StepState::Failed && plan.is_wanted(step))
+            })
+            .map(|(step, _)| step.clone())
+            .collect();
+        let is_settled = plan.steps.iter().all(|step| match plan.state(&step.id) {
+            StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled => true,
+            StepState::Failed => !plan.is_wanted(&step.id) && plan.is_taken_back(step),
+            StepState::Waiting | StepState::Held | StepState::Running | StepState::Undoing => false,
+        });
+        if is_settled && !plan.is_unwinding() {
+            self.record(Fact::IncidentClosed { incident: id.clone(), outcome: Outcome::Recovered });
+            return;
+        }
+        if failed.is_empty() || plan.is_stuck {
+            return;
+        }
+        let can_go_on = plan.steps.iter().any(|step| match plan.state(&step.id) {
+            StepState::Running => true,
+            StepState::Undoing => plan.progress.get(&step.id).is_some_and(|progress| !progress.undo_failed),
+            StepState::Waiting => !waits_for(plan, step, &failed),
+            StepState::Held
+            | StepState::Done
+            | StepState::Failed
+            | StepState::Owed
+            | StepState::Skipped
+            | StepState::Undone
+            | StepState::Cancelled => false,
+        });
+        if !can_go_on {
+            let plan = plan.id.clone();
+            self.record(Fact::PlanStuck { plan, steps: failed.into_iter().collect() });
+        }
+    }
+
+    /// Fences old primaries that came back; also under pause and cooldown.
+    pub(super) fn pay_fences(&mut self) {
+        if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe {
+            return;
+        }
+        let due: Vec<(InstanceId, u32)> = self
+            .hard
+            .owed
+            .iter()
+            .filter(|(database, _)| {
+                self.hard.placement.get(&database.component).is_some_and(|region| *region != database.region)
+            })
+            .filter(|(database, _)| self.is_answering(database))
+            .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
+                None => true,
+                Some(None) => false,
+                Some(Some(again)) => *again <= self.now.monotonic,
+            })
+            .map(|(database, owed)| (database.clone(), owed.attempts + 1))
+            .collect();
+        for (database, attempt) in due {
+            self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
+            self.soft.owed_under_way.insert(database.clone(), None);
+            let key = format!("owed/fence-{database}");
+            let deadline = self.policy.deadlines.fence;
+            self.perform(Effect::FenceOwed { database, key, attempt, deadline });
+        }
+    }
+
+    pub(super) fn fence_paid(&mut self, database: InstanceId, attempt: u32, outcome: Result<String, String>) {
+        if self.hard.owed.get(&database).is_none_or(|owed| owed.attempts != attempt) {
+            return;
+        }
+        match outcome {
+            Ok(note) => {
+                self.soft.owed_under_way.remove(&database);
+                self.record(Fact::OwedFenceSettled { database, note });
+            }
+            Err(_) => {
+                let again = self.now.monotonic + self.policy.guards.recheck;
+                self.soft.owed_under_way.insert(database, Some(again));
+            }
+        }
+    }
+
+    /// Asks a person where a person can lift what holds the plan back.
+    fn ask_for_approval(&mut self, id: &IncidentId, guards: &[Guard]) {
+        let liftable: Vec<Guard> = guards
+            .iter()
+            .filter(|guard| matches!(guard.kind, GuardKind::Mode | GuardKind::Unfenced | GuardKind::DataLoss))
+            .cloned()
+            .collect();
+        if liftable.is_empty() || liftable.len() != guards.len() {
+            return;
+        }
+        let Some(incident) = self.incident(id) else { return };
+        let hash = incident.plan.hash();
+        let is_asked = incident.plan.requested.as_ref().is_some_and(|(asked, stamp)| {
+            *asked == hash && self.hard.elapsed(*stamp, self.now) < self.policy.guards.approval_expires
+        });
+        if is_asked {
+            return;
+        }
+        let loss = self.loss_of(&incident.source.clone(), &incident.target.clone());
+        let plan = incident.plan.id.clone();
+        self.record(Fact::ApprovalRequested { plan, hash, guards: liftable, loss });
+    }
+
+    fn loss_of(&self, source: &RegionId, target: &RegionId) -> Option<Duration> {
+        self.policy
+            .of_kind(crate::domain::Kind::Database)
+            .filter_map(|(component, _)| match self.expected_loss(component, source, target) {
+                crate::health::Loss::AtMost(loss) => Some(loss),
+                crate::health::Loss::Unknown(_) => None,
+            })
+            .max()
+    }
+}
+
+/// The step waits, directly or through others, for one that failed.
+fn waits_for(plan: &super::incident::Plan, step: &Step, failed: &BTreeSet<StepId>) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<&StepId> = step.after.iter().collect();
+    while let Some(id) = open.pop() {
+        if failed.contains(id) {
+            return true;
+        }
+        if seen.insert(id)
+            && let Some(before) = plan.step(id)
+            && matches!(plan.state(id), StepState::Waiting | StepState::Failed)
+        {
+            open.extend(before.after.iter());
+        }
+    }
+    false
+}

@@ -1,0 +1,295 @@
+//! What people order. A command is refused with the reason, or recorded; there is nothing in between.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::incident::{Incident, PartState};
+use super::judge::{Candidate, initial_placement};
+use super::{Command, Effect, Fact, StepState};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
+use crate::plan::Part;
+
+impl Draft<'_> {
+    pub(super) fn command(&mut self, command: Command) -> Result<String, String> {
+        match command {
+            Command::Failover { by, reason, from, component, force } => {
+                self.failover(format!("{by}: {reason}"), from, component, force)
+            }
+            Command::Approve { by, incident, hash, accept_unfenced, accept_loss } => {
+                self.approve(by, &incident, hash, accept_unfenced, accept_loss)
+            }
+            Command::Hold { by, incident } => {
+                self.open(&incident)?;
+                self.record(Fact::Held { incident: incident.clone(), by });
+                Ok(format!("{incident} is held: no further step starts; `failoverd resume` releases it"))
+            }
+            Command::Pause { by, until, reason } => self.pause(by, until, reason),
+            Command::Resume { by } => self.resume(by),
+            Command::Ack { by, incident, false_positive, note } => {
+                if !self.hard.incidents.contains_key(&incident) {
+                    return Err(self.no_incident(&incident));
+                }
+                self.record(Fact::Acknowledged { incident: incident.clone(), by, false_positive, note });
+                Ok(format!("{incident} is acknowledged{}", if false_positive { " as a false positive" } else { "" }))
+            }
+            Command::Retry { by, incident, step } => self.retry(by, &incident, &step),
+            Command::Skip { by, incident, step } => self.skip(by, &incident, &step),
+            Command::Abort { by, incident } => self.abort(&by, &incident),
+            Command::Adopt { by, placement } => self.adopt(by, placement),
+        }
+    }
+
+    fn open(&self, id: &IncidentId) -> Result<&Incident, String> {
+        self.incident(id).ok_or_else(|| self.no_incident(id))
+    }
+
+    fn no_incident(&self, id: &IncidentId) -> String {
+        let open: Vec<&str> = self.hard.open_incidents().map(|incident| incident.id.as_str()).collect();
+        match (self.hard.incidents.get(id), open.is_empty()) {
+            (Some(_), _) => format!("{id} is closed"),
+            (None, true) => format!("there is no incident {id}, and none is open"),
+            (None, false) => format!("there is no incident {id}; open: {}", open.join(", ")),
+        }
+    }
+
+    fn failover(
+        &mut self,
+        ordered_by: String,
+        source: RegionId,
+        component: Option<ComponentId>,
+        force: bool,
+    ) -> Result<String, String> {
+        if !self.policy.regions.contains_key(&source) {
+            let known: Vec<&str> = self.policy.regions.keys().map(RegionId::as_str).collect();
+            return Err(format!("there is no region {source}; there are {}", known.join(", ")));
+        }
+        if self.policy.mode == Mode::Observe {
+            return Err("the mode is observe, in which nothing is performed; set deployment.mode to \"approve\" or \
+                        \"automatic\" and reload"
+                .to_owned());
+        }
+        let guards = self.standing_guards();
+        if !guards.is_empty() {
+            return Err(guards.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
+        }
+        let part = match component {
+            Some(component) => {
+                let policy = self
+                    .policy
+                    .components
+                    .get(&component)
+                    .ok_or_else(|| format!("there is no component {component}"))?;
+                if matches!(policy.kind, Kind::Cloud | Kind::Traffic) {
+                    return Err(format!("{component} is not moved by itself"));
+                }
+                if self.hard.placement.get(&component) != Some(&source) {
+                    return Err(format!("{component} is not served in {source}"));
+                }
+                Part::Component(component)
+            }
+            None => Part::Region,
+        };
+        let id = IncidentId::from("inc-0");
+        self.draw(&id, &source, &part, &Default::default()).map_err(|no_plan| no_plan.to_string())?;
+        let candidate = Candidate {
+            source: source.clone(),
+            failing_for: Duration::ZERO,
+            after: Duration::ZERO,
+            since: self.now.monotonic,
+            missing: None,
+            part,
+        };
+        if self.is_answered(&candidate) {
+            return Err(format!("an incident for {source} is open and covers it; see `failoverd status`"));
+        }
+        let joins = self.hard.open_incidents().find(|i| i.source == source).map(|i| i.id.clone());
+        self.declare(&candidate, Some((ordered_by, force)));
+        let incident = joins.or_else(|| self.hard.open_incidents().max_by_key(|i| i.number).map(|i| i.id.clone()));
+        match incident {
+            Some(incident) => Ok(format!(
+                "{incident} is declared and its plan has started; follow it with `failoverd status --watch`"
+            )),
+            None => Err("no plan could be made".to_owned()),
+        }
+    }
+
+    fn approve(
+        &mut self,
+        by: String,
+        id: &IncidentId,
+        hash: Option<String>,
+        accept_unfenced: bool,
+        accept_loss: Option<Duration>,
+    ) -> Result<String, String> {
+        let incident = self.open(id)?;
+        let current = incident.plan.hash();
+        let plan = incident.plan.id.clone();
+        if let Some(hash) = hash
+            && hash != current
+        {
+            return Err(format!("the plan has changed: it is {current} now, not {hash}; look at it again"));
+        }
+        let expires = self.policy.guards.approval_expires;
+        let until = self.now.wall.checked_add(expires).unwrap_or(self.now.wall);
+        self.record(Fact::Approved { plan, hash: current.clone(), by, until, accept_unfenced, accept_loss });
+        Ok(format!("plan {current} of {id} is approved for {}", human(expires)))
+    }
+
+    fn pause(&mut self, by: String, until: jiff::Timestamp, reason: String) -> Result<String, String> {
+        let left =
+            Duration::try_from(until.duration_since(self.now.wall)).map_err(|_| format!("{until} is in the past"))?;
+        let most = self.policy.guards.pause_max;
+        if left > most {
+            return Err(format!("a pause lasts at most {}; a failover that nobody does is an outage too", human(most)));
+        }
+        self.record(Fact::Paused { until, by, reason });
+        Ok(format!("paused for {}, until {until}; owed fences are still put up", human(left)))
+    }
+
+    fn resume(&mut self, by: String) -> Result<String, String> {
+        let held: Vec<IncidentId> =
+            self.hard.open_incidents().filter(|incident| incident.is_held).map(|i| i.id.clone()).collect();
+        if self.hard.paused.is_none() && held.is_empty() {
+            return Err("nothing is paused or held".to_owned());
+        }
+        if self.hard.paused.is_some() {
+            self.record(Fact::Resumed { by: by.clone() });
+        }
+        for incident in held {
+            self.record(Fact::Released { incident, by: by.clone() });
+        }
+        Ok("failoverd acts again".to_owned())
+    }
+
+    fn retry(&mut self, by: String, id: &IncidentId, step: &StepId) -> Result<String, String> {
+        let incident = self.open(id)?;
+        let plan = incident.plan.id.clone();
+        let progress = incident.plan.progress.get(step).ok_or_else(|| no_step(incident, step))?;
+        if progress.state != StepState::Failed && !progress.undo_failed {
+            return Err(format!("step {step} has not failed"));
+        }
+        self.record(Fact::RetryOrdered { plan, step: step.clone(), by });
+        Ok(format!("step {step} is tried again"))
+    }
+
+    fn skip(&mut self, by: String, id: &IncidentId, step: &StepId) -> Result<String, String> {
+        let incident = self.open(id)?;
+        let plan = incident.plan.id.clone();
+        let progress = incident.plan.progress.get(step).ok_or_else(|| no_step(incident, step))?;
+        let definition = incident.plan.step(step).ok_or_else(|| no_step(incident, step))?;
+        match progress.state {
+            StepState::Failed | StepState::Waiting => {}
+            StepState::Undoing if progress.undo_failed => {}
+            StepState::Undoing | StepState::Running => return Err(format!("step {step} is under way")),
+            StepState::Held
+            | StepState::Done
+            | StepState::Owed
+            | StepState::Skipped
+            | StepState::Undone
+            | StepState::Cancelled => return Err(format!("step {step} is settled")),
+        }
+        let places = definition.places.clone();
+        self.record(Fact::StepSkipped { plan, step: step.clone(), by });
+        // The person says that it is as it should be: the work goes on as if the step had done it.
+        for (component, region) in places {
+            if self.hard.placement.get(&component) != Some(&region) {
+                self.record(Fact::PlacementChanged { component, region });
+            }
+        }
+        Ok(format!("step {step} is skipped; what waited for it goes on as if it were done"))
+    }
+
+    fn abort(&mut self, by: &str, id: &IncidentId) -> Result<String, String> {
+        let incident = self.open(id)?;
+        let plan = incident.plan.id.clone();
+        let parts: Vec<Part> = incident
+            .plan
+            .parts
+            .iter()
+            .filter(|(_, state)| **state == PartState::Open)
+            .map(|(part, _)| part.clone())
+            .collect();
+        if parts.is_empty() {
+            return Err(format!("{id} is unwinding already"));
+        }
+        if parts.iter().any(|part| incident.plan.is_committed(part)) {
+            return Err(format!(
+                "{id} has passed a commit point: it can only go forward (`failoverd retry`, `failoverd skip`, \
+                 `failoverd hold`)"
+            ));
+        }
+        for part in parts {
+            let why = format!("aborted by {by}");
+            self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: true });
+        }
+        Ok(format!("{id} is being undone"))
+    }
+
+    fn adopt(&mut self, by: String, stated: BTreeMap<ComponentId, RegionId>) -> Result<String, String> {
+        if let Some(incident) = self.hard.open_incidents().next()
+            && !self.is_halted()
+        {
+            return Err(format!("{} is open; a placement is adopted when nothing is being moved", incident.id));
+        }
+        for (component, region) in &stated {
+            match self.policy.components.get(component) {
+                None => return Err(format!("there is no component {component}")),
+                Some(policy) if !policy.regions.contains(region) => {
+                    return Err(format!("{component} has no instance in {region}"));
+                }
+                Some(_) => {}
+            }
+        }
+        let mut placement =
+            if self.hard.is_adopted { self.hard.placement.clone() } else { initial_placement(self.policy) };
+        for (component, policy) in &self.policy.components {
+            if !matches!(policy.kind, Kind::Database | Kind::Traffic) || stated.contains_key(component) {
+                continue;
+            }
+            let writable: Vec<RegionId> = policy
+                .regions
+                .iter()
+                .filter(|region| {
+                    let id = InstanceId { component: component.clone(), region: (*region).clone() };
+                    let is_fenced = self.hard.fenced.contains(&id);
+                    !is_fenced
+                        && self.soft.watches.get(&id).is_some_and(|watch| {
+                            watch.is_answering(self.now.monotonic) && watch.evidence.serving == Some(Serving::Writable)
+                        })
+                })
+                .cloned()
+                .collect();
+            match writable.as_slice() {
+                [] => {}
+                [region] => {
+                    placement.insert(component.clone(), region.clone());
+                }
+                several => {
+                    let regions: Vec<&str> = several.iter().map(RegionId::as_str).collect();
+                    return Err(format!(
+                        "{component} accepts writes in {}: say which is right with --placement {component}=REGION",
+                        regions.join(" and ")
+                    ));
+                }
+            }
+        }
+        placement.extend(stated);
+        let Some(ledger) = self.hard.ledger.clone() else {
+            return Err("the ledger has no identity".to_owned());
+        };
+        let shown: Vec<String> = placement.iter().map(|(component, region)| format!("{component}={region}")).collect();
+        self.record(Fact::PlacementAdopted { placement, by });
+        self.soft.survey = None;
+        self.soft.survey_asked = None;
+        if self.policy.mode != Mode::Observe {
+            self.perform(Effect::Claim { ledger, replace: true });
+        }
+        Ok(format!("adopted: {}", shown.join(", ")))
+    }
+}
+
+fn no_step(incident: &Incident, step: &StepId) -> String {
+    let steps: Vec<&str> = incident.plan.steps.iter().map(|step| step.id.as_str()).collect();
+    format!("{} has no step {step}; it has {}", incident.id, steps.join(", "))
+}

@@ -1,0 +1,439 @@
+//! The controller: one input at a time, facts and effects out.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::hard::Hard;
+use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
+use crate::domain::{
+    Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, RegionId, Serving, StepId,
+};
+use crate::health::{Limits, References, Watch};
+use crate::ports::{Claim, Look, Setback};
+
+/// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
+#[derive(Debug)]
+pub struct Controller {
+    pub(super) policy: Policy,
+    policy_hash: String,
+    pub(super) hard: Hard,
+    pub(super) soft: Soft,
+    /// An append is open: soft state goes on, decisions wait.
+    is_recording: bool,
+    deadline: Option<(Duration, &'static str)>,
+}
+
+/// What may be lost: windows, looks, alarms.
+#[derive(Debug, Clone)]
+pub(super) struct Soft {
+    pub(super) watches: BTreeMap<InstanceId, Watch>,
+    pub(super) references: References,
+    pub(super) newly_seen: BTreeSet<InstanceId>,
+    pub(super) looks: BTreeMap<(PlanId, StepId), LookState>,
+    pub(super) notes: BTreeMap<(PlanId, StepId), String>,
+    /// Why steps whose turn has come do not start.
+    pub(super) held: BTreeMap<(PlanId, StepId), Vec<Guard>>,
+    pub(super) cancelled: BTreeSet<(PlanId, StepId)>,
+    /// Tasks that this run of the daemon handed out and that have not come back.
+    pub(super) under_way: BTreeSet<(PlanId, StepId)>,
+    pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
+    pub(super) survey_asked: Option<Duration>,
+    pub(super) owed_under_way: BTreeMap<InstanceId, Option<Duration>>,
+    pub(super) alarms: BTreeMap<String, Alarm>,
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) halted: Option<String>,
+    pub(super) limits: Limits,
+    pub(super) is_started: bool,
+}
+
+/// A look that was asked for, and what came of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LookState {
+    pub(super) asked: Option<Duration>,
+    pub(super) seen: Option<(Duration, Result<Look, Setback>)>,
+}
+
+/// A ledger whose facts do not follow from each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("frame {index} of the ledger cannot be: {why}")]
+pub struct CorruptLedger {
+    /// Which frame.
+    pub index: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Controller {
+    /// Rebuilds the hard state from the ledger's frames.
+    pub fn recover(
+        policy: Policy,
+        policy_hash: String,
+        frames: impl IntoIterator<Item = Frame>,
+    ) -> Result<Self, CorruptLedger> {
+        let mut hard = Hard::default();
+        let mut next = 0;
+        for frame in frames {
+            if frame.index != next {
+                return Err(CorruptLedger { index: frame.index, why: format!("frame {next} was expected") });
+            }
+            next += 1;
+            for fact in &frame.facts {
+                hard.apply(frame.at, fact);
+            }
+        }
+        let soft = Soft::new(&policy);
+        Ok(Self { policy, policy_hash, hard, soft, is_recording: false, deadline: None })
+    }
+
+    /// Takes one input in and decides. Changes soft state only; the returned facts come back through [`Self::apply`]
+    /// once they are durable, and the effects are performed after that. While they are not, nothing new is decided.
+    pub fn step(&mut self, now: Now, input: Input) -> Decision {
+        let is_due = match input {
+            Input::Observed(observation) => self.observe(now, observation),
+            Input::ReferenceObserved(observation) => {
+                let answered = self.soft.references.answers(&observation.reference);
+                self.soft.references.observe(&observation);
+                answered != self.soft.references.answers(&observation.reference)
+            }
+            Input::Progressed { plan, step, note } => {
+                self.soft.notes.insert((plan, step), note);
+                false
+            }
+            Input::Tick => true,
+            input @ (Input::Restarted
+            | Input::Looked { .. }
+            | Input::Finished { .. }
+            | Input::UndoFinished { .. }
+            | Input::OwedFenceFinished { .. }
+            | Input::Surveyed { .. }
+            | Input::Commanded { .. }) => {
+                self.soft.inbox.push_back(input);
+                true
+            }
+        };
+        let is_late = self.deadline.is_some_and(|(at, _)| now.monotonic >= at);
+        if self.is_recording || !(is_due || is_late) {
+            return Decision::default();
+        }
+        self.decide(now)
+    }
+
+    fn decide(&mut self, now: Now) -> Decision {
+        let mut draft = Draft {
+            policy: &self.policy,
+            policy_hash: &self.policy_hash,
+            hard: Cow::Borrowed(&self.hard),
+            soft: &mut self.soft,
+            now,
+            facts: Vec::new(),
+            effects: Vec::new(),
+            deadline: None,
+        };
+        while let Some(input) = draft.soft.inbox.pop_front() {
+            draft.take(input);
+        }
+        if draft.soft.is_started {
+            draft.remember_sightings();
+            draft.advance();
+            draft.judge();
+            draft.pay_fences();
+            draft.alarm();
+        }
+        draft.look_ahead();
+        let Draft { facts, effects, deadline, .. } = draft;
+        self.deadline = deadline;
+        self.is_recording = !facts.is_empty();
+        Decision { record: facts, perform: effects }
+    }
+
+    /// Takes durable facts into the hard state. The shell then steps with [`Input::Tick`], because decisions waited.
+    pub fn apply(&mut self, at: Now, facts: &[Fact]) {
+        for fact in facts {
+            self.hard.apply(at, fact);
+            if let Fact::PlacementChanged { component, .. } = fact {
+                // What was seen of it says nothing about its new role.
+                for (_, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component) {
+                    watch.forget();
+                }
+            }
+        }
+        self.is_recording = false;
+    }
+
+    /// When to step with [`Input::Tick`] if nothing else happens, on the monotonic clock, and why.
+    pub fn next_deadline(&self) -> Option<(Duration, &'static str)> {
+        self.deadline
+    }
+
+    /// The shell found something broken (an append that failed): nothing is performed any more.
+    pub fn halt(&mut self, why: String) {
+        self.soft.halted.get_or_insert(why);
+        self.is_recording = false;
+    }
+
+    /// Takes a new policy over. Refused while an incident is open, which keeps the policy it started under.
+    pub fn reload(&mut self, policy: Policy, policy_hash: String) -> Result<(), String> {
+        if let Some(incident) = self.hard.open_incidents().next() {
+            return Err(format!(
+                "{} is open and keeps the policy it started under; reload again once it is closed",
+                incident.id
+            ));
+        }
+        let mut soft = Soft::new(&policy);
+        std::mem::swap(&mut soft, &mut self.soft);
+        self.soft.references = soft.references;
+        self.soft.alarms = soft.alarms;
+        self.soft.survey = soft.survey;
+        self.soft.inbox = soft.inbox;
+        self.soft.halted = soft.halted;
+        self.policy = policy;
+        self.policy_hash = policy_hash;
+        self.soft.inbox.push_back(Input::Restarted);
+        Ok(())
+    }
+
+    /// Whether `region` serves `component`, according to the durable facts.
+    pub fn serves(&self, region: &RegionId, component: &crate::domain::ComponentId) -> bool {
+        self.hard.placement.get(component) == Some(region)
+    }
+
+    /// The epoch of the last daemon that took the ledger over.
+    pub fn epoch(&self) -> u64 {
+        self.hard.epoch
+    }
+
+    /// Why nothing is performed, if so.
+    pub fn halted(&self) -> Option<&str> {
+        self.soft.halted.as_deref().or(self.hard.halted.as_deref())
+    }
+
+    /// Returns whether the verdict changed, or anything else that a decision may depend on.
+    fn observe(&mut self, now: Now, mut observation: Observation) -> bool {
+        let id = &observation.instance;
+        let Some(component) = self.policy.components.get(&id.component) else { return false };
+        let Some(watch) = self.soft.watches.get_mut(id) else { return false };
+        let is_active = active(&self.policy, &self.hard, id);
+        let must_write = matches!(component.kind, Kind::Database | Kind::Cache);
+        if is_active
+            && must_write
+            && observation.finding == Finding::Alive
+            && observation.evidence.serving == Some(Serving::Replica)
+        {
+            observation.finding = Finding::Failing {
+                layer: Layer::Role,
+                why: "it serves, and answers as a replica that takes no writes".to_owned(),
+            };
+        }
+        let fingerprint = component.fingerprints.get(&id.region).map_or("", String::as_str);
+        let is_known = self.hard.seen_alive.get(id).is_some_and(|seen| seen == fingerprint);
+        let mut is_due = false;
+        if observation.finding == Finding::Alive && !is_known {
+            is_due = self.soft.newly_seen.insert(id.clone());
+        }
+        let counts = is_known || self.soft.newly_seen.contains(id);
+        if is_active
+            && component.kind == Kind::Database
+            && let Finding::Alive = observation.finding
+            && let Some(position) = observation.evidence.position
+        {
+            let ago = now.monotonic.saturating_sub(observation.began);
+            let at = now.wall.checked_sub(ago).unwrap_or(now.wall);
+            watch.positions.push(Sample { at, position });
+        }
+        let before = readiness(&watch.evidence);
+        let changed = watch.observe(&observation, counts, &self.soft.limits, now.monotonic);
+        is_due || changed || readiness(&watch.evidence) != before
+    }
+}
+
+/// What decides whether a standby could take over.
+fn readiness(evidence: &Evidence) -> (bool, bool, usize, Option<Serving>) {
+    (evidence.credential_refused, evidence.degraded.is_some(), evidence.not_ready.len(), evidence.serving)
+}
+
+/// The instance serves: by the placement, or by its role while nothing was adopted.
+pub(super) fn active(policy: &Policy, hard: &Hard, id: &InstanceId) -> bool {
+    match hard.placement.get(&id.component) {
+        Some(region) => *region == id.region,
+        None => policy.primary() == Some(&id.region),
+    }
+}
+
+impl Soft {
+    /// A copy to read from: nothing that is decided on it has an effect.
+    pub(super) fn for_reading(&self) -> Self {
+        self.clone()
+    }
+
+    fn new(policy: &Policy) -> Self {
+        let longest = policy
+            .components
+            .values()
+            .filter_map(|component| component.row)
+            .map(|row| row.after.max(row.confirm_for))
+            .chain([policy.regional.after, policy.degradation.after, policy.recover_for])
+            .max()
+            .unwrap_or_default();
+        let keep = longest * 2 + Duration::from_secs(60);
+        let watches = policy
+            .instances()
+            .filter_map(|id| {
+                let probing = policy.components.get(&id.component)?.probing;
+                Some((id, Watch::new(probing, keep)))
+            })
+            .collect();
+        Self {
+            watches,
+            references: References::default(),
+            newly_seen: BTreeSet::new(),
+            looks: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            held: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            under_way: BTreeSet::new(),
+            survey: None,
+            survey_asked: None,
+            owed_under_way: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            halted: None,
+            limits: Limits {
+                failing_ratio: policy.failing_ratio,
+                recover_for: policy.recover_for,
+                degraded_ratio: policy.degradation.ratio,
+                degraded_over: policy.degradation.after,
+            },
+            is_started: false,
+        }
+    }
+}
+
+/// One decision in the making. Facts recorded here are visible to what is decided after them, as if they were durable;
+/// the hard state itself changes only in [`Controller::apply`].
+pub(super) struct Draft<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) policy_hash: &'a str,
+    pub(super) hard: Cow<'a, Hard>,
+    pub(super) soft: &'a mut Soft,
+    pub(super) now: Now,
+    pub(super) facts: Vec<Fact>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) deadline: Option<(Duration, &'static str)>,
+}
+
+impl Draft<'_> {
+    pub(super) fn record(&mut self, fact: Fact) {
+        self.hard.to_mut().apply(self.now, &fact);
+        self.facts.push(fact);
+    }
+
+    pub(super) fn perform(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Names a moment at which to decide again.
+    pub(super) fn wake(&mut self, at: Duration, why: &'static str) {
+        let at = at.max(self.now.monotonic + Duration::from_millis(1));
+        if self.deadline.is_none_or(|(earliest, _)| at < earliest) {
+            self.deadline = Some((at, why));
+        }
+    }
+
+    pub(super) fn is_active(&self, id: &InstanceId) -> bool {
+        active(self.policy, &self.hard, id)
+    }
+
+    pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
+        self.soft.watches.get(id)?.failing_for(&self.soft.limits, self.now.monotonic)
+    }
+
+    pub(super) fn is_answering(&self, id: &InstanceId) -> bool {
+        self.soft.watches.get(id).is_some_and(|watch| watch.is_answering(self.now.monotonic))
+    }
+
+    /// Records what has to survive a restart: who was seen alive, who is suspected.
+    fn remember_sightings(&mut self) {
+        for instance in std::mem::take(&mut self.soft.newly_seen) {
+            let fingerprint = self
+                .policy
+                .components
+                .get(&instance.component)
+                .and_then(|component| component.fingerprints.get(&instance.region))
+                .cloned()
+                .unwrap_or_default();
+            self.record(Fact::SeenAlive { instance, fingerprint });
+        }
+        let now = self.now;
+        let mut found = Vec::new();
+        for (id, watch) in &self.soft.watches {
+            let is_suspected = self.hard.suspicions.contains_key(id);
+            if is_suspected && watch.has_recovered(&self.soft.limits, now.monotonic) {
+                found.push(Fact::SuspicionCleared { instance: id.clone() });
+            } else if !is_suspected
+                && active(self.policy, &self.hard, id)
+                && let Some(since) = watch.failing_since(&self.soft.limits, now.monotonic)
+            {
+                found.push(Fact::SuspicionRaised {
+                    instance: id.clone(),
+                    since: self.wall_at(since),
+                    why: watch.why(now.monotonic),
+                    positions: watch.positions.recorded(),
+                });
+            }
+        }
+        for fact in found {
+            self.record(fact);
+        }
+    }
+
+    /// The wall time of a monotonic moment not long ago.
+    pub(super) fn wall_at(&self, monotonic: Duration) -> jiff::Timestamp {
+        let ago = self.now.monotonic.saturating_sub(monotonic);
+        self.now.wall.checked_sub(ago).unwrap_or(self.now.wall)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Restarted => self.restart(),
+            Input::Looked { plan, step, result } => {
+                let look = self.soft.looks.entry((plan, step)).or_default();
+                look.asked = None;
+                look.seen = Some((self.now.monotonic, result));
+            }
+            Input::Finished { plan, step, attempt, outcome } => self.finished(plan, step, attempt, outcome),
+            Input::UndoFinished { plan, step, attempt, outcome } => self.undo_finished(plan, step, attempt, outcome),
+            Input::OwedFenceFinished { database, attempt, outcome } => self.fence_paid(database, attempt, outcome),
+            Input::Surveyed { claims } => {
+                self.soft.survey_asked = None;
+                self.soft.survey = Some((self.now.monotonic, claims));
+            }
+            Input::Commanded { id, command } => {
+                let answer = self.command(command);
+                self.perform(Effect::Reply { id, answer });
+            }
+            Input::Observed(_) | Input::ReferenceObserved(_) | Input::Progressed { .. } | Input::Tick => {}
+        }
+    }
+
+    /// A restart is an input: a new epoch begins, and whatever was under way is looked at and performed again.
+    fn restart(&mut self) {
+        self.soft.is_started = true;
+        self.soft.under_way.clear();
+        self.soft.looks.clear();
+        self.soft.owed_under_way.clear();
+        self.record(Fact::EpochStarted {
+            observer: self.policy.observer.clone(),
+            policy: self.policy_hash.to_owned(),
+            mode: self.policy.mode,
+        });
+        self.perform(Effect::Survey);
+        self.soft.survey_asked = Some(self.now.monotonic);
+        if let Some(ledger) = self.hard.ledger.clone()
+            && self.hard.is_adopted
+            && self.policy.mode != crate::domain::Mode::Observe
+        {
+            self.perform(Effect::Claim { ledger, replace: false });
+        }
+    }
+}

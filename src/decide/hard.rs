@@ -1,0 +1,279 @@
+//! Hard state: the fold of the durable facts, and nothing else. Living and replaying are the same code.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Fact, GuardKind, Incident, Outcome, Sample};
+use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, PlanId, RegionId};
+use crate::plan::Part;
+
+/// When a fact was recorded, and by which run of the daemon: a monotonic clock means nothing to another boot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Stamp {
+    pub(super) at: Now,
+    epoch: u64,
+}
+
+/// An instance that was suspected when it mattered.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Suspicion {
+    pub(super) since: Timestamp,
+    pub(super) positions: Vec<Sample>,
+}
+
+/// When a component was moved, and whether a person has seen it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Moved {
+    pub(super) stamp: Stamp,
+    pub(super) incident: Option<IncidentId>,
+    pub(super) acknowledged: bool,
+}
+
+/// A fence that could not be put up, and has to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Owed {
+    pub(super) attempts: u32,
+}
+
+/// A person's stop.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Pause {
+    pub(super) until: Timestamp,
+    pub(super) stamp: Stamp,
+    pub(super) by: String,
+    pub(super) reason: String,
+}
+
+/// Closed incidents that are still shown.
+const CLOSED_SHOWN: usize = 10;
+/// Times of declared incidents that are remembered for the blast radius.
+const DECLARED_MAX: usize = 256;
+
+/// Everything that must survive.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Hard {
+    pub(super) ledger: Option<LedgerId>,
+    pub(super) epoch: u64,
+    pub(super) policy: String,
+    anchor: Option<Now>,
+    pub(super) is_adopted: bool,
+    pub(super) placement: BTreeMap<ComponentId, RegionId>,
+    pub(super) seen_alive: BTreeMap<InstanceId, String>,
+    pub(super) suspicions: BTreeMap<InstanceId, Suspicion>,
+    pub(super) incidents: BTreeMap<IncidentId, Incident>,
+    pub(super) incidents_ever: u64,
+    pub(super) declared: VecDeque<Stamp>,
+    pub(super) unwound: Option<Stamp>,
+    pub(super) moved: BTreeMap<ComponentId, Moved>,
+    pub(super) owed: BTreeMap<InstanceId, Owed>,
+    pub(super) fenced: BTreeSet<InstanceId>,
+    pub(super) paused: Option<Pause>,
+    pub(super) halted: Option<String>,
+    pub(super) withheld: BTreeMap<(RegionId, Part), BTreeSet<GuardKind>>,
+    pub(super) false_positives: u64,
+}
+
+impl Hard {
+    /// How long ago `stamp` was, by the monotonic clock where it is of this run, else by the wall clock up to the
+    /// start of this run and by the monotonic clock from there.
+    pub(super) fn elapsed(&self, stamp: Stamp, now: Now) -> Duration {
+        if stamp.epoch == self.epoch {
+            return now.monotonic.saturating_sub(stamp.at.monotonic);
+        }
+        let Some(anchor) = self.anchor else { return Duration::ZERO };
+        self.wall_elapsed(stamp.at.wall, anchor) + now.monotonic.saturating_sub(anchor.monotonic)
+    }
+
+    /// How far `until` lies ahead, by the clock of this run.
+    pub(super) fn time_left(&self, set: Stamp, until: Timestamp, now: Now) -> Duration {
+        let lasts = Duration::try_from(until.duration_since(set.at.wall)).unwrap_or_default();
+        lasts.saturating_sub(self.elapsed(set, now))
+    }
+
+    fn wall_elapsed(&self, from: Timestamp, to: Now) -> Duration {
+        Duration::try_from(to.wall.duration_since(from)).unwrap_or_default()
+    }
+
+    pub(super) fn stamp(&self, at: Now) -> Stamp {
+        Stamp { at, epoch: self.epoch }
+    }
+
+    pub(super) fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.values().filter(|incident| incident.closed.is_none())
+    }
+
+    pub(super) fn incident_of(&self, plan: &PlanId) -> Option<&Incident> {
+        self.incidents.values().find(|incident| incident.plan.id == *plan)
+    }
+
+    fn incident_of_mut(&mut self, plan: &PlanId) -> Option<&mut Incident> {
+        self.incidents.values_mut().find(|incident| incident.plan.id == *plan)
+    }
+
+    /// Takes one durable fact in.
+    pub(super) fn apply(&mut self, at: Now, fact: &Fact) {
+        let stamp = self.stamp(at);
+        match fact {
+            Fact::LedgerCreated { ledger } => self.ledger = Some(ledger.clone()),
+            Fact::EpochStarted { policy, .. } => {
+                self.epoch += 1;
+                self.anchor = Some(at);
+                self.policy.clone_from(policy);
+            }
+            Fact::PlacementAdopted { placement, .. } => {
+                self.is_adopted = true;
+                self.placement.clone_from(placement);
+                self.halted = None;
+                self.withheld.clear();
+            }
+            Fact::SeenAlive { instance, fingerprint } => {
+                self.seen_alive.insert(instance.clone(), fingerprint.clone());
+            }
+            Fact::SuspicionRaised { instance, since, positions, .. } => {
+                let suspicion = Suspicion { since: *since, positions: positions.clone() };
+                self.suspicions.insert(instance.clone(), suspicion);
+            }
+            Fact::SuspicionCleared { instance } => {
+                self.suspicions.remove(instance);
+                self.withheld.retain(|(region, _), _| *region != instance.region);
+            }
+            Fact::Withheld { source, part, guards } => {
+                let kinds = guards.iter().map(|guard| guard.kind).collect();
+                self.withheld.insert((source.clone(), part.clone()), kinds);
+            }
+            Fact::IncidentDeclared { incident, source, .. } => {
+                self.incidents_ever += 1;
+                self.declared.push_back(stamp);
+                if self.declared.len() > DECLARED_MAX {
+                    self.declared.pop_front();
+                }
+                self.withheld.retain(|(region, _), _| region != source);
+                if let Some(new) = Incident::declared(stamp, fact) {
+                    self.incidents.insert(incident.clone(), new);
+                }
+            }
+            Fact::IncidentEscalated { incident, level, evidence } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.level = incident.level.min(*level);
+                    incident.evidence.extend(evidence.iter().cloned());
+                }
+            }
+            Fact::PlanMade { incident, plan, part, steps } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.plan.id = plan.clone();
+                    incident.plan.grow(part, steps, &BTreeMap::new());
+                }
+            }
+            Fact::PlanGrown { plan, part, steps, shares } => {
+                if let Some(incident) = self.incident_of_mut(plan) {
+                    incident.plan.grow(part, steps, shares);
+                }
+            }
+            Fact::PlacementChanged { component, region } => {
+                let incident =
+                    self.open_incidents().max_by_key(|incident| incident.number).map(|incident| incident.id.clone());
+                self.placement.insert(component.clone(), region.clone());
+                self.moved.insert(component.clone(), Moved { stamp, incident, acknowledged: false });
+                self.fenced.remove(&InstanceId { component: component.clone(), region: region.clone() });
+            }
+            Fact::StepOwed { plan, step, .. } => {
+                let owed = self.incident_of(plan).and_then(|incident| incident.plan.fence_of(step));
+                if let Some(database) = owed {
+                    self.owed.entry(database).or_default();
+                }
+                self.in_plan(plan, stamp, fact);
+            }
+            Fact::StepDone { plan, step, .. } => {
+                let fenced = self.incident_of(plan).and_then(|incident| incident.plan.fence_of(step));
+                if let Some(database) = fenced {
+                    self.fenced.insert(database);
+                }
+                self.in_plan(plan, stamp, fact);
+            }
+            Fact::StepUndone { plan, step, .. } => {
+                let unfenced = self.incident_of(plan).and_then(|incident| incident.plan.fence_of(step));
+                if let Some(database) = unfenced {
+                    self.fenced.remove(&database);
+                    self.owed.remove(&database);
+                }
+                self.in_plan(plan, stamp, fact);
+            }
+            Fact::ApprovalRequested { plan, .. }
+            | Fact::Approved { plan, .. }
+            | Fact::CommitPointPassed { plan, .. }
+            | Fact::StepStarted { plan, .. }
+            | Fact::StepFailed { plan, .. }
+            | Fact::StepSkipped { plan, .. }
+            | Fact::StepCancelled { plan, .. }
+            | Fact::UnwindingStarted { plan, .. }
+            | Fact::UndoStarted { plan, .. }
+            | Fact::UndoFailed { plan, .. }
+            | Fact::PartUnwound { plan, .. }
+            | Fact::PlanStuck { plan, .. }
+            | Fact::RetryOrdered { plan, .. } => self.in_plan(plan, stamp, fact),
+            Fact::IncidentClosed { incident, outcome } => self.close(incident, *outcome, stamp),
+            Fact::OwedFenceStarted { database, attempt } => {
+                self.owed.entry(database.clone()).or_default().attempts = *attempt;
+            }
+            Fact::OwedFenceSettled { database, .. } => {
+                self.owed.remove(database);
+                self.fenced.insert(database.clone());
+            }
+            Fact::Paused { until, by, reason } => {
+                self.paused = Some(Pause { until: *until, stamp, by: by.clone(), reason: reason.clone() });
+            }
+            Fact::Resumed { .. } => self.paused = None,
+            Fact::Held { incident, .. } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.is_held = true;
+                }
+            }
+            Fact::Released { incident, .. } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.is_held = false;
+                }
+            }
+            Fact::Acknowledged { incident, by, false_positive, .. } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.acknowledged_by = Some(by.clone());
+                    if *false_positive && !incident.is_false_positive {
+                        incident.is_false_positive = true;
+                        self.false_positives += 1;
+                    }
+                }
+                for moved in self.moved.values_mut().filter(|moved| moved.incident.as_ref() == Some(incident)) {
+                    moved.acknowledged = true;
+                }
+            }
+            Fact::Halted { why } => self.halted = Some(why.clone()),
+        }
+    }
+
+    fn in_plan(&mut self, plan: &PlanId, stamp: Stamp, fact: &Fact) {
+        if let Some(incident) = self.incident_of_mut(plan) {
+            incident.plan.apply(stamp, fact);
+        }
+    }
+
+    fn close(&mut self, id: &IncidentId, outcome: Outcome, stamp: Stamp) {
+        if let Some(incident) = self.incidents.get_mut(id) {
+            incident.closed = Some((stamp, outcome));
+        }
+        if matches!(outcome, Outcome::Unwound) {
+            self.unwound = Some(stamp);
+        }
+        let mut closed: Vec<(u64, IncidentId)> = self
+            .incidents
+            .values()
+            .filter(|incident| incident.closed.is_some())
+            .map(|incident| (incident.number, incident.id.clone()))
+            .collect();
+        closed.sort();
+        let surplus = closed.len().saturating_sub(CLOSED_SHOWN);
+        for (_, old) in closed.into_iter().take(surplus) {
+            self.incidents.remove(&old);
+        }
+    }
+}

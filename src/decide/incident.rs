@@ -1,0 +1,368 @@
+//! An incident and the progress of its plan, as the facts tell them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::hard::Stamp;
+use super::{Fact, Outcome, StepState};
+use crate::domain::{IncidentId, InstanceId, Level, PlanId, RegionId, StepId};
+use crate::plan::{Action, Part, Reversal, Step};
+
+/// A declared loss.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Incident {
+    pub(super) id: IncidentId,
+    pub(super) number: u64,
+    pub(super) level: Level,
+    pub(super) source: RegionId,
+    pub(super) target: RegionId,
+    pub(super) first_failing: Timestamp,
+    pub(super) detected_after: Duration,
+    pub(super) declared: Stamp,
+    pub(super) evidence: Vec<String>,
+    pub(super) ordered_by: Option<String>,
+    pub(super) is_forced: bool,
+    pub(super) is_held: bool,
+    pub(super) is_false_positive: bool,
+    pub(super) acknowledged_by: Option<String>,
+    pub(super) closed: Option<(Stamp, Outcome)>,
+    pub(super) plan: Plan,
+}
+
+/// Where a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PartState {
+    Open,
+    Unwinding { aborted: bool },
+    Unwound { aborted: bool },
+}
+
+/// A person's approval.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Approval {
+    pub(super) hash: String,
+    pub(super) by: String,
+    pub(super) until: Timestamp,
+    pub(super) stamp: Stamp,
+    pub(super) accept_unfenced: bool,
+    pub(super) accept_loss: Option<Duration>,
+}
+
+/// A plan and how far it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plan {
+    pub(super) id: PlanId,
+    pub(super) steps: Vec<Step>,
+    pub(super) progress: BTreeMap<StepId, Progress>,
+    pub(super) parts: BTreeMap<Part, PartState>,
+    /// Which parts need a step.
+    pub(super) needed_by: BTreeMap<StepId, BTreeSet<Part>>,
+    pub(super) approval: Option<Approval>,
+    /// Hash of the plan and the guards of the last request for approval.
+    pub(super) requested: Option<(String, Stamp)>,
+    pub(super) committed: Option<Stamp>,
+    pub(super) last_change: Option<Stamp>,
+    pub(super) loss: Option<Duration>,
+    pub(super) exceptions: Vec<String>,
+    pub(super) is_stuck: bool,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Progress {
+    pub(super) state: StepState,
+    pub(super) attempts: u32,
+    pub(super) undo_attempts: u32,
+    pub(super) undo_failed: bool,
+    pub(super) previous: serde_json::Value,
+    pub(super) started: Option<Stamp>,
+    pub(super) ended: Option<Stamp>,
+    pub(super) note: String,
+    pub(super) has_passed_commit_point: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            state: StepState::Waiting,
+            attempts: 0,
+            undo_attempts: 0,
+            undo_failed: false,
+            previous: serde_json::Value::Null,
+            started: None,
+            ended: None,
+            note: String::new(),
+            has_passed_commit_point: false,
+        }
+    }
+}
+
+impl Incident {
+    pub(super) fn declared(stamp: Stamp, fact: &Fact) -> Option<Self> {
+        let Fact::IncidentDeclared {
+            incident,
+            level,
+            source,
+            target,
+            first_failing,
+            detected_after,
+            evidence,
+            ordered_by,
+            forced,
+        } = fact
+        else {
+            return None;
+        };
+        Some(Self {
+            id: incident.clone(),
+            number: incident.as_str().rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or_default(),
+            level: *level,
+            source: source.clone(),
+            target: target.clone(),
+            first_failing: *first_failing,
+            detected_after: *detected_after,
+            declared: stamp,
+            evidence: evidence.clone(),
+            ordered_by: ordered_by.clone(),
+            is_forced: *forced,
+            is_held: false,
+            is_false_positive: false,
+            acknowledged_by: None,
+            closed: None,
+            plan: Plan {
+                id: PlanId::from(""),
+                steps: Vec::new(),
+                progress: BTreeMap::new(),
+                parts: BTreeMap::new(),
+                needed_by: BTreeMap::new(),
+                approval: None,
+                requested: None,
+                committed: None,
+                last_change: None,
+                loss: None,
+                exceptions: Vec::new(),
+                is_stuck: false,
+            },
+        })
+    }
+}
+
+impl Plan {
+    pub(super) fn step(&self, id: &StepId) -> Option<&Step> {
+        self.steps.iter().find(|step| step.id == *id)
+    }
+
+    pub(super) fn state(&self, id: &StepId) -> StepState {
+        self.progress.get(id).map_or(StepState::Waiting, |progress| progress.state)
+    }
+
+    /// The database that the step fences, if that is what it does.
+    pub(super) fn fence_of(&self, id: &StepId) -> Option<InstanceId> {
+        match &self.step(id)?.action {
+            Action::Fenced { database } => Some(database.clone()),
+            Action::IncidentDeclared { .. }
+            | Action::Replicas { .. }
+            | Action::DatabasePromoted { .. }
+            | Action::Published { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Traffic { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => None,
+        }
+    }
+
+    pub(super) fn hash(&self) -> String {
+        crate::plan::hash(&self.steps)
+    }
+
+    /// A commit point of a step that the part needs was passed: roll forward only.
+    pub(super) fn is_committed(&self, part: &Part) -> bool {
+        self.steps.iter().any(|step| {
+            self.is_needed_by(&step.id, part)
+                && self.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point)
+        })
+    }
+
+    pub(super) fn is_needed_by(&self, step: &StepId, part: &Part) -> bool {
+        self.needed_by.get(step).is_some_and(|parts| parts.contains(part))
+    }
+
+    /// Some part that has not been given up needs the step.
+    pub(super) fn is_wanted(&self, step: &StepId) -> bool {
+        self.needed_by
+            .get(step)
+            .is_some_and(|parts| parts.iter().any(|part| self.parts.get(part) == Some(&PartState::Open)))
+    }
+
+    /// What the step waits for is done, left out, or owed.
+    pub(super) fn is_due(&self, step: &Step) -> bool {
+        step.after.iter().all(|id| {
+            matches!(
+                self.state(id),
+                StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled
+            )
+        })
+    }
+
+    pub(super) fn is_unwinding(&self) -> bool {
+        self.parts.values().any(|state| matches!(state, PartState::Unwinding { .. }))
+    }
+
+    /// Nothing has to be undone for the step: it never acted, changes nothing, or is undone.
+    pub(super) fn is_taken_back(&self, step: &Step) -> bool {
+        let Some(progress) = self.progress.get(&step.id) else { return true };
+        match progress.state {
+            StepState::Undone | StepState::Waiting | StepState::Held => true,
+            StepState::Running | StepState::Undoing => false,
+            StepState::Done | StepState::Failed | StepState::Owed | StepState::Skipped | StepState::Cancelled => {
+                progress.attempts == 0 || step.action.reversal() != Reversal::Undo
+            }
+        }
+    }
+
+    pub(super) fn grow(&mut self, part: &Part, steps: &[Step], shares: &BTreeMap<StepId, BTreeSet<StepId>>) {
+        self.parts.insert(part.clone(), PartState::Open);
+        self.is_stuck = false;
+        for step in steps {
+            self.progress.insert(step.id.clone(), Progress::default());
+            self.needed_by.entry(step.id.clone()).or_default().insert(part.clone());
+            self.steps.push(step.clone());
+        }
+        for (id, after) in shares {
+            self.needed_by.entry(id.clone()).or_default().insert(part.clone());
+            let Some(progress) = self.progress.get_mut(id) else { continue };
+            if matches!(progress.state, StepState::Undone | StepState::Cancelled) {
+                progress.state = StepState::Waiting;
+            }
+            if progress.state == StepState::Waiting
+                && let Some(step) = self.steps.iter_mut().find(|step| step.id == *id)
+            {
+                step.after.extend(after.iter().filter(|other| *other != id).cloned());
+            }
+        }
+    }
+
+    pub(super) fn apply(&mut self, stamp: Stamp, fact: &Fact) {
+        match fact {
+            Fact::ApprovalRequested { hash, .. } => self.requested = Some((hash.clone(), stamp)),
+            Fact::Approved { hash, by, until, accept_unfenced, accept_loss, .. } => {
+                self.requested = None;
+                self.approval = Some(Approval {
+                    hash: hash.clone(),
+                    by: by.clone(),
+                    until: *until,
+                    stamp,
+                    accept_unfenced: *accept_unfenced,
+                    accept_loss: *accept_loss,
+                });
+            }
+            Fact::CommitPointPassed { step, loss, exceptions, .. } => {
+                self.committed.get_or_insert(stamp);
+                self.loss = self.loss.max(*loss);
+                self.exceptions.extend(exceptions.iter().cloned());
+                self.edit(step, |progress| progress.has_passed_commit_point = true);
+            }
+            Fact::StepStarted { step, attempt, previous, .. } => self.edit(step, |progress| {
+                progress.state = StepState::Running;
+                progress.started.get_or_insert(stamp);
+                progress.ended = None;
+                // What the first attempt found is what has to come back; a later one finds our own work.
+                if progress.attempts == 0 || progress.previous.is_null() {
+                    progress.previous.clone_from(previous);
+                }
+                progress.attempts = *attempt;
+                progress.undo_failed = false;
+                progress.note.clear();
+            }),
+            Fact::StepDone { step, note, acted, .. } => {
+                if *acted {
+                    self.last_change = Some(stamp);
+                }
+                self.end(step, StepState::Done, note, stamp);
+            }
+            Fact::StepFailed { step, why, .. } => self.end(step, StepState::Failed, why, stamp),
+            Fact::StepOwed { step, why, .. } => self.end(step, StepState::Owed, why, stamp),
+            Fact::StepSkipped { step, by, .. } => {
+                self.is_stuck = false;
+                let state = if self.state(step) == StepState::Undoing { StepState::Undone } else { StepState::Skipped };
+                self.end(step, state, &format!("skipped by {by}"), stamp);
+            }
+            Fact::StepCancelled { step, .. } => self.end(step, StepState::Cancelled, "stopped", stamp),
+            Fact::RetryOrdered { step, .. } => {
+                self.is_stuck = false;
+                self.edit(step, |progress| {
+                    progress.undo_failed = false;
+                    if progress.state == StepState::Failed {
+                        progress.state = StepState::Waiting;
+                    }
+                });
+            }
+            Fact::UnwindingStarted { part, aborted, .. } => {
+                self.parts.insert(part.clone(), PartState::Unwinding { aborted: *aborted });
+                let given_up: Vec<StepId> =
+                    self.progress.keys().filter(|step| !self.is_wanted(step)).cloned().collect();
+                for step in given_up {
+                    self.edit(&step, |progress| {
+                        if progress.state == StepState::Waiting {
+                            progress.state = StepState::Cancelled;
+                        }
+                    });
+                }
+            }
+            Fact::UndoStarted { step, attempt, .. } => self.edit(step, |progress| {
+                progress.state = StepState::Undoing;
+                progress.undo_attempts = *attempt;
+                progress.undo_failed = false;
+            }),
+            Fact::StepUndone { step, note, .. } => self.end(step, StepState::Undone, note, stamp),
+            Fact::UndoFailed { step, why, .. } => self.edit(step, |progress| {
+                progress.undo_failed = true;
+                progress.note.clone_from(why);
+            }),
+            Fact::PartUnwound { part, .. } => {
+                let aborted = matches!(self.parts.get(part), Some(PartState::Unwinding { aborted: true }));
+                self.parts.insert(part.clone(), PartState::Unwound { aborted });
+            }
+            Fact::PlanStuck { .. } => self.is_stuck = true,
+            Fact::LedgerCreated { .. }
+            | Fact::EpochStarted { .. }
+            | Fact::PlacementAdopted { .. }
+            | Fact::SeenAlive { .. }
+            | Fact::SuspicionRaised { .. }
+            | Fact::SuspicionCleared { .. }
+            | Fact::Withheld { .. }
+            | Fact::IncidentDeclared { .. }
+            | Fact::IncidentEscalated { .. }
+            | Fact::PlanMade { .. }
+            | Fact::PlanGrown { .. }
+            | Fact::PlacementChanged { .. }
+            | Fact::IncidentClosed { .. }
+            | Fact::OwedFenceStarted { .. }
+            | Fact::OwedFenceSettled { .. }
+            | Fact::Paused { .. }
+            | Fact::Resumed { .. }
+            | Fact::Held { .. }
+            | Fact::Released { .. }
+            | Fact::Acknowledged { .. }
+            | Fact::Halted { .. } => {}
+        }
+    }
+
+    fn edit(&mut self, step: &StepId, edit: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = self.progress.get_mut(step) {
+            edit(progress);
+        }
+    }
+
+    fn end(&mut self, step: &StepId, state: StepState, note: &str, stamp: Stamp) {
+        self.edit(step, |progress| {
+            progress.state = state;
+            note.clone_into(&mut progress.note);
+            progress.ended = Some(stamp);
+        });
+    }
+}

@@ -1,0 +1,454 @@
+//! The matrix: which losses are there, and what speaks against acting on them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::{Fact, Guard, GuardKind};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, StepId, time::human};
+use crate::plan::{self, Part, Situation};
+
+/// A loss that a row of the matrix, or the rule for regions, sees.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Candidate {
+    pub(super) source: RegionId,
+    pub(super) part: Part,
+    /// For how long already.
+    pub(super) failing_for: Duration,
+    /// The threshold.
+    pub(super) after: Duration,
+    /// Start of the first failing probe.
+    pub(super) since: Duration,
+    /// A kind of evidence is missing, or a critical component answers.
+    pub(super) missing: Option<String>,
+}
+
+impl Candidate {
+    pub(super) fn is_full(&self) -> bool {
+        self.failing_for >= self.after && self.missing.is_none()
+    }
+
+    pub(super) fn level(&self) -> Level {
+        match self.part {
+            Part::Component(_) => Level::ComponentFailure,
+            Part::Region => Level::RegionalOutage,
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// Declares what has to be declared, or records why it is not.
+    pub(super) fn judge(&mut self) {
+        for candidate in self.candidates() {
+            if !candidate.is_full() {
+                if candidate.missing.is_none() {
+                    self.wake(candidate.since + candidate.after, "a trigger's window is full");
+                }
+                continue;
+            }
+            if self.is_answered(&candidate) {
+                continue;
+            }
+            let guards = self.guards_of(&candidate);
+            if !guards.is_empty() {
+                self.withhold(&candidate, guards);
+                continue;
+            }
+            self.declare(&candidate, None);
+        }
+    }
+
+    /// Everything that fails and has a row, the regions first: a region takes its components along.
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates: Vec<Candidate> =
+            self.policy.regions.keys().filter_map(|region| self.regional(region)).collect();
+        for (component, policy) in &self.policy.components {
+            let Some(row) = policy.row else { continue };
+            for region in &policy.regions {
+                let id = InstanceId { component: component.clone(), region: region.clone() };
+                if !self.is_active(&id) {
+                    continue;
+                }
+                let Some(failing_for) = self.failing_for(&id) else { continue };
+                candidates.push(Candidate {
+                    source: region.clone(),
+                    part: Part::Component(component.clone()),
+                    failing_for,
+                    after: row.after,
+                    since: self.now.monotonic.saturating_sub(failing_for),
+                    missing: None,
+                });
+            }
+        }
+        candidates
+    }
+
+    /// Level 1: the region's critical components fail together, and a second kind of evidence says so too.
+    fn regional(&self, region: &RegionId) -> Option<Candidate> {
+        let critical = self.critical_in(region);
+        let needed = self.critical_needed(critical.len());
+        let mut failing: Vec<Duration> = critical.iter().filter_map(|id| self.failing_for(id)).collect();
+        failing.sort();
+        failing.reverse();
+        if needed == 0 || failing.len() < needed {
+            return None;
+        }
+        let together = failing[needed - 1];
+        let independent: Vec<InstanceId> = self
+            .policy
+            .components
+            .iter()
+            .filter(|(_, policy)| policy.independent_evidence && policy.regions.contains(region))
+            .map(|(component, _)| InstanceId { component: component.clone(), region: region.clone() })
+            .collect();
+        let seconded = independent.iter().filter_map(|id| self.failing_for(id)).max();
+        let after = self.policy.regional.after;
+        let (failing_for, missing) = match seconded {
+            Some(seconded) => (together.min(seconded), None),
+            None if independent.is_empty() => {
+                (together, Some("no second kind of evidence is configured for this region".to_owned()))
+            }
+            None => {
+                let names: Vec<String> = independent.iter().map(ToString::to_string).collect();
+                (together, Some(format!("the second kind of evidence ({}) does not fail", names.join(", "))))
+            }
+        };
+        Some(Candidate {
+            source: region.clone(),
+            part: Part::Region,
+            failing_for,
+            after,
+            since: self.now.monotonic.saturating_sub(failing_for),
+            missing,
+        })
+    }
+
+    /// Critical instances that the region serves.
+    pub(super) fn critical_in(&self, region: &RegionId) -> Vec<InstanceId> {
+        self.policy
+            .components
+            .iter()
+            .filter(|(_, policy)| policy.critical && policy.regions.contains(region))
+            .map(|(component, _)| InstanceId { component: component.clone(), region: region.clone() })
+            .filter(|id| self.is_active(id))
+            .collect()
+    }
+
+    fn critical_needed(&self, critical: usize) -> usize {
+        match self.policy.regional.critical_failing {
+            Some(needed) => (needed as usize).min(critical),
+            None => critical,
+        }
+    }
+
+    /// Whether what the part is about is fine again.
+    pub(super) fn has_recovered(&self, source: &RegionId, part: &Part) -> bool {
+        let recovered = |id: &InstanceId| {
+            self.soft.watches.get(id).is_some_and(|watch| watch.has_recovered(&self.soft.limits, self.now.monotonic))
+        };
+        match part {
+            Part::Component(component) => {
+                recovered(&InstanceId { component: component.clone(), region: source.clone() })
+            }
+            Part::Region => {
+                let critical = self.critical_in(source);
+                let needed = self.critical_needed(critical.len());
+                let down = critical.iter().filter(|id| !recovered(id)).count();
+                down < needed.max(1)
+            }
+        }
+    }
+
+    /// A plan for it exists.
+    pub(super) fn is_answered(&self, candidate: &Candidate) -> bool {
+        self.hard.open_incidents().filter(|incident| incident.source == candidate.source).any(|incident| {
+            use super::incident::PartState;
+            let is_open = |part: &Part| incident.plan.parts.get(part) == Some(&PartState::Open);
+            // The unwinding ends first; only then may a new part join.
+            incident.plan.is_unwinding() || is_open(&candidate.part) || is_open(&Part::Region)
+        })
+    }
+
+    /// What speaks against declaring it.
+    pub(super) fn guards_of(&self, candidate: &Candidate) -> Vec<Guard> {
+        let mut guards = self.standing_guards();
+        if self.policy.mode == Mode::Observe {
+            guards.push(Guard {
+                kind: GuardKind::Mode,
+                evidence: "the mode is observe: failoverd records what it would do and does nothing".to_owned(),
+                lifted_by: "deployment.mode = \"approve\" or \"automatic\"".to_owned(),
+            });
+        }
+        guards.extend(self.doubt(&candidate.source, candidate.since));
+        guards.extend(self.cooldown(candidate));
+        guards.extend(self.blast_radius(candidate));
+        let incident = IncidentId::from("inc-0");
+        if let Err(no_plan) = self.draw(&incident, &candidate.source, &candidate.part, &BTreeSet::new()) {
+            guards.push(Guard {
+                kind: GuardKind::TargetNotReady,
+                evidence: no_plan.to_string(),
+                lifted_by: "a standby in the configuration".to_owned(),
+            });
+        }
+        guards
+    }
+
+    /// Guards that hold back everything, whatever it is.
+    pub(super) fn standing_guards(&self) -> Vec<Guard> {
+        let mut guards = Vec::new();
+        if let Some(why) = self.soft.halted.as_ref().or(self.hard.halted.as_ref()) {
+            guards.push(Guard {
+                kind: GuardKind::Halted,
+                evidence: why.clone(),
+                lifted_by: "repairing the cause, then `failoverd adopt` or a restart".to_owned(),
+            });
+        }
+        guards.extend(self.drift());
+        if let Some(pause) = &self.hard.paused {
+            let left = self.hard.time_left(pause.stamp, pause.until, self.now);
+            if !left.is_zero() {
+                let reason = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
+                guards.push(Guard {
+                    kind: GuardKind::Paused,
+                    evidence: format!("paused by {}{reason}, {} left", pause.by, human(left)),
+                    lifted_by: format!("`failoverd resume`, or {}", pause.until),
+                });
+            }
+        }
+        guards
+    }
+
+    /// The ledger and the world disagree.
+    pub(super) fn drift(&self) -> Option<Guard> {
+        let guard = |evidence: String, lifted_by: &str| {
+            Some(Guard { kind: GuardKind::Drift, evidence, lifted_by: lifted_by.to_owned() })
+        };
+        if !self.hard.is_adopted {
+            return guard(
+                "this ledger has never been told where the deployment is served: it is new, or it is the wrong one"
+                    .to_owned(),
+                "`failoverd adopt`, once you have checked that no other failoverd is in charge",
+            );
+        }
+        if let Some((_, claims)) = &self.soft.survey
+            && let Some(ledger) = &self.hard.ledger
+            && let Some((region, claim)) = claims
+                .iter()
+                .find_map(|(region, claim)| claim.as_ref().filter(|c| c.ledger != *ledger).map(|c| (region, c)))
+        {
+            return guard(
+                format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger),
+                "stopping the other one, then `failoverd adopt` here",
+            );
+        }
+        for (component, placed) in &self.hard.placement {
+            let Some(policy) = self.policy.components.get(component) else { continue };
+            if !matches!(policy.kind, Kind::Database | Kind::Traffic) || self.is_being_moved(component) {
+                continue;
+            }
+            for region in policy.regions.iter().filter(|region| *region != placed) {
+                let id = InstanceId { component: component.clone(), region: region.clone() };
+                let writes = self.soft.watches.get(&id).is_some_and(|watch| {
+                    watch.is_answering(self.now.monotonic)
+                        && watch.evidence.serving == Some(crate::domain::Serving::Writable)
+                });
+                if !writes || self.hard.owed.contains_key(&id) || self.hard.fenced.contains(&id) {
+                    continue;
+                }
+                let what = if policy.kind == Kind::Traffic { "receives traffic" } else { "accepts writes" };
+                return guard(
+                    format!("{id} {what}, and the ledger says that {component} is served in {placed}"),
+                    "making the world agree, or `failoverd adopt` to take the world as it is",
+                );
+            }
+        }
+        None
+    }
+
+    /// An open plan is moving it, so the world may already be ahead of the ledger.
+    fn is_being_moved(&self, component: &ComponentId) -> bool {
+        self.hard.open_incidents().any(|incident| {
+            incident.plan.steps.iter().any(|step| {
+                step.places.contains_key(component)
+                    && incident.plan.progress.get(&step.id).is_some_and(|progress| progress.attempts > 0)
+            })
+        })
+    }
+
+    pub(super) fn doubt(&self, source: &RegionId, since: Duration) -> Option<Guard> {
+        let doubt = self.soft.references.doubt(self.policy, source, since, self.now.monotonic).err()?;
+        Some(Guard {
+            kind: GuardKind::Quorum,
+            evidence: doubt,
+            lifted_by: "answers from a majority of the reference points".to_owned(),
+        })
+    }
+
+    fn cooldown(&self, candidate: &Candidate) -> Option<Guard> {
+        let Part::Component(component) = &candidate.part else { return None };
+        let moved = self.hard.moved.get(component)?;
+        let elapsed = self.hard.elapsed(moved.stamp, self.now);
+        if moved.acknowledged || elapsed >= self.policy.guards.cooldown {
+            return None;
+        }
+        let acknowledge = match &moved.incident {
+            Some(incident) => format!("`failoverd ack {incident}`"),
+            None => "an acknowledgement".to_owned(),
+        };
+        Some(Guard {
+            kind: GuardKind::Cooldown,
+            evidence: format!("{component} was moved {} ago", human(elapsed)),
+            lifted_by: format!("{acknowledge}, or {} more", human(self.policy.guards.cooldown - elapsed)),
+        })
+    }
+
+    fn blast_radius(&self, candidate: &Candidate) -> Option<Guard> {
+        let day = Duration::from_secs(24 * 3600);
+        let today = self.hard.declared.iter().filter(|stamp| self.hard.elapsed(**stamp, self.now) < day).count();
+        let joins = self.hard.open_incidents().any(|incident| incident.source == candidate.source);
+        if !joins && today >= self.policy.guards.incidents_per_day as usize {
+            return Some(Guard {
+                kind: GuardKind::BlastRadius,
+                evidence: format!("{today} incidents were declared within 24 hours, as many as are allowed"),
+                lifted_by: "`failoverd failover` by a person, or guards.incidents_per_day".to_owned(),
+            });
+        }
+        if candidate.part != Part::Region {
+            return None;
+        }
+        let elsewhere: Vec<InstanceId> = self.policy.instances().filter(|id| id.region != candidate.source).collect();
+        let answers = elsewhere
+            .iter()
+            .any(|id| self.is_answering(id) && self.policy.components.get(&id.component).is_some_and(|c| c.critical));
+        if answers {
+            return None;
+        }
+        Some(Guard {
+            kind: GuardKind::BlastRadius,
+            evidence: format!(
+                "nothing critical answers outside {}: there is no healthy region to go to",
+                candidate.source
+            ),
+            lifted_by: "a standby region that answers".to_owned(),
+        })
+    }
+
+    fn withhold(&mut self, candidate: &Candidate, guards: Vec<Guard>) {
+        let key = (candidate.source.clone(), candidate.part.clone());
+        let kinds: BTreeSet<GuardKind> = guards.iter().map(|guard| guard.kind).collect();
+        if self.hard.withheld.get(&key) != Some(&kinds) {
+            self.record(Fact::Withheld { source: key.0, part: key.1, guards });
+        }
+        self.wake(self.now.monotonic + self.policy.guards.recheck, "a guard is judged again");
+    }
+
+    /// Asks the planner.
+    pub(super) fn draw(
+        &self,
+        incident: &IncidentId,
+        source: &RegionId,
+        part: &Part,
+        existing: &BTreeSet<StepId>,
+    ) -> Result<plan::Planned, plan::NoPlan> {
+        let alive = self.policy.instances().filter(|id| self.is_answering(id)).collect();
+        let initial;
+        let placement = if self.hard.placement.is_empty() {
+            initial = initial_placement(self.policy);
+            &initial
+        } else {
+            &self.hard.placement
+        };
+        let situation = Situation { policy: self.policy, placement, source, incident, alive: &alive, existing };
+        plan::plan(situation, part)
+    }
+
+    /// Declares an incident, or lets the part join the one that is open for the region.
+    pub(super) fn declare(&mut self, candidate: &Candidate, order: Option<(String, bool)>) {
+        let evidence = self.evidence(&candidate.source);
+        let open = self
+            .hard
+            .open_incidents()
+            .find(|incident| incident.source == candidate.source)
+            .map(|incident| (incident.id.clone(), incident.level, incident.plan.id.clone()));
+        if let Some((incident, level, plan)) = open {
+            let existing = self
+                .incident(&incident)
+                .map(|incident| incident.plan.steps.iter().map(|step| step.id.clone()).collect())
+                .unwrap_or_default();
+            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, &existing) else { return };
+            if candidate.level() < level {
+                self.record(Fact::IncidentEscalated { incident, level: candidate.level(), evidence });
+            }
+            let part = candidate.part.clone();
+            self.record(Fact::PlanGrown { plan, part, steps: planned.steps, shares: planned.shares });
+        } else {
+            let number = self.hard.incidents_ever + 1;
+            let incident = IncidentId::from(format!("inc-{number}"));
+            let ledger: String =
+                self.hard.ledger.as_ref().map_or("none", |ledger| ledger.as_str()).chars().rev().take(8).collect();
+            let ledger: String = ledger.chars().rev().collect();
+            let plan_id = PlanId::from(format!("plan-{ledger}-{number}"));
+            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, &BTreeSet::new()) else {
+                return;
+            };
+            if let Err(bad) = plan::check(&planned.steps) {
+                self.record(Fact::Halted { why: format!("the planner made a plan that cannot be: {bad}") });
+                return;
+            }
+            let Some(target) = self.target_of(&candidate.source, &candidate.part) else { return };
+            let (ordered_by, forced) = match order {
+                Some((by, forced)) => (Some(by), forced),
+                None => (None, false),
+            };
+            self.record(Fact::IncidentDeclared {
+                incident: incident.clone(),
+                level: candidate.level(),
+                source: candidate.source.clone(),
+                target,
+                first_failing: self.wall_at(candidate.since),
+                detected_after: candidate.failing_for,
+                evidence,
+                ordered_by,
+                forced,
+            });
+            let part = candidate.part.clone();
+            self.record(Fact::PlanMade { incident, plan: plan_id, part, steps: planned.steps });
+        }
+        // The looks go out with the plan, and steps that need none start at once.
+        self.advance();
+    }
+
+    fn target_of(&self, source: &RegionId, part: &Part) -> Option<RegionId> {
+        match part {
+            Part::Component(component) => self.policy.target_of(component, source).cloned(),
+            Part::Region => {
+                self.policy.components.keys().find_map(|component| self.policy.target_of(component, source)).cloned()
+            }
+        }
+    }
+
+    /// What is seen of a region, one line per instance.
+    pub(super) fn evidence(&self, region: &RegionId) -> Vec<String> {
+        let now = self.now.monotonic;
+        self.soft
+            .watches
+            .iter()
+            .filter(|(id, _)| id.region == *region)
+            .map(|(id, watch)| match watch.failing_for(&self.soft.limits, now) {
+                Some(lasting) => format!("{id}: {} ({})", watch.why(now), human(lasting)),
+                None => format!("{id}: {}", watch.why(now)),
+            })
+            .collect()
+    }
+}
+
+/// Everything in the primary region: what an empty ledger would adopt.
+pub(super) fn initial_placement(policy: &crate::domain::Policy) -> std::collections::BTreeMap<ComponentId, RegionId> {
+    let Some(primary) = policy.primary() else { return Default::default() };
+    policy
+        .components
+        .iter()
+        .filter(|(_, component)| component.kind != Kind::Cloud && component.regions.contains(primary))
+        .map(|(component, _)| (component.clone(), primary.clone()))
+        .collect()
+}

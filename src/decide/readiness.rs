@@ -1,0 +1,375 @@
+//! Before a step: may it start? At a commit point everything is judged once more.
+
+use std::time::Duration;
+
+use super::advance::Readiness;
+use super::controller::Draft;
+use super::incident::{Approval, Incident, PartState};
+use super::{Guard, GuardKind};
+use crate::domain::{
+    ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, StepId, UnfencedPromotion, time::human,
+};
+use crate::health::{Loss, expected_loss};
+use crate::plan::{Action, Part, Step};
+use crate::ports::Setback;
+
+impl Draft<'_> {
+    pub(super) fn readiness(&mut self, id: &IncidentId, step: &Step) -> Readiness {
+        let Some(incident) = self.incident(id).cloned() else { return Readiness::Held(Vec::new()) };
+        let mut guards = self.standing_guards();
+        if incident.is_held {
+            guards.push(Guard {
+                kind: GuardKind::Held,
+                evidence: "a person holds this incident".to_owned(),
+                lifted_by: "`failoverd resume`".to_owned(),
+            });
+        }
+        guards.extend(self.missing_approval(&incident));
+        if !guards.is_empty() {
+            return Readiness::Held(guards);
+        }
+        let is_restart = incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point);
+        let mut loss = None;
+        let mut exceptions = Vec::new();
+        if !is_restart {
+            guards.extend(self.unready_target(&incident, step));
+            if let Some(promotion) = self.promotion_behind(&incident, step) {
+                guards.extend(self.unready_target(&incident, &promotion));
+                match self.judge_loss(&incident, &promotion.action) {
+                    Ok((expected, accepted)) => {
+                        loss = expected;
+                        exceptions.extend(accepted);
+                    }
+                    Err(guard) => guards.push(guard),
+                }
+            }
+            if step.commit_point {
+                guards.extend(self.lost_verdict(&incident, step));
+                if matches!(step.action, Action::DatabasePromoted { .. }) {
+                    match self.judge_fence(&incident, &step.action) {
+                        Ok(exception) => exceptions.extend(exception),
+                        Err(guard) => guards.push(guard),
+                    }
+                }
+            }
+        }
+        let looks = self.look_around(&incident, step, is_restart);
+        match looks {
+            Around::Clear => {}
+            Around::Stale(steps) => {
+                // Looks cost nothing: ask even while guards hold, so that all reasons are known at once.
+                for step in steps {
+                    self.look(id, &step);
+                }
+                if guards.is_empty() {
+                    return Readiness::Looking;
+                }
+            }
+            Around::Looking if guards.is_empty() => return Readiness::Looking,
+            Around::Looking => {}
+            Around::Blocked(guard) => guards.push(guard),
+            Around::Lost(why) => return Readiness::Owed(why),
+        }
+        if !guards.is_empty() {
+            let recheck = self.now.monotonic + self.policy.guards.recheck;
+            self.wake(recheck, "a guard that holds a step is judged again");
+            return Readiness::Held(guards);
+        }
+        if step.commit_point && !is_restart && !self.is_surveyed() {
+            return Readiness::Looking;
+        }
+        let look = match self.fresh_look(&incident.plan.id, &step.id) {
+            Some(Ok(look)) => Some(look.clone()),
+            Some(Err(_)) | None => None,
+        };
+        Readiness::Go { look, loss, exceptions }
+    }
+
+    fn missing_approval(&self, incident: &Incident) -> Option<Guard> {
+        if self.policy.mode != Mode::Approve || incident.ordered_by.is_some() || self.approval(incident).is_some() {
+            return None;
+        }
+        let hash = incident.plan.hash();
+        Some(Guard {
+            kind: GuardKind::Mode,
+            evidence: format!("the mode is approve, and plan {hash} has no approval that is still good"),
+            lifted_by: format!("`failoverd approve {} --plan-hash {hash}`", incident.id),
+        })
+    }
+
+    /// The approval, if it is for the plan as it stands and has not expired.
+    fn approval<'a>(&self, incident: &'a Incident) -> Option<&'a Approval> {
+        incident.plan.approval.as_ref().filter(|approval| {
+            approval.hash == incident.plan.hash()
+                && !self.hard.time_left(approval.stamp, approval.until, self.now).is_zero()
+        })
+    }
+
+    /// The instance that the step acts on does not answer, or could not take over.
+    fn unready_target(&self, incident: &Incident, step: &Step) -> Option<Guard> {
+        if step.best_effort || incident.is_forced {
+            return None;
+        }
+        let (target, takes_over) = match &step.action {
+            Action::IncidentDeclared { cluster, .. }
+            | Action::Published { cluster, .. }
+            | Action::RolledOut { cluster, .. }
+            | Action::Manifests { cluster, .. } => (cluster, false),
+            Action::Replicas { cluster, .. } => (cluster, true),
+            Action::DatabasePromoted { database, .. } => (database, true),
+            Action::CacheActive { cache, .. } => (cache, true),
+            Action::StorageReachable { storage } => (storage, true),
+            Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => return None,
+        };
+        let evidence = self.why_unready(target, takes_over)?;
+        Some(Guard {
+            kind: GuardKind::TargetNotReady,
+            evidence: format!("{target}: {evidence}"),
+            lifted_by: format!("{target} answering and ready, or `failoverd failover --force` by a person"),
+        })
+    }
+
+    /// Why the instance could not take over right now; none if it could.
+    pub(super) fn why_unready(&self, target: &InstanceId, takes_over: bool) -> Option<String> {
+        let Some(watch) = self.soft.watches.get(target) else { return Some("it is not watched".to_owned()) };
+        if !watch.is_answering(self.now.monotonic) {
+            return Some(watch.why(self.now.monotonic));
+        }
+        if watch.evidence.credential_refused {
+            return Some("it refuses our credential, so we could not act there".to_owned());
+        }
+        if takes_over && !watch.evidence.not_ready.is_empty() {
+            return Some(watch.evidence.not_ready.join("; "));
+        }
+        None
+    }
+
+    /// The promotion that the step is or leads to: a fence takes an old primary away, so it is judged like one.
+    fn promotion_behind(&self, incident: &Incident, step: &Step) -> Option<Step> {
+        match &step.action {
+            Action::DatabasePromoted { .. } => Some(step.clone()),
+            Action::Fenced { .. } => incident
+                .plan
+                .steps
+                .iter()
+                .find(|other| other.after.contains(&step.id) && matches!(other.action, Action::DatabasePromoted { .. }))
+                .cloned(),
+            Action::IncidentDeclared { .. }
+            | Action::Replicas { .. }
+            | Action::Published { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Traffic { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => None,
+        }
+    }
+
+    /// Expected loss of moving `component` from `source` to `target`.
+    pub(super) fn expected_loss(&self, component: &ComponentId, source: &RegionId, target: &RegionId) -> Loss {
+        let from = InstanceId { component: component.clone(), region: source.clone() };
+        let to = InstanceId { component: component.clone(), region: target.clone() };
+        let (Some(old), Some(standby)) = (self.soft.watches.get(&from), self.soft.watches.get(&to)) else {
+            return Loss::Unknown("it is not watched".to_owned());
+        };
+        let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic));
+        let suspicion = self.hard.suspicions.get(&from);
+        let since = match old.failing_since(&self.soft.limits, self.now.monotonic) {
+            Some(since) => self.wall_at(since),
+            None => suspicion.map_or(self.now.wall, |suspicion| suspicion.since),
+        };
+        // The suspicion has what was sampled before a restart; the watch what was sampled since.
+        match suspicion {
+            Some(suspicion) if old.positions.is_empty() => {
+                expected_loss(&suspicion.positions, position, suspicion.since)
+            }
+            Some(suspicion) => expected_loss(&old.positions.recorded(), position, suspicion.since),
+            None => expected_loss(&old.positions.recorded(), position, since),
+        }
+    }
+
+    fn judge_loss(&self, incident: &Incident, action: &Action) -> Result<(Option<Duration>, Option<String>), Guard> {
+        let Action::DatabasePromoted { database, from, lossless } = action else { return Ok((None, None)) };
+        if *lossless && self.is_answering(from) {
+            return Ok((Some(Duration::ZERO), None));
+        }
+        let rpo = self.policy.objectives(incident.level).rpo;
+        let accepted = self.approval(incident).and_then(|approval| approval.accept_loss);
+        let command = format!("`failoverd approve {} --accept-loss`", incident.id);
+        match self.expected_loss(&database.component, &from.region, &database.region) {
+            Loss::AtMost(loss) if loss <= rpo => Ok((Some(loss), None)),
+            Loss::AtMost(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
+                Ok((Some(loss), Some(format!("a loss of {} beyond the RPO was accepted", human(loss)))))
+            }
+            Loss::AtMost(loss) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!(
+                    "promoting {database} would lose up to {} of writes; the RPO of {} is {}",
+                    human(loss),
+                    incident.level,
+                    human(rpo)
+                ),
+                lifted_by: format!("the standby catching up, or {command} {}s", loss.as_secs() + 1),
+            }),
+            Loss::Unknown(why) if accepted.is_some() => {
+                Ok((None, Some(format!("an unknown loss was accepted ({why})"))))
+            }
+            Loss::Unknown(why) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!("it is not known how much promoting {database} would lose: {why}"),
+                lifted_by: format!("a position of the standby, or {command} {}s", rpo.as_secs()),
+            }),
+        }
+    }
+
+    fn judge_fence(&self, incident: &Incident, action: &Action) -> Result<Option<String>, Guard> {
+        let Action::DatabasePromoted { database, from, .. } = action else { return Ok(None) };
+        if self.is_fenced(&incident.id, from) {
+            return Ok(None);
+        }
+        let policy = self.policy.components.get(&database.component);
+        let allows = policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
+        // A primary that answers is one that clients can write to: only a person may promote beside it.
+        if allows && !self.is_answering(from) {
+            return Ok(Some(format!("{from} could not be fenced; unfenced_promotion = \"allow\"")));
+        }
+        if let Some(approval) = self.approval(incident).filter(|approval| approval.accept_unfenced) {
+            return Ok(Some(format!("{from} is not fenced; accepted by {}", approval.by)));
+        }
+        let command = format!("`failoverd approve {} --accept-unfenced`", incident.id);
+        let evidence = if self.is_answering(from) {
+            format!("{from} answers and is not fenced: two databases would accept writes")
+        } else {
+            format!("{from} could not be reached to be fenced, and may still accept writes")
+        };
+        Err(Guard { kind: GuardKind::Unfenced, evidence, lifted_by: format!("the fence, or {command}") })
+    }
+
+    /// Until the part's first commit point, the loss has to be as clear as it was when it was declared.
+    fn lost_verdict(&mut self, incident: &Incident, step: &Step) -> Option<Guard> {
+        if incident.ordered_by.is_some() {
+            return None;
+        }
+        let source = &incident.source;
+        let parts: Vec<&Part> = incident
+            .plan
+            .needed_by
+            .get(&step.id)
+            .into_iter()
+            .flatten()
+            .filter(|part| incident.plan.parts.get(*part) == Some(&PartState::Open))
+            .collect();
+        // A whole region does not wait for one component's confirmation.
+        let confirm = step.confirm.as_ref().filter(|_| !parts.contains(&&Part::Region));
+        if parts.iter().any(|part| incident.plan.is_committed(part)) && confirm.is_none() {
+            return None;
+        }
+        let candidates = self.candidates();
+        let full = |part: &Part| candidates.iter().find(|c| c.source == *source && c.part == *part && c.is_full());
+        let Some(candidate) = parts.iter().find_map(|part| full(part)) else {
+            return Some(Guard {
+                kind: GuardKind::Verdict,
+                evidence: format!("{source} is not failing as it was when {} was declared", incident.id),
+                lifted_by: "the failure lasting for its whole window again; a recovery unwinds the plan".to_owned(),
+            });
+        };
+        if let Some(doubt) = self.doubt(source, candidate.since) {
+            return Some(doubt);
+        }
+        let confirm = confirm?;
+        let failing_for = self.failing_for(&confirm.instance).unwrap_or_default();
+        if failing_for < confirm.lasting {
+            let left = confirm.lasting - failing_for;
+            self.wake(self.now.monotonic + left, "a failure has lasted long enough to move traffic");
+        }
+        (failing_for < confirm.lasting).then(|| Guard {
+            kind: GuardKind::Verdict,
+            evidence: format!("{} has failed for {}", confirm.instance, human(failing_for)),
+            lifted_by: format!("failing for {}", human(confirm.lasting)),
+        })
+    }
+
+    fn look_around(&self, incident: &Incident, step: &Step, is_restart: bool) -> Around {
+        if is_restart {
+            return Around::Clear;
+        }
+        let plan = &incident.plan;
+        let is_first_commit = step.commit_point
+            && plan.needed_by.get(&step.id).is_some_and(|parts| parts.iter().all(|part| !plan.is_committed(part)));
+        let mut stale = Vec::new();
+        let mut is_looking = false;
+        let mut blocked = None;
+        let around: Vec<&Step> = if is_first_commit {
+            plan.steps
+                .iter()
+                .filter(|other| plan.is_wanted(&other.id) && !other.best_effort)
+                .filter(|other| plan.state(&other.id) == super::StepState::Waiting)
+                .filter(|other| match (plan.needed_by.get(&other.id), plan.needed_by.get(&step.id)) {
+                    (Some(theirs), Some(ours)) => !theirs.is_disjoint(ours),
+                    (Some(_) | None, Some(_) | None) => false,
+                })
+                .collect()
+        } else {
+            vec![step]
+        };
+        for other in around {
+            match self.fresh_look(&plan.id, &other.id) {
+                Some(Ok(_)) => {}
+                Some(Err(Setback::Transient(why) | Setback::Refused(why) | Setback::NotYet(why))) => {
+                    let is_lost = step.best_effort
+                        || matches!(&step.action, Action::Fenced { database } if !self.is_answering(database));
+                    if is_lost && other.id == step.id {
+                        return Around::Lost(why.clone());
+                    }
+                    blocked.get_or_insert_with(|| Guard {
+                        kind: GuardKind::PathNotReady,
+                        evidence: format!("step {} ({}) cannot even be looked at: {why}", other.id, other.action),
+                        lifted_by: "the service that it needs answering".to_owned(),
+                    });
+                }
+                None => {
+                    let asked = self.soft.looks.get(&(plan.id.clone(), other.id.clone()));
+                    if asked.is_some_and(|look| look.asked.is_some()) {
+                        is_looking = true;
+                    } else {
+                        stale.push(other.id.clone());
+                    }
+                }
+            }
+        }
+        match blocked {
+            _ if !stale.is_empty() => Around::Stale(stale),
+            Some(guard) => Around::Blocked(guard),
+            None if is_looking => Around::Looking,
+            None => Around::Clear,
+        }
+    }
+
+    /// The claims were read a moment ago; asks for them if not.
+    fn is_surveyed(&mut self) -> bool {
+        let has_clusters = self.policy.of_kind(Kind::Kubernetes).next().is_some();
+        let fresh = self
+            .soft
+            .survey
+            .as_ref()
+            .is_some_and(|(at, _)| self.now.monotonic.saturating_sub(*at) < self.policy.guards.look_fresh);
+        if fresh || !has_clusters {
+            return true;
+        }
+        if self.soft.survey_asked.is_none() {
+            self.soft.survey_asked = Some(self.now.monotonic);
+            self.perform(super::Effect::Survey);
+        }
+        false
+    }
+}
+
+/// What the looks at the steps ahead say.
+enum Around {
+    Clear,
+    Stale(Vec<StepId>),
+    Looking,
+    Blocked(Guard),
+    Lost(String),
+}

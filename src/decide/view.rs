@@ -1,0 +1,512 @@
+//! The status: what the controller knows, arranged for people and programs.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::controller::{Controller, Draft};
+use super::incident::Incident;
+use super::judge::initial_placement;
+use super::{
+    Guard, IncidentStatus, InstanceStatus, Outcome, PendingStatus, ReferenceStatus, Status, StepState, StepStatus,
+    Times, VerdictKind,
+};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, RegionId, time::human};
+use crate::health::{Loss, Watch};
+use crate::plan::{self, NoPlan, Part, Situation, Step};
+
+/// What a dry run is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole region is lost.
+    Region(RegionId),
+    /// One component fails where it is served.
+    Component(ComponentId),
+}
+
+/// The plan that would be made, and what speaks against it now.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DryRun {
+    /// Region that is left.
+    pub source: RegionId,
+    /// Region that takes over.
+    pub target: RegionId,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The hash that an approval would bind to.
+    pub hash: String,
+    /// What a careful person would ask about.
+    pub warnings: Vec<String>,
+    /// What holds now.
+    pub guards: Vec<Guard>,
+}
+
+impl Controller {
+    /// Everything at a glance.
+    pub fn status(&self, now: Now) -> Status {
+        // The draft only reads here; its soft state is a copy that is thrown away.
+        self.with_draft(now, |draft| draft.status())
+    }
+
+    /// The plan for a loss that has not happened.
+    pub fn plan_if(&self, now: Now, scope: &Scope) -> Result<DryRun, String> {
+        let placement =
+            if self.hard.placement.is_empty() { initial_placement(&self.policy) } else { self.hard.placement.clone() };
+        let (source, part) = match scope {
+            Scope::Region(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Region),
+            Scope::Region(region) => return Err(format!("there is no region {region}")),
+            Scope::Component(component) => {
+                let source =
+                    placement.get(component).ok_or_else(|| format!("there is no component {component} to move"))?;
+                (source.clone(), Part::Component(component.clone()))
+            }
+        };
+        let lost = |id: &InstanceId| match &part {
+            Part::Region => id.region == source,
+            Part::Component(component) => id.region == source && id.component == *component,
+        };
+        let alive: BTreeSet<InstanceId> = self.policy.instances().filter(|id| !lost(id)).collect();
+        let incident = IncidentId::from("inc-0");
+        let planned = plan::plan(
+            Situation {
+                policy: &self.policy,
+                placement: &placement,
+                source: &source,
+                incident: &incident,
+                alive: &alive,
+                existing: &BTreeSet::new(),
+            },
+            &part,
+        )
+        .map_err(|no_plan: NoPlan| no_plan.to_string())?;
+        plan::check(&planned.steps).map_err(|bad| bad.to_string())?;
+        let target = planned
+            .steps
+            .iter()
+            .flat_map(|step| step.places.values())
+            .next()
+            .cloned()
+            .or_else(|| self.policy.regions.keys().find(|region| **region != source).cloned())
+            .ok_or_else(|| "there is no other region".to_owned())?;
+        let guards = self.with_draft(now, |draft| draft.standing_guards());
+        Ok(DryRun {
+            hash: plan::hash(&planned.steps),
+            warnings: self.warnings(&planned.steps, &source),
+            steps: planned.steps,
+            source,
+            target,
+            guards,
+        })
+    }
+
+    fn warnings(&self, steps: &[Step], source: &RegionId) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (component, policy) in self.policy.of_kind(Kind::Traffic) {
+            let Some(control) = &policy.control_plane else { continue };
+            if steps
+                .iter()
+                .any(|step| matches!(&step.action, plan::Action::Traffic { traffic, .. } if traffic == component))
+            {
+                let lost = if control == source { ", the region that is lost here" } else { "" };
+                warnings.push(format!(
+                    "{component}: changing records needs the Route 53 control plane, which lives in {control}{lost}; \
+                     a data-plane flip does not"
+                ));
+            }
+        }
+        let owed: Vec<&str> = steps.iter().filter(|step| step.best_effort).map(|step| step.id.as_str()).collect();
+        if !owed.is_empty() {
+            warnings.push(format!("need the lost region, and nothing waits for them: {}", owed.join(", ")));
+        }
+        for (component, policy) in self.policy.of_kind(Kind::Database) {
+            if !policy.fence {
+                warnings.push(format!("{component}: no fence is configured, so a promotion is always unfenced"));
+            }
+        }
+        warnings
+    }
+
+    fn with_draft<T>(&self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
+        let mut soft = self.soft.for_reading();
+        read(&Draft {
+            policy: &self.policy,
+            policy_hash: "",
+            hard: Cow::Borrowed(&self.hard),
+            soft: &mut soft,
+            now,
+            facts: Vec::new(),
+            effects: Vec::new(),
+            deadline: None,
+        })
+    }
+}
+
+impl Draft<'_> {
+    fn status(&self) -> Status {
+        let mut incidents: Vec<&Incident> = self.hard.incidents.values().collect();
+        incidents.sort_by_key(|incident| (incident.closed.is_some(), std::cmp::Reverse(incident.number)));
+        let pending = self.pending();
+        Status {
+            deployment: self.policy.deployment.clone(),
+            observer: self.policy.observer.clone(),
+            at: self.now.wall,
+            mode: self.policy.mode,
+            headline: self.headline(&incidents, &pending),
+            epoch: self.hard.epoch,
+            placement: self.hard.placement.clone(),
+            instances: self.soft.watches.iter().map(|(id, watch)| self.instance(id, watch)).collect(),
+            references: self
+                .policy
+                .references
+                .keys()
+                .map(|reference| ReferenceStatus {
+                    reference: reference.to_string(),
+                    answers: self.soft.references.answers(reference),
+                })
+                .collect(),
+            incidents: incidents.into_iter().map(|incident| self.incident_status(incident)).collect(),
+            pending,
+            owed_fences: self.hard.owed.keys().cloned().collect(),
+            paused_until: self.hard.paused.as_ref().map(|pause| pause.until),
+            halted: self.soft.halted.clone().or_else(|| self.hard.halted.clone()),
+            alarms: self.soft.alarms.values().cloned().collect(),
+            false_positives: self.hard.false_positives,
+        }
+    }
+
+    fn headline(&self, incidents: &[&Incident], pending: &[PendingStatus]) -> String {
+        if let Some(why) = self.soft.halted.as_ref().or(self.hard.halted.as_ref()) {
+            return format!("HALTED, performing nothing: {why}");
+        }
+        if let Some(incident) = incidents.iter().find(|incident| incident.closed.is_none()) {
+            return self.summary(incident);
+        }
+        if let Some(next) = pending.iter().min_by_key(|p| p.after.saturating_sub(p.failing_for)) {
+            let so_far = human(next.failing_for);
+            return match next.guards.first() {
+                Some(guard) if next.failing_for >= next.after => {
+                    format!("{} for {so_far}, and nothing is done: {guard}", next.what)
+                }
+                Some(_) | None => format!(
+                    "{} for {so_far}; acts at {}{}",
+                    next.what,
+                    human(next.after),
+                    if next.guards.is_empty() { "" } else { ", unless what holds it back goes on" }
+                ),
+            };
+        }
+        if let Some(drift) = self.drift() {
+            return format!("watching, and would do nothing: {drift}");
+        }
+        let serving: BTreeSet<&str> = self.hard.placement.values().map(RegionId::as_str).collect();
+        let serving: Vec<&str> = serving.into_iter().collect();
+        let unready = self.unready_standbys().len();
+        let standbys = match unready {
+            0 => "the standbys are ready".to_owned(),
+            1 => "one standby could NOT take over".to_owned(),
+            n => format!("{n} standbys could NOT take over"),
+        };
+        let suspects = self
+            .soft
+            .watches
+            .iter()
+            .filter(|(id, watch)| {
+                self.is_active(id) && watch.judge(&self.soft.limits, self.now.monotonic).kind != VerdictKind::Alive
+            })
+            .count();
+        if suspects > 0 {
+            return format!("watching {}; {suspects} serving instances are not well; {standbys}", serving.join(", "));
+        }
+        let paused = if self.hard.paused.is_some() { " (paused)" } else { "" };
+        format!("watching{paused}: {} serves, {standbys}", serving.join(" and "))
+    }
+
+    fn summary(&self, incident: &Incident) -> String {
+        let plan = &incident.plan;
+        let count = |wanted: StepState| plan.progress.values().filter(|p| p.state == wanted).count();
+        let settled =
+            plan.steps.len() - count(StepState::Waiting) - count(StepState::Running) - count(StepState::Failed);
+        let direction = format!("{} -> {}", incident.source, incident.target);
+        match incident.closed {
+            Some((_, Outcome::Recovered)) => return format!("{}: {direction}, done", incident.id),
+            Some((_, Outcome::Unwound)) => {
+                return format!("{}: {} recovered, everything is as it was", incident.id, incident.source);
+            }
+            Some((_, Outcome::Aborted)) => return format!("{}: aborted, everything is as it was", incident.id),
+            None => {}
+        }
+        let progress = format!("{settled} of {} steps done", plan.steps.len());
+        if plan.is_stuck {
+            let failed: Vec<&str> = plan
+                .progress
+                .iter()
+                .filter(|(_, p)| p.state == StepState::Failed || p.undo_failed)
+                .map(|(step, _)| step.as_str())
+                .collect();
+            return format!("{}: {direction} is STUCK at {}, {progress}", incident.id, failed.join(", "));
+        }
+        if plan.is_unwinding() {
+            return format!("{}: {direction} is being undone", incident.id);
+        }
+        let running: Vec<&str> = plan
+            .progress
+            .iter()
+            .filter(|(_, p)| p.state == StepState::Running)
+            .map(|(step, _)| step.as_str())
+            .collect();
+        if !running.is_empty() {
+            return format!("{}: {direction}, {progress}, running {}", incident.id, running.join(", "));
+        }
+        let held = self
+            .soft
+            .held
+            .iter()
+            .find(|((of, step), _)| *of == plan.id && plan.state(step) == StepState::Waiting)
+            .and_then(|((_, step), guards)| Some(format!("{step} waits: {}", guards.first()?)));
+        match held {
+            Some(held) => format!("{}: {direction}, {progress}; {held}", incident.id),
+            None => format!("{}: {direction}, {progress}", incident.id),
+        }
+    }
+
+    fn pending(&self) -> Vec<PendingStatus> {
+        let mut pending = Vec::new();
+        for candidate in self.candidates() {
+            if self.is_answered(&candidate) {
+                continue;
+            }
+            let mut guards = self.guards_of(&candidate);
+            let what = match &candidate.part {
+                Part::Component(component) => format!("{component}@{} is failing", candidate.source),
+                Part::Region => format!("{} is failing as a whole", candidate.source),
+            };
+            if let Some(missing) = &candidate.missing {
+                guards.push(Guard {
+                    kind: super::GuardKind::Quorum,
+                    evidence: missing.clone(),
+                    lifted_by: "a second kind of evidence that fails as well".to_owned(),
+                });
+            }
+            pending.push(PendingStatus {
+                source: candidate.source,
+                part: candidate.part,
+                what,
+                failing_for: candidate.failing_for,
+                after: candidate.after,
+                guards,
+            });
+        }
+        pending
+    }
+
+    fn instance(&self, id: &InstanceId, watch: &Watch) -> InstanceStatus {
+        let now = self.now.monotonic;
+        let verdict = watch.judge(&self.soft.limits, now);
+        let policy = self.policy.components.get(&id.component);
+        let active = self.is_active(id) && policy.is_some_and(|policy| policy.kind != Kind::Cloud);
+        let not_ready = self.why_standby_unready(id);
+        let expected_loss = match (policy.map(|policy| policy.kind), self.hard.placement.get(&id.component)) {
+            (Some(Kind::Database), Some(source)) if !active => {
+                match self.expected_loss(&id.component, source, &id.region) {
+                    Loss::AtMost(loss) => Some(loss),
+                    Loss::Unknown(_) => None,
+                }
+            }
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        InstanceStatus {
+            instance: id.clone(),
+            active,
+            verdict: verdict.kind,
+            failing_for: match verdict.kind {
+                VerdictKind::Failing | VerdictKind::Suspect => verdict.since.map(|since| now.saturating_sub(since)),
+                VerdictKind::Unknown | VerdictKind::Alive | VerdictKind::Degraded | VerdictKind::Recovering => None,
+            },
+            trigger_after: policy.filter(|_| active).and_then(|policy| policy.row).map(|row| row.after),
+            why: watch.why(now),
+            latency: watch.evidence.latency.filter(|_| watch.is_answering(now)),
+            ready: not_ready.is_empty() && watch.is_answering(now),
+            not_ready,
+            warnings: watch.evidence.warnings.clone(),
+            expected_loss,
+        }
+    }
+
+    fn incident_status(&self, incident: &Incident) -> IncidentStatus {
+        let plan = &incident.plan;
+        let objectives = self.policy.objectives(incident.level);
+        let end = incident.closed.map(|(stamp, _)| stamp);
+        let since_declared = |stamp: super::hard::Stamp| {
+            self.hard.elapsed(incident.declared, self.now).saturating_sub(self.hard.elapsed(stamp, self.now))
+        };
+        let declared_for = end.map_or_else(|| self.hard.elapsed(incident.declared, self.now), since_declared);
+        let elapsed = incident.detected_after + declared_for;
+        let committed = plan.committed.map(since_declared);
+        let changed = plan.last_change.map(since_declared);
+        let is_done = matches!(incident.closed, Some((_, Outcome::Recovered)));
+        let times = Times {
+            detect: Some(incident.detected_after),
+            decide: committed,
+            execute: changed
+                .zip(committed)
+                .map(|(changed, committed)| changed.saturating_sub(committed))
+                .filter(|_| is_done),
+            verify: changed.filter(|_| is_done).map(|changed| declared_for.saturating_sub(changed)),
+        };
+        IncidentStatus {
+            incident: incident.id.clone(),
+            level: incident.level,
+            source: incident.source.clone(),
+            target: incident.target.clone(),
+            first_failing: incident.first_failing,
+            declared: incident.declared.at.wall,
+            closed: end.map(|stamp| stamp.at.wall),
+            outcome: incident.closed.map(|(_, outcome)| outcome),
+            summary: self.summary(incident),
+            evidence: incident.evidence.clone(),
+            rto: objectives.rto,
+            rpo: objectives.rpo,
+            loss: plan.loss,
+            exceptions: plan.exceptions.clone(),
+            elapsed,
+            budget_left: self.policy.failover_within.saturating_sub(elapsed),
+            times,
+            plan: plan.id.clone(),
+            plan_hash: plan.hash(),
+            steps: plan.steps.iter().map(|step| self.step_status(incident, step)).collect(),
+            acknowledged_by: incident.acknowledged_by.clone(),
+            held: incident.is_held,
+        }
+    }
+
+    fn step_status(&self, incident: &Incident, step: &Step) -> StepStatus {
+        let plan = &incident.plan;
+        let key = (plan.id.clone(), step.id.clone());
+        let progress = plan.progress.get(&step.id).cloned().unwrap_or_default();
+        let guards = match progress.state {
+            StepState::Waiting => self.soft.held.get(&key).cloned().unwrap_or_default(),
+            StepState::Held
+            | StepState::Running
+            | StepState::Done
+            | StepState::Failed
+            | StepState::Owed
+            | StepState::Skipped
+            | StepState::Undoing
+            | StepState::Undone
+            | StepState::Cancelled => Vec::new(),
+        };
+        let state = if guards.is_empty() { progress.state } else { StepState::Held };
+        let note = if let Some(guard) = guards.first() {
+            guard.to_string()
+        } else if !progress.note.is_empty() {
+            progress.note.clone()
+        } else if let Some(note) = self.soft.notes.get(&key) {
+            note.clone()
+        } else if state == StepState::Waiting {
+            let open: Vec<&str> = step
+                .after
+                .iter()
+                .filter(|id| matches!(plan.state(id), StepState::Waiting | StepState::Running | StepState::Failed))
+                .map(|id| id.as_str())
+                .collect();
+            if open.is_empty() { String::new() } else { format!("after {}", open.join(", ")) }
+        } else {
+            String::new()
+        };
+        let ran_until = |stamp| self.hard.elapsed(stamp, self.now);
+        StepStatus {
+            step: step.id.clone(),
+            what: step.action.to_string(),
+            state,
+            note,
+            commit_point: step.commit_point,
+            attempts: progress.attempts,
+            took: progress
+                .started
+                .map(|started| ran_until(started).saturating_sub(progress.ended.map_or(Duration::ZERO, ran_until))),
+            deadline: step.deadline,
+            guards,
+        }
+    }
+}
+
+/// The answer of `failoverd explain`: why, why not, and what would change it.
+pub fn explain(status: &Status) -> String {
+    let mut lines = vec![status.headline.clone(), String::new()];
+    let placement: BTreeMap<&RegionId, Vec<&str>> =
+        status.placement.iter().fold(BTreeMap::new(), |mut regions, (component, region)| {
+            regions.entry(region).or_insert_with(Vec::new).push(component.as_str());
+            regions
+        });
+    for (region, components) in placement {
+        lines.push(format!("{region} serves {}.", components.join(", ")));
+    }
+    match status.mode {
+        Mode::Observe => lines.push("Mode observe: it records what it would do, and does nothing.".to_owned()),
+        Mode::Approve => lines.push("Mode approve: it prepares a plan and waits for `failoverd approve`.".to_owned()),
+        Mode::Automatic => lines.push("Mode automatic: it acts by itself when nothing below holds it back.".to_owned()),
+    }
+    for pending in &status.pending {
+        lines.push(String::new());
+        lines.push(format!("{} for {} of {}.", pending.what, human(pending.failing_for), human(pending.after)));
+        for guard in &pending.guards {
+            lines.push(format!("  held back by {guard}"));
+        }
+        if pending.guards.is_empty() {
+            lines.push("  nothing holds it back".to_owned());
+        }
+    }
+    for incident in status.incidents.iter().filter(|incident| incident.closed.is_none()) {
+        lines.push(String::new());
+        lines.push(format!("{} ({}): {}.", incident.incident, incident.level, incident.summary));
+        lines.push(format!(
+            "  {} since the first failure, {} of the budget left; plan {} ({})",
+            human(incident.elapsed),
+            human(incident.budget_left),
+            incident.plan,
+            incident.plan_hash
+        ));
+        lines.extend(incident.evidence.iter().map(|line| format!("  seen: {line}")));
+        lines.extend(incident.exceptions.iter().map(|line| format!("  exception: {line}")));
+        for step in &incident.steps {
+            match step.state {
+                StepState::Held => {
+                    for guard in &step.guards {
+                        lines.push(format!("  {} is held back by {guard}", step.step));
+                    }
+                }
+                StepState::Failed => {
+                    lines.push(format!("  {} FAILED: {}", step.step, step.note));
+                    lines.push(format!(
+                        "    go on with `failoverd retry {0} {1}`, or do it by hand and `failoverd skip {0} {1}`",
+                        incident.incident, step.step
+                    ));
+                }
+                StepState::Running | StepState::Undoing => {
+                    lines.push(format!("  {} is running. {}", step.step, step.note))
+                }
+                StepState::Waiting
+                | StepState::Done
+                | StepState::Owed
+                | StepState::Skipped
+                | StepState::Undone
+                | StepState::Cancelled => {}
+            }
+        }
+    }
+    for instance in status.instances.iter().filter(|instance| !instance.not_ready.is_empty()) {
+        lines.push(String::new());
+        lines.push(format!("Standby {} could not take over: {}.", instance.instance, instance.not_ready.join("; ")));
+    }
+    for alarm in &status.alarms {
+        if alarm.key.starts_with("never-seen") || alarm.key.starts_with("credential") || alarm.key == "drift" {
+            lines.push(String::new());
+            lines.push(alarm.text.clone());
+        }
+    }
+    for database in &status.owed_fences {
+        lines.push(String::new());
+        lines.push(format!("{database} still has to be fenced; that happens when it can be reached."));
+    }
+    lines.join("\n") + "\n"
+}

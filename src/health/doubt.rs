@@ -1,0 +1,82 @@
+//! Self-doubt: an observer that cannot reach the rest of the world says nothing about a region.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::decide::ReferenceObservation;
+use crate::domain::{Policy, ReferenceId, RegionId};
+
+/// What the reference points answered lately.
+#[derive(Debug, Clone, Default)]
+pub struct References {
+    points: BTreeMap<ReferenceId, Point>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Point {
+    /// Start of the last probe that was answered.
+    answered: Option<Duration>,
+    /// Start of the last probe.
+    asked: Option<Duration>,
+}
+
+impl References {
+    /// Takes an observation in.
+    pub fn observe(&mut self, observation: &ReferenceObservation) {
+        let point = self.points.entry(observation.reference.clone()).or_default();
+        point.asked = Some(observation.began);
+        if observation.answer.is_ok() {
+            point.answered = Some(observation.began);
+        }
+    }
+
+    /// The point answered the last time it was asked.
+    pub fn answers(&self, reference: &ReferenceId) -> bool {
+        self.points.get(reference).is_some_and(|point| point.answered.is_some() && point.answered == point.asked)
+    }
+
+    /// Whether this observer may speak about `suspected`, failing since `since`: a majority of the points outside both
+    /// its own and the suspected region answered since then, and did so the last time they were asked.
+    pub fn doubt(&self, policy: &Policy, suspected: &RegionId, since: Duration, now: Duration) -> Result<(), String> {
+        let outside: Vec<_> = policy
+            .references
+            .iter()
+            .filter(|(_, reference)| {
+                reference.region.as_ref().is_none_or(|r| r != suspected && *r != policy.observer_region)
+            })
+            .collect();
+        if outside.is_empty() {
+            return match policy.mode {
+                crate::domain::Mode::Automatic => {
+                    Err("no reference point outside this observer's and the suspected region is configured".to_owned())
+                }
+                crate::domain::Mode::Observe | crate::domain::Mode::Approve => Ok(()),
+            };
+        }
+        let silent: Vec<&str> = outside
+            .iter()
+            .filter(|(id, reference)| {
+                let fresh = self.points.get(*id).is_some_and(|point| {
+                    point.answered.is_some_and(|answered| {
+                        answered >= since
+                            && point.asked == point.answered
+                            && now.saturating_sub(answered) <= reference.probing.gap()
+                    })
+                });
+                !fresh
+            })
+            .map(|(id, _)| id.as_str())
+            .collect();
+        let answering = outside.len() - silent.len();
+        if 2 * answering > outside.len() {
+            return Ok(());
+        }
+        Err(format!(
+            "only {answering} of {} reference points outside {} and {suspected} have answered since the failure began \
+             (silent: {}): the trouble may be this observer's own network",
+            outside.len(),
+            policy.observer_region,
+            silent.join(", ")
+        ))
+    }
+}

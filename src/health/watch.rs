@@ -1,0 +1,194 @@
+//! One instance under watch.
+
+use std::time::Duration;
+
+use super::{FAILURES_IN_A_ROW, Positions, Window};
+use crate::decide::VerdictKind;
+use crate::domain::{Evidence, Finding, Layer, Observation, Probing};
+
+/// What an observer concludes about one instance, at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// In a word.
+    pub kind: VerdictKind,
+    /// Monotonic time since when: for `Failing` the start of the first failed probe.
+    pub since: Option<Duration>,
+}
+
+/// The window of one instance and what its last probes saw.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    window: Window,
+    probing: Probing,
+    last: Option<Finding>,
+    last_ended: Option<Duration>,
+    degraded_since: Option<Duration>,
+    /// What the last answer carried.
+    pub evidence: Evidence,
+    /// Where its write-ahead log stood while it was alive and writable.
+    pub positions: Positions,
+    verdict: Verdict,
+}
+
+impl Watch {
+    /// Nothing observed yet. `keep` is the longest window that anybody asks for.
+    pub fn new(probing: Probing, keep: Duration) -> Self {
+        Self {
+            window: Window::new(probing.gap(), keep),
+            probing,
+            last: None,
+            last_ended: None,
+            degraded_since: None,
+            evidence: Evidence::default(),
+            positions: Positions::default(),
+            verdict: Verdict { kind: VerdictKind::Unknown, since: None },
+        }
+    }
+
+    /// Takes an observation in. `counts` is false for an instance that was never seen alive under the present
+    /// configuration: its failures are not known to mean anything. Returns whether the verdict changed.
+    pub fn observe(&mut self, observation: &Observation, counts: bool, limits: &Limits, now: Duration) -> bool {
+        let took = observation.ended.saturating_sub(observation.began);
+        let stalled = took > self.probing.timeout + self.probing.interval;
+        let finding = if stalled {
+            Finding::Unknown {
+                why: format!(
+                    "the probe ended {} after it began: this observer was stopped or starved",
+                    crate::domain::time::human(took)
+                ),
+            }
+        } else {
+            observation.finding.clone()
+        };
+        match &finding {
+            Finding::Alive => {
+                self.window.push(observation.began, false);
+                self.evidence = observation.evidence.clone();
+            }
+            Finding::Failing { .. } if counts => self.window.push(observation.began, true),
+            Finding::Failing { .. } | Finding::Unknown { .. } => {}
+        }
+        self.last = Some(finding);
+        self.last_ended = Some(observation.ended);
+        let degraded = matches!(self.last, Some(Finding::Alive)) && self.evidence.degraded.is_some()
+            || self.window.failing_share(limits.degraded_over, now).is_some_and(|share| share >= limits.degraded_ratio);
+        if !degraded {
+            self.degraded_since = None;
+        } else if self.degraded_since.is_none() {
+            self.degraded_since = Some(observation.began);
+        }
+        let verdict = self.judge(limits, now);
+        let changed = verdict.kind != self.verdict.kind
+            || (verdict.kind == VerdictKind::Failing && verdict.since != self.verdict.since);
+        self.verdict = verdict;
+        changed
+    }
+
+    /// The verdict as of `now`; one that was fine may have gone stale.
+    pub fn judge(&self, limits: &Limits, now: Duration) -> Verdict {
+        let verdict = |kind, since| Verdict { kind, since };
+        if self.window.is_stale(now) {
+            return verdict(VerdictKind::Unknown, None);
+        }
+        if let Some(since) = self.window.failing_since(limits.failing_ratio, now) {
+            return verdict(VerdictKind::Failing, Some(since));
+        }
+        if let Some(since) = self.window.first_of_current_failures() {
+            return verdict(VerdictKind::Suspect, Some(since));
+        }
+        let Some(since) = self.window.alive_since(now) else { return verdict(VerdictKind::Unknown, None) };
+        if self.window.has_failed_before() && now.saturating_sub(since) < limits.recover_for {
+            return verdict(VerdictKind::Recovering, Some(since));
+        }
+        match self.degraded_since {
+            Some(degraded) => verdict(VerdictKind::Degraded, Some(degraded)),
+            None => verdict(VerdictKind::Alive, Some(since)),
+        }
+    }
+
+    /// How long it has been failing without a break, as of `now`.
+    pub fn failing_for(&self, limits: &Limits, now: Duration) -> Option<Duration> {
+        self.window.failing_since(limits.failing_ratio, now).map(|since| now.saturating_sub(since))
+    }
+
+    /// Start of the failing window.
+    pub fn failing_since(&self, limits: &Limits, now: Duration) -> Option<Duration> {
+        self.window.failing_since(limits.failing_ratio, now)
+    }
+
+    /// It has answered every probe for `recover_for`.
+    pub fn has_recovered(&self, limits: &Limits, now: Duration) -> bool {
+        self.window.alive_since(now).is_some_and(|since| now.saturating_sub(since) >= limits.recover_for)
+    }
+
+    /// Degraded for how long, as of `now`.
+    pub fn degraded_for(&self, now: Duration) -> Option<Duration> {
+        if self.window.is_stale(now) {
+            return None;
+        }
+        self.degraded_since.map(|since| now.saturating_sub(since))
+    }
+
+    /// It answered the last time, and that is not long ago.
+    pub fn is_answering(&self, now: Duration) -> bool {
+        matches!(self.last, Some(Finding::Alive)) && !self.window.is_stale(now)
+    }
+
+    /// The next moment at which the verdict changes although nothing is observed.
+    pub fn changes_at(&self, limits: &Limits, now: Duration) -> Option<Duration> {
+        let recovered = self.window.alive_since(now).map(|since| since + limits.recover_for);
+        [self.window.stale_at(), recovered].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    /// The last finding, in words.
+    pub fn why(&self, now: Duration) -> String {
+        match &self.last {
+            None => "not probed yet".to_owned(),
+            Some(_) if self.last_ended.is_some_and(|ended| now.saturating_sub(ended) > self.probing.gap()) => {
+                "no recent observation".to_owned()
+            }
+            Some(Finding::Alive) if self.evidence.credential_refused => "alive, and refuses our credential".to_owned(),
+            Some(Finding::Alive) => match &self.evidence.degraded {
+                Some(degraded) => format!("alive, degraded: {degraded}"),
+                None => "alive".to_owned(),
+            },
+            Some(Finding::Failing { layer, why }) => format!("failing at {layer}: {why}"),
+            Some(Finding::Unknown { why }) => format!("unknown: {why}"),
+        }
+    }
+
+    /// The layer that failed last.
+    pub fn failing_layer(&self) -> Option<Layer> {
+        match &self.last {
+            Some(Finding::Failing { layer, .. }) => Some(*layer),
+            Some(Finding::Alive | Finding::Unknown { .. }) | None => None,
+        }
+    }
+
+    /// The verdict of the last observation.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// What was seen so far says nothing about the new state of affairs (it was promoted, fenced, moved).
+    pub fn forget(&mut self) {
+        self.window.clear();
+        self.positions.clear();
+        self.degraded_since = None;
+    }
+}
+
+/// The numbers of the policy that a verdict depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Share of failed observations that makes a window failing.
+    pub failing_ratio: f64,
+    /// Alive for this long means recovered.
+    pub recover_for: Duration,
+    /// Share of failed observations that is degraded.
+    pub degraded_ratio: f64,
+    /// Over this long.
+    pub degraded_over: Duration,
+}
+
+const _: () = assert!(FAILURES_IN_A_ROW >= 2, "one lost packet is not an outage");

@@ -1,0 +1,240 @@
+//! A trigger is a window: failing for T means fully observed, without gaps, and failing nearly all the time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::FAILURES_IN_A_ROW;
+
+/// Consecutive observations with the same result.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    failing: bool,
+    count: u32,
+    /// Start of the first and of the last probe of the run.
+    first: Duration,
+    last: Duration,
+}
+
+/// The known observations of one instance since the last gap, as runs: a healthy instance costs one run.
+#[derive(Debug, Clone)]
+pub struct Window {
+    runs: VecDeque<Run>,
+    gap: Duration,
+    keep: Duration,
+}
+
+/// Alternating results make one run each; beyond this the oldest are forgotten, which can only delay a verdict.
+const RUNS_MAX: usize = 2048;
+
+impl Window {
+    /// A window in which observations further apart than `gap` start it anew, and which remembers at least `keep`.
+    pub fn new(gap: Duration, keep: Duration) -> Self {
+        Self { runs: VecDeque::new(), gap, keep }
+    }
+
+    /// Adds an observation that began at `began` (monotonic). An observation older than the last is ignored.
+    pub fn push(&mut self, began: Duration, failing: bool) {
+        if let Some(last) = self.runs.back_mut() {
+            if began <= last.last {
+                return;
+            }
+            if began - last.last > self.gap {
+                self.runs.clear();
+            } else if last.failing == failing {
+                last.count = last.count.saturating_add(1);
+                last.last = began;
+            } else {
+                self.runs.push_back(Run { failing, count: 1, first: began, last: began });
+            }
+        }
+        if self.runs.is_empty() {
+            self.runs.push_back(Run { failing, count: 1, first: began, last: began });
+        }
+        while self.runs.len() > RUNS_MAX
+            || self.runs.front().is_some_and(|run| run.last + self.keep < began && self.runs.len() > 1)
+        {
+            self.runs.pop_front();
+        }
+    }
+
+    /// Forgets everything: what was seen no longer counts.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+    }
+
+    /// The last observation is too long ago to say anything about `now`.
+    pub fn is_stale(&self, now: Duration) -> bool {
+        self.runs.back().is_none_or(|run| now.saturating_sub(run.last) > self.gap)
+    }
+
+    /// When the window stops counting if nothing is observed any more.
+    pub fn stale_at(&self) -> Option<Duration> {
+        self.runs.back().map(|run| run.last + self.gap)
+    }
+
+    /// Since when it has been failing: the beginning of the earliest failed probe from which on, without a gap, at
+    /// least `ratio` of the observations failed, the last three included.
+    pub fn failing_since(&self, ratio: f64, now: Duration) -> Option<Duration> {
+        let last = self.runs.back()?;
+        if !last.failing || last.count < FAILURES_IN_A_ROW || self.is_stale(now) {
+            return None;
+        }
+        let (mut total, mut failed, mut since) = (0_u64, 0_u64, None);
+        for run in self.runs.iter().rev() {
+            total += u64::from(run.count);
+            if run.failing {
+                failed += u64::from(run.count);
+                if failed as f64 >= ratio * total as f64 {
+                    since = Some(run.first);
+                }
+            }
+        }
+        since
+    }
+
+    /// Start of the first probe of the current run of failures, however short.
+    pub fn first_of_current_failures(&self) -> Option<Duration> {
+        self.runs.back().filter(|run| run.failing).map(|run| run.first)
+    }
+
+    /// Since when every probe has answered.
+    pub fn alive_since(&self, now: Duration) -> Option<Duration> {
+        let last = self.runs.back()?;
+        (!last.failing && !self.is_stale(now)).then_some(last.first)
+    }
+
+    /// It failed before the current run of answers, within what the window remembers.
+    pub fn has_failed_before(&self) -> bool {
+        self.runs.len() > 1
+    }
+
+    /// Share of the observations of the trailing `over` that failed, 0 to 1; none while there are fewer than three.
+    pub fn failing_share(&self, over: Duration, now: Duration) -> Option<f64> {
+        let from = now.saturating_sub(over);
+        let (mut total, mut failed) = (0.0, 0.0);
+        for run in self.runs.iter().rev() {
+            if run.last < from {
+                break;
+            }
+            let span = (run.last - run.first).as_secs_f64();
+            let inside = if run.first >= from || span == 0.0 {
+                f64::from(run.count)
+            } else {
+                f64::from(run.count) * (run.last - from).as_secs_f64() / span
+            };
+            total += inside;
+            if run.failing {
+                failed += inside;
+            }
+        }
+        (total >= 3.0 && !self.is_stale(now)).then(|| failed / total)
+    }
+
+    /// When the oldest observation that still counts began.
+    pub fn observed_since(&self) -> Option<Duration> {
+        self.runs.front().map(|run| run.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RATIO: f64 = 0.95;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn window() -> Window {
+        Window::new(at(5), at(900))
+    }
+
+    fn observed(results: impl IntoIterator<Item = (u64, bool)>) -> Window {
+        let mut window = window();
+        for (second, failing) in results {
+            window.push(at(second), failing);
+        }
+        window
+    }
+
+    #[test]
+    fn a_window_starts_when_the_first_failed_probe_began() {
+        let window = observed((0..100).map(|s| (s, s >= 40)));
+        assert_eq!(window.failing_since(RATIO, at(99)), Some(at(40)));
+    }
+
+    #[test]
+    fn two_failures_are_not_yet_failing() {
+        let window = observed((0..42).map(|s| (s, s >= 40)));
+        assert_eq!(window.failing_since(RATIO, at(41)), None);
+    }
+
+    #[test]
+    fn a_lucky_success_per_minute_does_not_hide_an_outage() {
+        let window = observed((0..400).map(|s| (s, s >= 10 && s % 60 != 0)));
+        assert_eq!(window.failing_since(RATIO, at(399)), Some(at(10)));
+    }
+
+    #[test]
+    fn half_failing_is_not_failing() {
+        let window = observed((0..400).map(|s| (s, s % 8 < 4)));
+        let since = window.failing_since(RATIO, at(399));
+        assert!(since.is_none_or(|since| since >= at(390)), "{since:?}");
+        let share = window.failing_share(at(60), at(399)).expect("observed");
+        assert!((share - 0.5).abs() < 0.1, "{share}");
+    }
+
+    #[test]
+    fn a_gap_starts_the_window_again() {
+        let window = observed((0..50).map(|s| (s, true)).chain((400..420).map(|s| (s, true))));
+        assert_eq!(window.failing_since(RATIO, at(419)), Some(at(400)));
+    }
+
+    #[test]
+    fn what_was_seen_long_ago_says_nothing_about_now() {
+        let window = observed((0..50).map(|s| (s, true)));
+        assert_eq!(window.failing_since(RATIO, at(60)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn failing_for_t_is_never_claimed_of_less_than_t_observed_and_mostly_failing(
+            results in proptest::collection::vec((1_u64..8, any::<bool>()), 1..200),
+        ) {
+            let mut window = window();
+            let mut seen: Vec<(u64, bool)> = Vec::new();
+            let mut second = 0;
+            for (pause, failing) in results {
+                second += pause;
+                window.push(at(second), failing);
+                seen.push((second, failing));
+            }
+            if let Some(since) = window.failing_since(RATIO, at(second)) {
+                let inside: Vec<_> = seen.iter().filter(|(s, _)| at(*s) >= since).collect();
+                prop_assert!(inside[0].1, "it starts with a failure");
+                let failed = inside.iter().filter(|(_, failing)| *failing).count();
+                prop_assert!(failed as f64 >= RATIO * inside.len() as f64);
+                prop_assert!(inside.windows(2).all(|pair| pair[1].0 - pair[0].0 <= 5), "no gap");
+                prop_assert!(inside.iter().rev().take(3).all(|(_, failing)| *failing));
+            }
+        }
+
+        #[test]
+        fn a_window_that_is_all_failing_without_gaps_counts_from_its_first_probe(
+            pauses in proptest::collection::vec(1_u64..=5, 3..300),
+        ) {
+            let mut window = window();
+            let mut second = 0;
+            let mut first = None;
+            for pause in pauses {
+                second += pause;
+                first.get_or_insert(second);
+                window.push(at(second), true);
+            }
+            prop_assert_eq!(window.failing_since(RATIO, at(second)), first.map(at));
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! From a loss to a plan.
+//!
+//! The planner chooses which goals are needed and in which order; it never judges whether they may be pursued. Asked
+//! again for a plan that exists, it returns only what is missing, so that an escalation adds steps and repeats none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Action, Confirm, Part, Reversal, Step, Value};
+use crate::domain::{
+    ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, PublishedValue, RegionId, StepId,
+};
+
+/// What the planner has to know of the moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The operators' wishes.
+    pub policy: &'a Policy,
+    /// Where each component is served.
+    pub placement: &'a BTreeMap<ComponentId, RegionId>,
+    /// The region that is left.
+    pub source: &'a RegionId,
+    /// For the declaration in the clusters.
+    pub incident: &'a IncidentId,
+    /// Instances that answer: what is alive in the source is moved without loss, and told.
+    pub alive: &'a BTreeSet<InstanceId>,
+    /// Steps that the plan has already.
+    pub existing: &'a BTreeSet<StepId>,
+}
+
+/// What the planner found to be missing.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Planned {
+    /// New steps, in an order in which every step comes after those it waits for.
+    pub steps: Vec<Step>,
+    /// Existing steps that this part needs as well, with what they have to wait for in addition where they have not
+    /// started yet.
+    pub shares: BTreeMap<StepId, BTreeSet<StepId>>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlan {
+    /// There is nowhere to go.
+    #[error("{0} has no instance outside {1} that could take over; give it one in a warm region")]
+    NoTarget(ComponentId, RegionId),
+    /// Nothing of it is served there.
+    #[error("nothing that could be moved is served in {0}")]
+    NothingThere(RegionId),
+    /// The component is not moved by itself.
+    #[error("{0} is evidence only; it moves with the traffic")]
+    EvidenceOnly(ComponentId),
+}
+
+/// Plans one part: a component's row of the matrix, or everything that the region still serves.
+pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
+    let mut draft = Draft { situation, part, planned: Planned::default(), ids: BTreeSet::new() };
+    let moved: Vec<&ComponentId> = match part {
+        Part::Component(component) => vec![component],
+        Part::Region => situation
+            .placement
+            .iter()
+            .filter(|(_, region)| *region == situation.source)
+            .map(|(component, _)| component)
+            .collect(),
+    };
+    if moved.is_empty() {
+        return Err(NoPlan::NothingThere(situation.source.clone()));
+    }
+    draft.declare();
+    let mut before_traffic = BTreeSet::new();
+    let mut published = Vec::new();
+    for component in &moved {
+        let Some(policy) = situation.policy.components.get(*component) else { continue };
+        match policy.kind {
+            Kind::Database => before_traffic.extend(draft.database(component, policy, &mut published)?),
+            Kind::Cache => before_traffic.extend(draft.cache(component, policy, &mut published)?),
+            Kind::Storage => before_traffic.extend(draft.storage(component, policy, &mut published)?),
+            Kind::Kubernetes => before_traffic.extend(draft.scale(component, policy)?),
+            Kind::Http | Kind::Cloud | Kind::Traffic => {}
+        }
+    }
+    before_traffic.extend(draft.restart(&published));
+    let moves_traffic = match part {
+        Part::Region => true,
+        Part::Component(component) => situation
+            .policy
+            .components
+            .get(component)
+            .is_some_and(|policy| matches!(policy.kind, Kind::Kubernetes | Kind::Http)),
+    };
+    let mut last = before_traffic.clone();
+    if moves_traffic {
+        if let Part::Component(component) = part
+            && situation.policy.components.get(component).is_some_and(|policy| policy.kind == Kind::Http)
+        {
+            for (cluster, policy) in situation.policy.of_kind(Kind::Kubernetes) {
+                before_traffic.extend(draft.scale(cluster, policy)?);
+            }
+        }
+        last.extend(draft.traffic(&before_traffic));
+    }
+    draft.verify(&moved, &last);
+    if *part == Part::Region {
+        draft.aftermath(&last);
+    }
+    if draft.planned.steps.is_empty() && draft.planned.shares.is_empty() {
+        return Err(NoPlan::NothingThere(situation.source.clone()));
+    }
+    Ok(draft.planned)
+}
+
+struct Draft<'a> {
+    situation: Situation<'a>,
+    part: &'a Part,
+    planned: Planned,
+    ids: BTreeSet<StepId>,
+}
+
+/// A key that was pointed at the new instance, and the workloads that read it.
+struct Published {
+    step: StepId,
+    cluster: InstanceId,
+    restart: BTreeSet<String>,
+}
+
+impl<'a> Draft<'a> {
+    fn target(&self, component: &ComponentId) -> Result<RegionId, NoPlan> {
+        self.situation
+            .policy
+            .target_of(component, self.situation.source)
+            .cloned()
+            .ok_or_else(|| NoPlan::NoTarget(component.clone(), self.situation.source.clone()))
+    }
+
+    fn target_region(&self) -> Option<&'a RegionId> {
+        let policy = self.situation.policy;
+        policy.components.keys().find_map(|component| policy.target_of(component, self.situation.source))
+    }
+
+    fn is_alive(&self, instance: &InstanceId) -> bool {
+        self.situation.alive.contains(instance)
+    }
+
+    /// Adds the step unless the plan has it; either way this part needs it.
+    fn need(&mut self, id: String, action: Action, after: BTreeSet<StepId>, deadline: Duration) -> StepId {
+        let id = StepId::from(id);
+        if self.situation.existing.contains(&id) {
+            self.planned.shares.entry(id.clone()).or_default().extend(after);
+        } else if self.ids.insert(id.clone()) {
+            let undoable = action.reversal() != Reversal::Impossible;
+            self.planned.steps.push(Step {
+                id: id.clone(),
+                action,
+                part: self.part.clone(),
+                after,
+                commit_point: false,
+                undoable,
+                best_effort: false,
+                places: BTreeMap::new(),
+                confirm: None,
+                deadline,
+            });
+        }
+        id
+    }
+
+    fn edit(&mut self, id: &StepId, edit: impl FnOnce(&mut Step)) {
+        if let Some(step) = self.planned.steps.iter_mut().find(|step| step.id == *id) {
+            edit(step);
+        }
+    }
+
+    fn clusters(&self) -> impl Iterator<Item = (InstanceId, &'a ComponentPolicy)> + use<'a> {
+        let policy = self.situation.policy;
+        policy.of_kind(Kind::Kubernetes).flat_map(|(component, cluster)| {
+            cluster
+                .regions
+                .iter()
+                .map(move |region| (InstanceId { component: component.clone(), region: region.clone() }, cluster))
+        })
+    }
+
+    /// Nothing waits for a cluster in the region that is being left, or for one that does not answer.
+    fn is_lost(&self, cluster: &InstanceId) -> bool {
+        !self.is_alive(cluster) || (*self.part == Part::Region && cluster.region == *self.situation.source)
+    }
+
+    fn suffix(&self, cluster: &InstanceId) -> String {
+        if self.situation.policy.of_kind(Kind::Kubernetes).count() > 1 {
+            format!(".{}@{}", cluster.component, cluster.region)
+        } else {
+            format!("@{}", cluster.region)
+        }
+    }
+
+    fn declare(&mut self) {
+        let deadline = self.situation.policy.deadlines.declare;
+        for (cluster, policy) in self.clusters() {
+            let id = format!("declare{}", self.suffix(&cluster));
+            let lost = cluster.region == *self.situation.source || !self.is_alive(&cluster);
+            let action = Action::IncidentDeclared {
+                cluster,
+                namespace: policy.namespace.clone(),
+                incident: self.situation.incident.to_string(),
+            };
+            let id = self.need(id, action, BTreeSet::new(), deadline);
+            self.edit(&id, |step| step.best_effort = lost);
+        }
+    }
+
+    fn database(
+        &mut self,
+        component: &ComponentId,
+        policy: &ComponentPolicy,
+        published: &mut Vec<Published>,
+    ) -> Result<BTreeSet<StepId>, NoPlan> {
+        let target = self.target(component)?;
+        let deadlines = self.situation.policy.deadlines;
+        let from = InstanceId { component: component.clone(), region: self.situation.source.clone() };
+        let to = InstanceId { component: component.clone(), region: target.clone() };
+        let alive = self.is_alive(&from);
+        let mut after = BTreeSet::new();
+        if policy.fence {
+            let action = Action::Fenced { database: from.clone() };
+            let fence = self.need(format!("fence-{from}"), action, BTreeSet::new(), deadlines.fence);
+            self.edit(&fence, |step| step.best_effort = !alive);
+            after.insert(fence);
+        }
+        let deadline = if policy.managed { deadlines.promote_managed } else { deadlines.promote };
+        let action = Action::DatabasePromoted { database: to.clone(), from, lossless: alive && policy.fence };
+        let promote = self.need(format!("promote-{to}"), action, after, deadline);
+        self.edit(&promote, |step| {
+            step.commit_point = true;
+            step.places.insert(component.clone(), target);
+        });
+        Ok(self.publish(policy, &to, &promote, published))
+    }
+
+    fn cache(
+        &mut self,
+        component: &ComponentId,
+        policy: &ComponentPolicy,
+        published: &mut Vec<Published>,
+    ) -> Result<BTreeSet<StepId>, NoPlan> {
+        let target = self.target(component)?;
+        let deadlines = self.situation.policy.deadlines;
+        let from = InstanceId { component: component.clone(), region: self.situation.source.clone() };
+        let to = InstanceId { component: component.clone(), region: target.clone() };
+        let deadline = if policy.managed { deadlines.cache_managed } else { deadlines.cache };
+        let action = Action::CacheActive { cache: to.clone(), from };
+        let activate = self.need(format!("activate-{to}"), action, BTreeSet::new(), deadline);
+        self.edit(&activate, |step| {
+            step.commit_point = true;
+            step.places.insert(component.clone(), target);
+        });
+        Ok(self.publish(policy, &to, &activate, published))
+    }
+
+    fn storage(
+        &mut self,
+        component: &ComponentId,
+        policy: &ComponentPolicy,
+        published: &mut Vec<Published>,
+    ) -> Result<BTreeSet<StepId>, NoPlan> {
+        let target = self.target(component)?;
+        let to = InstanceId { component: component.clone(), region: target.clone() };
+        let action = Action::StorageReachable { storage: to.clone() };
+        let check = self.need(format!("switch-{to}"), action, BTreeSet::new(), self.situation.policy.deadlines.storage);
+        // What follows (restarted pods that use the other bucket) is not undone, so the switch is judged like a promotion.
+        self.edit(&check, |step| {
+            step.commit_point = true;
+            step.places.insert(component.clone(), target);
+        });
+        Ok(self.publish(policy, &to, &check, published))
+    }
+
+    /// Points every cluster's keys at `to`. Returns what traffic has to wait for.
+    fn publish(
+        &mut self,
+        policy: &ComponentPolicy,
+        to: &InstanceId,
+        moved: &StepId,
+        published: &mut Vec<Published>,
+    ) -> BTreeSet<StepId> {
+        let mut needed = BTreeSet::from([moved.clone()]);
+        for (cluster, cluster_policy) in self.clusters() {
+            let lost = self.is_lost(&cluster);
+            for publication in &policy.publications {
+                let object = match publication.object {
+                    ObjectKind::Secret => "secret",
+                    ObjectKind::ConfigMap => "configmap",
+                };
+                let id = format!("publish-{object}-{}-{}{}", publication.name, publication.key, self.suffix(&cluster));
+                let value = match publication.value {
+                    PublishedValue::Region => Value::Literal(to.region.to_string()),
+                    PublishedValue::Host | PublishedValue::Port | PublishedValue::Bucket => {
+                        Value::Of { instance: to.clone(), property: publication.value }
+                    }
+                };
+                let action = Action::Published {
+                    cluster: cluster.clone(),
+                    namespace: cluster_policy.namespace.clone(),
+                    object: publication.object,
+                    name: publication.name.clone(),
+                    key: publication.key.clone(),
+                    value,
+                };
+                let deadline = self.situation.policy.deadlines.publish;
+                let id = self.need(id, action, BTreeSet::from([moved.clone()]), deadline);
+                self.edit(&id, |step| step.best_effort = lost);
+                if !lost {
+                    needed.insert(id.clone());
+                }
+                published.push(Published { step: id, cluster: cluster.clone(), restart: publication.restart.clone() });
+            }
+        }
+        needed
+    }
+
+    /// Warm pods keep the old host: restart what reads the keys that were changed, once per part.
+    fn restart(&mut self, published: &[Published]) -> BTreeSet<StepId> {
+        let mut needed = BTreeSet::new();
+        for (cluster, policy) in self.clusters() {
+            let lost = self.is_lost(&cluster);
+            for workload in &policy.workloads {
+                let after: BTreeSet<StepId> = published
+                    .iter()
+                    .filter(|p| p.cluster == cluster)
+                    .filter(|p| p.restart.is_empty() || p.restart.contains(&workload.name))
+                    .map(|p| p.step.clone())
+                    .collect();
+                if after.is_empty() {
+                    continue;
+                }
+                let part = match self.part {
+                    Part::Component(component) => component.as_str(),
+                    Part::Region => "region",
+                };
+                let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
+                let action = Action::RolledOut {
+                    cluster: cluster.clone(),
+                    namespace: policy.namespace.clone(),
+                    kind: workload.kind,
+                    workload: workload.name.clone(),
+                };
+                let id = self.need(id, action, after, self.situation.policy.deadlines.rollout);
+                self.edit(&id, |step| step.best_effort = lost);
+                if !lost {
+                    needed.insert(id);
+                }
+            }
+        }
+        needed
+    }
+
+    fn scale(&mut self, component: &ComponentId, policy: &ComponentPolicy) -> Result<BTreeSet<StepId>, NoPlan> {
+        let cluster = InstanceId { component: component.clone(), region: self.target(component)? };
+        let mut needed = BTreeSet::new();
+        for workload in &policy.workloads {
+            let id = format!("scale-{}{}", workload.name, self.suffix(&cluster));
+            let action = Action::Replicas {
+                cluster: cluster.clone(),
+                namespace: policy.namespace.clone(),
+                kind: workload.kind,
+                workload: workload.name.clone(),
+                replicas: workload.active,
+            };
+            needed.insert(self.need(id, action, BTreeSet::new(), self.situation.policy.deadlines.replicas));
+        }
+        Ok(needed)
+    }
+
+    /// Traffic moves last. What serves the clients (clusters, HTTP services, the record itself) is placed by it.
+    fn traffic(&mut self, before: &BTreeSet<StepId>) -> BTreeSet<StepId> {
+        let Some(target) = self.target_region() else { return BTreeSet::new() };
+        let policy = self.situation.policy;
+        let mut moved = BTreeSet::new();
+        let served_by_traffic: BTreeMap<ComponentId, RegionId> = policy
+            .components
+            .iter()
+            .filter(|(_, p)| matches!(p.kind, Kind::Kubernetes | Kind::Http | Kind::Traffic))
+            .filter(|(component, _)| self.situation.placement.get(*component) == Some(self.situation.source))
+            .map(|(component, _)| (component.clone(), target.clone()))
+            .collect();
+        for (component, record) in policy.of_kind(Kind::Traffic) {
+            let weights = record.regions.iter().map(|r| (r.clone(), if r == target { 100 } else { 0 })).collect();
+            let action = Action::Traffic { traffic: component.clone(), weights };
+            let id = self.need(format!("traffic-{component}"), action, before.clone(), policy.deadlines.traffic);
+            let confirm = match self.part {
+                Part::Component(source) => policy.components.get(source).and_then(|p| p.row).map(|row| Confirm {
+                    instance: InstanceId { component: source.clone(), region: self.situation.source.clone() },
+                    lasting: row.confirm_for,
+                }),
+                Part::Region => None,
+            };
+            self.edit(&id, |step| {
+                step.commit_point = true;
+                step.confirm = confirm;
+                step.places = served_by_traffic.clone();
+            });
+            moved.insert(id);
+        }
+        if moved.is_empty()
+            && let Some(step) = self.planned.steps.iter_mut().rev().find(|step| before.contains(&step.id))
+        {
+            step.places.extend(served_by_traffic);
+        }
+        moved
+    }
+
+    fn verify(&mut self, moved: &[&ComponentId], after: &BTreeSet<StepId>) {
+        let Some(target) = self.target_region() else { return };
+        let policy = self.situation.policy;
+        for check in &policy.checks {
+            let wanted = match self.part {
+                Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
+                Part::Component(component) => check.after.contains(component),
+            };
+            if !wanted {
+                continue;
+            }
+            let part = match self.part {
+                Part::Component(component) => format!("-for-{component}"),
+                Part::Region => String::new(),
+            };
+            let action =
+                Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };
+            let id = format!("verify-{}{part}", check.name);
+            self.need(id, action, after.clone(), policy.deadlines.verify);
+        }
+    }
+
+    /// Enhanced monitoring and settings of the document's last phase: after the traffic, in nobody's way.
+    fn aftermath(&mut self, after: &BTreeSet<StepId>) {
+        let deadlines = self.situation.policy.deadlines;
+        let Some(target) = self.target_region().cloned() else { return };
+        for (cluster, policy) in self.clusters().filter(|(cluster, _)| cluster.region == target) {
+            for (name, key, value) in &policy.after_failover {
+                let action = Action::Published {
+                    cluster: cluster.clone(),
+                    namespace: policy.namespace.clone(),
+                    object: ObjectKind::ConfigMap,
+                    name: name.clone(),
+                    key: key.clone(),
+                    value: Value::Literal(value.clone()),
+                };
+                let id = format!("set-{name}-{key}{}", self.suffix(&cluster));
+                self.need(id, action, after.clone(), deadlines.publish);
+            }
+            for (n, path) in policy.manifests.iter().enumerate() {
+                let action = Action::Manifests { cluster: cluster.clone(), path: path.clone() };
+                let id = format!("apply-manifests-{}{}", n + 1, self.suffix(&cluster));
+                self.need(id, action, after.clone(), deadlines.manifests);
+            }
+        }
+    }
+}
