@@ -11,7 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod decide;
 pub mod domain;
-pub mod ledger;
 pub mod health;
+pub mod ledger;
 pub mod plan;
 pub mod ports;
