@@ -15,3 +15,4 @@ pub mod health;
 pub mod ledger;
 pub mod plan;
 pub mod ports;
+pub mod telemetry;

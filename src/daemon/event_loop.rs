@@ -1,0 +1,619 @@
+//! The one owner of the controller: inputs in, facts to the ledger, effects out, in that order.
+//!
+//! Nothing in it waits for anybody. An append is a future that is polled beside everything else, and while it is open
+//! inputs go on being taken in. There is no polling: the loop wakes up for an input, for a request, for the end of an
+//! append, for the controller's next deadline, and once a second to show that it lives.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::executor::Executor;
+use super::gate::{Gate, Renewal};
+use super::handle::{Answer, Board, Reload, Request, Roles, label};
+use super::notices::Notices;
+use super::prober::Sighting;
+use super::pulse::Pulse;
+use super::supervise::panic_message;
+use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
+use crate::domain::{ComponentId, Now, RegionId};
+use crate::ports::{AppendError, Clock, Durable, Lease, Ledger, Notice};
+use crate::telemetry::{self, Meters};
+
+/// Inputs taken in before the rest of the world gets a turn. A step takes microseconds.
+const INPUTS_AT_ONCE: usize = 256;
+/// A status is not made more often than this, whoever asks.
+const STATUS_FRESH: Duration = Duration::from_millis(100);
+/// A deadline that stays in the past is not tried more often than this: tokio's timers are no finer.
+const DEADLINE_AGAIN: Duration = Duration::from_millis(1);
+/// The same where nothing can be recorded and a decision is as good a second later.
+const DEADLINE_AGAIN_HALTED: Duration = Duration::from_millis(500);
+/// A controller that panics this often is beyond help; the supervisor above starts the process anew.
+const PANICS_MAX: u32 = 20;
+
+/// What the loop works with.
+pub struct Parts {
+    /// Decides.
+    pub controller: Controller,
+    /// The record, and the right to write to it; none where it is damaged and the daemon runs halted.
+    pub ledger: Option<(Box<dyn Ledger>, Lease)>,
+    /// Index of the next frame.
+    pub next_index: u64,
+    /// How long a permit lasts after its facts are durable.
+    pub permit: Duration,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Performs effects.
+    pub executor: Executor,
+    /// Closed when something breaks.
+    pub gate: Arc<Gate>,
+    /// What others can see without asking.
+    pub board: Arc<Board>,
+    /// Observations. Bounded: a schedule waits where it is full.
+    pub observations: mpsc::Receiver<Sighting>,
+    /// Ends of steps, of looks, of surveys.
+    pub outcomes: mpsc::Receiver<Input>,
+    /// What the API asks.
+    pub requests: mpsc::Receiver<Request>,
+    /// What the executor asks.
+    pub renewals: mpsc::Receiver<Renewal>,
+    /// Tells people.
+    pub notices: Notices,
+    /// Shows that the loop lives.
+    pub pulse: Pulse,
+    /// Every instance, for the roles.
+    pub instances: Vec<(ComponentId, RegionId)>,
+    /// Meters of the probes.
+    pub meters: Meters,
+    /// Alarms that were found before the loop began.
+    pub alarms: Vec<Alarm>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("next_index", &self.next_index).finish_non_exhaustive()
+    }
+}
+
+type Appended = (Box<dyn Ledger>, Result<Durable, AppendError>);
+
+/// An append under way.
+struct Open {
+    frame: Arc<Frame>,
+    perform: Vec<Effect>,
+    /// When the input that led to it was taken in.
+    decided: Duration,
+    append: BoxFuture<'static, Appended>,
+}
+
+/// The loop. See the module.
+pub struct EventLoop {
+    parts: Parts,
+    ledger: Option<Box<dyn Ledger>>,
+    lease: Lease,
+    open: Option<Open>,
+    broken: Option<String>,
+    waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
+    next_command: u64,
+    alarms: BTreeMap<String, Alarm>,
+    status: Option<(Duration, Arc<Status>)>,
+    panics: u32,
+}
+
+impl std::fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLoop").field("broken", &self.broken).finish_non_exhaustive()
+    }
+}
+
+/// The controller panicked again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the controller panicked {PANICS_MAX} times; this is a bug, and a restart may help")]
+pub struct BeyondHelp;
+
+/// What woke the loop up.
+enum Wake {
+    Appended(Appended),
+    Renewal(Renewal),
+    Outcome(Input),
+    Observation(Input),
+    Request(Request),
+    Deadline(Duration),
+    Beat,
+    Drained,
+    Idle,
+}
+
+impl EventLoop {
+    /// A loop that has not begun.
+    pub fn new(mut parts: Parts) -> Self {
+        let (ledger, lease) = match parts.ledger.take() {
+            Some((ledger, lease)) => (Some(ledger), lease),
+            None => (None, Lease { epoch: 0, until: Duration::ZERO }),
+        };
+        let alarms = std::mem::take(&mut parts.alarms);
+        Self {
+            parts,
+            ledger,
+            lease,
+            open: None,
+            broken: None,
+            waiting: BTreeMap::new(),
+            next_command: 1,
+            alarms: alarms.into_iter().map(|alarm| (alarm.key.clone(), alarm)).collect(),
+            status: None,
+            panics: 0,
+        }
+    }
+
+    /// The ledger takes nothing: observe and alert, perform nothing.
+    #[must_use]
+    pub fn halted(mut self, why: String) -> Self {
+        self.halt(why);
+        self
+    }
+
+    /// Turns until the gate drains and every task has ended, or until `give_up` fires.
+    ///
+    /// # Errors
+    /// Where the controller is beyond help; the process has to be started anew.
+    pub async fn run(mut self, give_up: CancellationToken) -> Result<(), BeyondHelp> {
+        let mut beat = tokio::time::interval(self.parts.pulse.every());
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for alarm in self.alarms.values() {
+            self.parts.notices.tell(Notice::Raised(alarm.clone()));
+        }
+        self.parts.board.set_ledger_healthy(self.ledger.is_some() && self.broken.is_none());
+        self.step(Input::Restarted);
+        let mut idle: Option<BoxFuture<'static, ()>> = None;
+        loop {
+            let is_draining = idle.is_some();
+            let deadline = self.deadline();
+            let wake = tokio::select! {
+                biased;
+                appended = append(&mut self.open) => Wake::Appended(appended),
+                Some(renewal) = self.parts.renewals.recv() => Wake::Renewal(renewal),
+                _ = beat.tick() => Wake::Beat,
+                Some(outcome) = self.parts.outcomes.recv() => Wake::Outcome(outcome),
+                due = until(deadline) => Wake::Deadline(due),
+                Some(observation) = self.parts.observations.recv() => Wake::Observation(observation.into()),
+                Some(request) = self.parts.requests.recv() => Wake::Request(request),
+                () = self.parts.gate.draining().cancelled(), if !is_draining => Wake::Drained,
+                () = ended(&mut idle), if self.open.is_none() => Wake::Idle,
+                () = give_up.cancelled() => Wake::Idle,
+            };
+            match wake {
+                Wake::Appended(appended) => self.appended(appended),
+                Wake::Renewal(renewal) => self.renew(renewal),
+                Wake::Outcome(input) | Wake::Observation(input) => self.take(input),
+                Wake::Request(request) => self.answer(request),
+                Wake::Deadline(due) => {
+                    telemetry::deadline_late(self.now().monotonic.saturating_sub(due));
+                    self.step(Input::Tick);
+                }
+                Wake::Beat => self.beat(),
+                Wake::Drained => {
+                    info!(tasks = self.parts.executor.under_way(), "draining: nothing new is started");
+                    idle = Some(Box::pin(self.parts.executor.idle()));
+                }
+                Wake::Idle => break,
+            }
+            self.take_more();
+            if self.panics >= PANICS_MAX {
+                return Err(BeyondHelp);
+            }
+        }
+        // An append that is still open is waited for: its answer decides what a person is told.
+        if let Some(open) = self.open.take() {
+            let (_ledger, result) = open.append.await;
+            if let Err(error) = result {
+                error!("the last frame may not be recorded: {error}");
+            }
+        }
+        self.fail_commands("the daemon is ending");
+        Ok(())
+    }
+
+    /// Whatever else is there already, a bounded number of it, so that nothing starves.
+    fn take_more(&mut self) {
+        while let Ok(renewal) = self.parts.renewals.try_recv() {
+            self.renew(renewal);
+        }
+        for _ in 0..INPUTS_AT_ONCE {
+            match self.parts.outcomes.try_recv().or_else(|_| self.parts.observations.try_recv().map(Input::from)) {
+                Ok(input) => self.take(input),
+                Err(_) => break,
+            }
+        }
+        if let Ok(request) = self.parts.requests.try_recv() {
+            self.answer(request);
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.parts.clock.now()
+    }
+
+    /// How long until the controller wants to be woken; while an append is open it waits for that instead.
+    fn deadline(&self) -> Option<(Instant, Duration)> {
+        if self.open.is_some() {
+            return None;
+        }
+        let (due, why) = self.parts.controller.next_deadline()?;
+        let left = due.saturating_sub(self.now().monotonic);
+        if left.is_zero() {
+            debug!("the deadline `{why}` is in the past");
+        }
+        let wait = left.max(if self.broken.is_some() { DEADLINE_AGAIN_HALTED } else { DEADLINE_AGAIN });
+        Some((Instant::now() + wait, due))
+    }
+
+    fn take(&mut self, input: Input) {
+        match &input {
+            Input::Observed(observation) => self.parts.meters.observed(observation),
+            Input::ReferenceObserved(observation) => self.parts.meters.reference(observation.answer.is_ok()),
+            Input::Progressed { plan, step, note } => info!(%plan, %step, "{step}: {note}"),
+            Input::Restarted
+            | Input::Tick
+            | Input::Looked { .. }
+            | Input::Finished { .. }
+            | Input::UndoFinished { .. }
+            | Input::OwedFenceFinished { .. }
+            | Input::Surveyed { .. }
+            | Input::Commanded { .. } => {}
+        }
+        self.step(input);
+    }
+
+    /// One input to the controller, and what it decided on its way. A panic in it halts.
+    fn step(&mut self, input: Input) {
+        let now = self.now();
+        let controller = AssertUnwindSafe(&mut self.parts.controller);
+        let decided = std::panic::catch_unwind(move || { controller }.0.step(now, input));
+        match decided {
+            Ok(decision) => self.carry_out(now, decision),
+            Err(panic) => {
+                self.panics += 1;
+                telemetry::panicked("controller");
+                self.halt(format!("the controller panicked, which is a bug: {}", panic_message(&*panic)));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Now, decision: Decision) {
+        let Decision { record, perform } = decision;
+        if record.is_empty() {
+            self.perform_unrecorded(perform);
+            return;
+        }
+        self.status = None;
+        if self.open.is_some() {
+            return self.halt("the controller decided while an append was open, which is a bug".to_owned());
+        }
+        let Some(mut ledger) = self.ledger.take() else {
+            // Nothing can be recorded, so nothing of it may be done; what people have to know still reaches them.
+            let why = self.broken.clone().unwrap_or_else(|| "there is no ledger".to_owned());
+            self.parts.controller.halt(why.clone());
+            return self.perform_harmless(perform, &why);
+        };
+        let index = self.parts.next_index;
+        let frame = Frame { index, epoch: self.lease.epoch, at: now, facts: record };
+        let shown = Arc::new(frame.clone());
+        let append = Box::pin(async move {
+            let result = ledger.append(frame).await;
+            (ledger, result)
+        });
+        self.open = Some(Open { frame: shown, perform, decided: now.monotonic, append });
+    }
+
+    fn appended(&mut self, (ledger, result): Appended) {
+        let Some(open) = self.open.take() else { return };
+        let Open { frame, perform, decided, .. } = open;
+        let durable = match result {
+            Ok(durable) => durable,
+            Err(error) => {
+                // A file ledger never becomes healthy again; with others, resigning and a restart is the safe way too.
+                drop(ledger);
+                let why = error.to_string();
+                self.halt(why.clone());
+                return self.perform_harmless(perform, &why);
+            }
+        };
+        let now = self.now();
+        telemetry::append_took(now.monotonic.saturating_sub(decided));
+        // Something may have broken meanwhile. The facts are durable all the same.
+        self.ledger = if self.broken.is_none() { Some(ledger) } else { None };
+        self.parts.next_index = frame.index + 1;
+        let controller = AssertUnwindSafe(&mut self.parts.controller);
+        let applied = std::panic::catch_unwind(|| { controller }.0.apply(frame.at, &frame.facts));
+        telemetry::applied(&frame);
+        self.parts.board.add(frame.clone());
+        self.status = None;
+        if let Err(panic) = applied {
+            self.panics += 1;
+            telemetry::panicked("controller");
+            let why = format!("the controller panicked, which is a bug: {}", panic_message(&*panic));
+            self.halt(why.clone());
+            return self.perform_harmless(perform, &why);
+        }
+        if let Some(why) = self.broken.clone() {
+            self.parts.controller.halt(why.clone());
+            return self.perform_harmless(perform, &why);
+        }
+        if let Some(why) = frame.facts.iter().find_map(halted_by) {
+            self.parts.gate.halt(why);
+        }
+        self.confirm(now);
+        let permit = durable.permit(now, self.parts.permit);
+        let is_anything_asked = !perform.is_empty();
+        for effect in perform {
+            telemetry::effect(&effect);
+            match effect {
+                Effect::Perform(task) => self.parts.executor.perform(task, permit.clone()),
+                Effect::Undo { task, previous } => self.parts.executor.undo(task, previous, permit.clone()),
+                Effect::FenceOwed { database, key, attempt, deadline } => {
+                    self.parts.executor.fence_owed(database, key, attempt, deadline, permit.clone());
+                }
+                Effect::Claim { ledger, replace } => self.parts.executor.claim(ledger, replace, permit.clone()),
+                effect @ (Effect::Look { .. }
+                | Effect::Survey
+                | Effect::Cancel { .. }
+                | Effect::Alarm(_)
+                | Effect::AlarmCleared { .. }
+                | Effect::Reply { .. }) => self.perform_unrecorded(vec![effect]),
+            }
+        }
+        if is_anything_asked {
+            telemetry::decision_took(self.now().monotonic.saturating_sub(decided));
+        }
+        self.step(Input::Tick);
+    }
+
+    /// Effects that need no fact. Any other is a bug, and halts before it is performed.
+    fn perform_unrecorded(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Look { plan, step, action } => self.parts.executor.look(plan, step, action),
+                Effect::Survey => self.parts.executor.survey(),
+                Effect::Cancel { plan, step } => self.parts.executor.cancel(&plan, &step),
+                Effect::Alarm(alarm) => self.parts.notices.tell(Notice::Raised(alarm)),
+                Effect::AlarmCleared { key } => self.parts.notices.tell(Notice::Cleared { key }),
+                Effect::Reply { id, answer } => {
+                    let answer = match answer {
+                        Ok(text) => Answer::InEffect(text),
+                        Err(why) => Answer::Refused(why),
+                    };
+                    self.reply(id, answer);
+                }
+                effect @ (Effect::Perform(_)
+                | Effect::Undo { .. }
+                | Effect::FenceOwed { .. }
+                | Effect::Claim { .. }) => {
+                    self.halt(format!(
+                        "an effect came without a fact, which is a bug, and was not performed: {effect:?}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The facts of a decision are not durable: people are told, commands fail, nothing else happens.
+    fn perform_harmless(&mut self, effects: Vec<Effect>, why: &str) {
+        for effect in effects {
+            match effect {
+                Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Cancel { .. } | Effect::Survey => {
+                    self.perform_unrecorded(vec![effect]);
+                }
+                Effect::Reply { id, .. } => self.reply(id, Answer::NotRecorded(why.to_owned())),
+                Effect::Perform(_)
+                | Effect::Undo { .. }
+                | Effect::FenceOwed { .. }
+                | Effect::Claim { .. }
+                | Effect::Look { .. } => {}
+            }
+        }
+    }
+
+    /// Stop acting, at once and until a restart: an invariant broke, or the ledger did.
+    fn halt(&mut self, why: String) {
+        if self.broken.is_some() {
+            return self.parts.controller.halt(why);
+        }
+        error!("halted: {why}");
+        self.parts.gate.halt(&why);
+        self.parts.controller.halt(why.clone());
+        self.ledger = None;
+        self.broken = Some(why.clone());
+        self.parts.board.set_ledger_healthy(false);
+        self.status = None;
+        self.raise("halted", format!("failoverd is halted and performs nothing: {why}"));
+        self.fail_commands(&why);
+    }
+
+    fn raise(&mut self, key: &str, text: String) {
+        let alarm = Alarm { key: format!("daemon/{key}"), severity: Severity::Page, text, region: None };
+        if self.alarms.get(&alarm.key) != Some(&alarm) {
+            self.parts.notices.tell(Notice::Raised(alarm.clone()));
+            self.alarms.insert(alarm.key.clone(), alarm);
+            self.status = None;
+        }
+    }
+
+    fn clear(&mut self, key: &str) {
+        let key = format!("daemon/{key}");
+        if self.alarms.remove(&key).is_some() {
+            self.parts.notices.tell(Notice::Cleared { key });
+            self.status = None;
+        }
+    }
+
+    fn fail_commands(&mut self, why: &str) {
+        for id in self.waiting.keys().copied().collect::<Vec<_>>() {
+            self.reply(id, Answer::NotRecorded(why.to_owned()));
+        }
+    }
+
+    fn reply(&mut self, id: u64, answer: Answer) {
+        let Some((command, waiting)) = self.waiting.remove(&id) else { return };
+        let outcome = match &answer {
+            Answer::InEffect(_) => "in_effect",
+            Answer::Refused(_) => "refused",
+            Answer::NotRecorded(_) => "not_recorded",
+            Answer::Unknown(_) => "unknown",
+        };
+        telemetry::command_ended(command, outcome);
+        // Whoever asked may have gone away; the command is in effect all the same.
+        let _ = waiting.send(answer);
+    }
+
+    fn renew(&mut self, renewal: Renewal) {
+        let now = self.now();
+        let answer = match (&self.broken, self.parts.gate.draining().is_cancelled()) {
+            (Some(why), _) => Err(format!("halted: {why}")),
+            (None, true) => Err("the daemon is ending".to_owned()),
+            (None, false) => renewal
+                .permit
+                .renewed(&self.lease, now, self.parts.permit)
+                .ok_or_else(|| "another epoch leads, or the lease ran out".to_owned()),
+        };
+        let _ = renewal.answer.send(answer);
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => {
+                let _ = answer.send(self.status());
+            }
+            Request::PlanIf(scope, answer) => {
+                let _ = answer.send(self.parts.controller.plan_if(self.now(), &scope));
+            }
+            Request::Command(command, answer) => {
+                let id = self.next_command;
+                self.next_command += 1;
+                self.waiting.retain(|_, (_, waiting)| !waiting.is_closed());
+                self.waiting.insert(id, (label(&command), answer));
+                if let Some(why) = self.broken.clone() {
+                    return self.reply(id, Answer::NotRecorded(why));
+                }
+                if self.parts.gate.draining().is_cancelled() {
+                    return self.reply(id, Answer::NotRecorded("the daemon is ending".to_owned()));
+                }
+                self.step(Input::Commanded { id, command });
+            }
+            Request::Reload(reload, answer) => {
+                let _ = answer.send(self.reload(*reload));
+            }
+        }
+    }
+
+    fn reload(&mut self, reload: Reload) -> Result<(), String> {
+        if self.open.is_some() {
+            return Err("a decision is being recorded; try again".to_owned());
+        }
+        let Reload { policy, policy_hash, world } = reload;
+        let instances = policy.instances().map(|instance| (instance.component, instance.region)).collect();
+        let meters = Meters::new(&policy);
+        self.parts.controller.reload(policy, policy_hash)?;
+        self.parts.instances = instances;
+        self.parts.meters = meters;
+        self.parts.executor.replace_world(world);
+        self.status = None;
+        self.step(Input::Tick);
+        Ok(())
+    }
+
+    fn status(&mut self) -> Arc<Status> {
+        let now = self.now();
+        if let Some((made, status)) = &self.status
+            && now.monotonic.saturating_sub(*made) < STATUS_FRESH
+        {
+            return status.clone();
+        }
+        let mut status = self.parts.controller.status(now);
+        status.alarms.extend(self.alarms.values().cloned());
+        let status = Arc::new(status);
+        self.status = Some((now.monotonic, status.clone()));
+        status
+    }
+
+    /// Once a second: the loop lives, and says so to whoever depends on it.
+    fn beat(&mut self) {
+        let now = self.now();
+        self.parts.board.turn(now.monotonic);
+        self.confirm(now);
+        match self.parts.pulse.stop_file() {
+            Some(Err(closed)) => {
+                self.parts.board.set_stopped(true);
+                self.raise("stop-file", format!("nothing is performed: {closed}"));
+            }
+            Some(Ok(())) => {
+                self.parts.board.set_stopped(false);
+                self.clear("stop-file");
+            }
+            None => {}
+        }
+        let headline = self.status().headline.clone();
+        self.parts.pulse.beat(&headline);
+    }
+
+    /// The ledger is ours, as of `at`: roles may be answered for.
+    fn confirm(&mut self, at: Now) {
+        if self.broken.is_some() || self.lease.until <= at.monotonic {
+            return;
+        }
+        let mut roles = Roles::new();
+        for (component, region) in &self.parts.instances {
+            if self.parts.controller.serves(region, component) {
+                roles.entry(component.clone()).or_default().insert(region.clone());
+            }
+        }
+        self.parts.board.set_roles(roles);
+        self.parts.board.confirm(at.monotonic);
+    }
+}
+
+fn halted_by(fact: &Fact) -> Option<&str> {
+    if let Fact::Halted { why } = fact { Some(why) } else { None }
+}
+
+/// The end of the open append; never, where none is open.
+async fn append(open: &mut Option<Open>) -> Appended {
+    match open {
+        Some(open) => (&mut open.append).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The deadline that was reached; never, where there is none.
+async fn until(deadline: Option<(Instant, Duration)>) -> Duration {
+    match deadline {
+        Some((at, due)) => {
+            tokio::time::sleep_until(at).await;
+            due
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of the last task, once the daemon drains.
+async fn ended(idle: &mut Option<BoxFuture<'static, ()>>) {
+    match idle {
+        Some(idle) => idle.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            warn!(commands = self.waiting.len(), "commands were left unanswered");
+        }
+    }
+}

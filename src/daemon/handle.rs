@@ -1,0 +1,282 @@
+//! How everybody else talks to the event loop: requests with a time limit, and a few things it leaves lying around so
+//! that nobody has to ask.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::decide::{Command, DryRun, Frame, Scope, Status};
+use crate::domain::{ComponentId, Policy, RegionId};
+use crate::ports::Clock;
+
+/// A turn of the loop takes microseconds; a loop that does not answer within this is in trouble.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A command waits for its facts to be durable: an fsync, on a bad day a slow one.
+const COMMAND_WITHIN: Duration = Duration::from_secs(15);
+/// Frames kept in memory for those who follow the ledger; older ones are read from its file.
+const FRAMES_KEPT: usize = 2048;
+
+/// What can be asked of the event loop.
+pub enum Request {
+    /// How things are.
+    Status(oneshot::Sender<Arc<Status>>),
+    /// What would be done.
+    PlanIf(Scope, oneshot::Sender<Result<DryRun, String>>),
+    /// A person wants something.
+    Command(Command, oneshot::Sender<Answer>),
+    /// The configuration was read again.
+    Reload(Box<Reload>, oneshot::Sender<Result<(), String>>),
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Status(_) => "Status",
+            Self::PlanIf(..) => "PlanIf",
+            Self::Command(..) => "Command",
+            Self::Reload(..) => "Reload",
+        })
+    }
+}
+
+/// A new policy, and the world that goes with it.
+#[derive(Debug)]
+pub struct Reload {
+    /// What the core has to know.
+    pub policy: Policy,
+    /// Its hash.
+    pub policy_hash: String,
+    /// Where effects come about from now on.
+    pub world: super::executor::World,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its facts are durable.
+    InEffect(String),
+    /// The controller said no; nothing was recorded.
+    Refused(String),
+    /// It could not be recorded. NOT IN EFFECT.
+    NotRecorded(String),
+    /// Nobody knows: no answer in time.
+    Unknown(String),
+}
+
+/// The loop does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the event loop does not answer")]
+pub struct NoAnswer;
+
+/// Asks the event loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    board: Arc<Board>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// A handle, and where its requests arrive.
+    pub fn channel(board: Arc<Board>) -> (Self, mpsc::Receiver<Request>) {
+        // The API lets fewer requests in than this.
+        let (requests, receiver) = mpsc::channel(128);
+        (Self { requests, board }, receiver)
+    }
+
+    /// What lies around.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// How things are, at most a fraction of a second old.
+    pub async fn status(&self) -> Result<Arc<Status>, NoAnswer> {
+        self.ask(Request::Status).await
+    }
+
+    /// What would be done if `scope` were lost.
+    pub async fn plan_if(&self, scope: Scope) -> Result<Result<DryRun, String>, NoAnswer> {
+        self.ask(|answer| Request::PlanIf(scope, answer)).await
+    }
+
+    /// Orders something. The answer comes once it is in effect, or certain not to be.
+    pub async fn command(&self, command: Command) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let sent = tokio::time::timeout(ANSWER_WITHIN, self.requests.send(Request::Command(command, answer))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return Answer::NotRecorded("the event loop does not take requests".to_owned());
+        }
+        match tokio::time::timeout(COMMAND_WITHIN, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Answer::Unknown("the daemon ended before it answered".to_owned()),
+            Err(_elapsed) => Answer::Unknown(format!("no answer within {COMMAND_WITHIN:?}")),
+        }
+    }
+
+    /// Takes over a new configuration, or says why not.
+    pub async fn reload(&self, reload: Reload) -> Result<(), String> {
+        self.ask(|answer| Request::Reload(Box::new(reload), answer)).await.map_err(|error| error.to_string())?
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        let asking = async {
+            self.requests.send(request(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) | Err(_) => Err(NoAnswer),
+        }
+    }
+}
+
+/// Where each component is served, as of the last confirmation.
+pub type Roles = BTreeMap<ComponentId, BTreeSet<RegionId>>;
+
+/// What the event loop leaves lying around: written by it alone, read by anybody without asking.
+pub struct Board {
+    clock: Arc<dyn Clock>,
+    roles: ArcSwap<Roles>,
+    /// Monotonic milliseconds; 0 is never.
+    confirmed: AtomicU64,
+    turned: AtomicU64,
+    ledger_healthy: AtomicBool,
+    stopped: AtomicBool,
+    frames: Mutex<VecDeque<Arc<Frame>>>,
+    next_frame: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for Board {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    /// Nothing is confirmed yet: every role is somebody else's.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            roles: ArcSwap::default(),
+            confirmed: AtomicU64::new(0),
+            turned: AtomicU64::new(0),
+            ledger_healthy: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            frames: Mutex::default(),
+            next_frame: watch::Sender::new(0),
+        }
+    }
+
+    /// Whether `region` serves `component`, for sure, no longer than `within` ago.
+    pub fn serves(&self, region: &RegionId, component: &ComponentId, within: Duration) -> bool {
+        let confirmed = self.confirmed.load(Ordering::Acquire);
+        let age = self.millis().saturating_sub(confirmed);
+        let is_fresh = confirmed > 0 && u128::from(age) <= within.as_millis();
+        is_fresh && self.roles.load().get(component).is_some_and(|regions| regions.contains(region))
+    }
+
+    /// Since the loop's last turn; none before the first.
+    pub fn silent(&self) -> Option<Duration> {
+        let turned = self.turned.load(Ordering::Acquire);
+        (turned > 0).then(|| Duration::from_millis(self.millis().saturating_sub(turned)))
+    }
+
+    /// The ledger takes frames.
+    pub fn is_ledger_healthy(&self) -> bool {
+        self.ledger_healthy.load(Ordering::Acquire)
+    }
+
+    /// The stop file was there when it was last looked for.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Index of the next frame: the number of durable ones.
+    pub fn frames(&self) -> u64 {
+        *self.next_frame.borrow()
+    }
+
+    /// To be told when a frame is added.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.next_frame.subscribe()
+    }
+
+    /// Up to `limit` frames from `from` on; none where `from` is older than what is kept in memory.
+    pub fn recent(&self, from: u64, limit: usize) -> Option<Vec<Arc<Frame>>> {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = frames.front().map_or(u64::MAX, |frame| frame.index);
+        if from < first && from < self.frames() {
+            return None;
+        }
+        Some(frames.iter().filter(|frame| frame.index >= from).take(limit).cloned().collect())
+    }
+
+    pub(super) fn turn(&self, now: Duration) {
+        self.turned.store(millis(now), Ordering::Release);
+    }
+
+    pub(super) fn confirm(&self, at: Duration) {
+        self.confirmed.store(millis(at), Ordering::Release);
+    }
+
+    pub(super) fn set_roles(&self, roles: Roles) {
+        if **self.roles.load() != roles {
+            self.roles.store(Arc::new(roles));
+        }
+    }
+
+    pub(super) fn set_ledger_healthy(&self, healthy: bool) {
+        self.ledger_healthy.store(healthy, Ordering::Release);
+    }
+
+    pub(super) fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Release);
+    }
+
+    pub(super) fn add(&self, frame: Arc<Frame>) {
+        let next = frame.index + 1;
+        {
+            let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+            if frames.len() == FRAMES_KEPT {
+                frames.pop_front();
+            }
+            frames.push_back(frame);
+        }
+        self.next_frame.send_replace(next);
+    }
+
+    fn millis(&self) -> u64 {
+        millis(self.clock.now().monotonic)
+    }
+}
+
+/// At least 1, because 0 is never.
+fn millis(monotonic: Duration) -> u64 {
+    u64::try_from(monotonic.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// The command's name in metrics, as it is in JSON.
+pub(super) fn label(command: &Command) -> &'static str {
+    match command {
+        Command::Failover { .. } => "failover",
+        Command::Approve { .. } => "approve",
+        Command::Hold { .. } => "hold",
+        Command::Pause { .. } => "pause",
+        Command::Resume { .. } => "resume",
+        Command::Ack { .. } => "ack",
+        Command::Retry { .. } => "retry",
+        Command::Skip { .. } => "skip",
+        Command::Abort { .. } => "abort",
+        Command::Adopt { .. } => "adopt",
+    }
+}
