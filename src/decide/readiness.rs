@@ -278,6 +278,22 @@ impl Draft<'_> {
             return Some(doubt);
         }
         let confirm = confirm?;
+        let region = candidates.iter().find(|c| c.source == *source && c.part == Part::Region && c.missing.is_none());
+        if let Some(region) = region
+            && !region.is_full()
+        {
+            // Clients that are sent to a standby whose database is still a replica gain nothing, and GitHub lost a day
+            // that way: when everything fails together, traffic waits for the plan that moves everything.
+            self.wake(region.since + region.after, "a regional outage is certain");
+            return Some(Guard {
+                kind: GuardKind::Verdict,
+                evidence: format!("all of {source} has been failing for {}", human(region.failing_for)),
+                lifted_by: format!(
+                    "its recovery, or {}: then the traffic moves with the rest of the region",
+                    human(region.after)
+                ),
+            });
+        }
         let failing_for = self.failing_for(&confirm.instance).unwrap_or_default();
         if failing_for < confirm.lasting {
             let left = confirm.lasting - failing_for;

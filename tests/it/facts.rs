@@ -85,6 +85,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             detected_after: Duration::from_secs(300),
             evidence: vec!["database@us-east-1 failing for 5 min: tcp: connection timed out".to_owned()],
             ordered_by: None,
+            forced: false,
         },
         Fact::IncidentEscalated {
             incident: incident.clone(),
@@ -101,7 +102,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             plan: plan.clone(),
             part: Part::Region,
             steps: vec![Step { id: "promote-other".into(), part: Part::Region, ..step }],
-            shares: vec!["promote-database".into()],
+            shares: [("promote-database".into(), ["fence".into()].into())].into(),
         },
         Fact::ApprovalRequested {
             plan: plan.clone(),

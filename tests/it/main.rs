@@ -1,5 +1,6 @@
 //! All integration tests, in one binary: one link, one compile.
 
 mod config;
+mod controller;
 mod facts;
 mod ledger;
