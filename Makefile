@@ -1,0 +1,63 @@
+# What can be made. `make` alone lists it. Needs Rust (rustup.rs), bash and Python 3; the rest is installed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Binaries of the lab and tools of the checks are kept outside the tree, so that a fresh clone finds them again.
+export FAILOVERD_LAB_CACHE ?= $(HOME)/.cache/failoverd-lab
+DENY := $(FAILOVERD_LAB_CACHE)/tools/bin/cargo-deny
+
+.PHONY: help build test prepare check fmt clippy doc deny clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the optimised binary: target/release/failoverd
+	@cargo build --locked --release
+
+# The API server takes minutes of one core to build and cargo takes minutes of the other: side by side.
+prepare: # builds the tests and installs what they run on
+	@tests/lab/install.sh & lab=$$!; \
+	trap 'kill $$lab 2>/dev/null || true' INT TERM; \
+	cargo test --locked --no-run || { kill $$lab 2>/dev/null || true; exit 1; }; \
+	wait $$lab
+
+test: prepare ## everything, on real components; installs what is missing
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run --locked; \
+	else \
+	  cargo test --locked --lib --bins --tests; \
+	fi
+	@cargo test --locked --doc --quiet
+
+check: fmt clippy doc deny ## format, lints, documentation, licences: what .ci/run checks besides the tests
+
+fmt:
+	@cargo fmt --all --check
+
+clippy:
+	@cargo clippy --locked --all-targets --quiet -- -D warnings
+
+doc:
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+
+# The advisory database is a git repository on another host: where that cannot be reached, the rest is checked and
+# it is said that the advisories were not.
+deny: $(DENY)
+	@$(DENY) --log-level error --locked check bans licenses sources
+	@if timeout 60 $(DENY) --log-level off --locked fetch db >/dev/null 2>&1; then \
+	  $(DENY) --log-level error --locked check --disable-fetch advisories; \
+	else \
+	  echo "advisories NOT CHECKED: the advisory database cannot be reached from here"; \
+	fi
+
+# Two minutes, once. Not optimised: it runs for a second.
+$(DENY):
+	@echo "installing cargo-deny into $(FAILOVERD_LAB_CACHE)/tools"
+	@cargo install cargo-deny --locked --debug --quiet --root $(FAILOVERD_LAB_CACHE)/tools \
+	  --target-dir $(FAILOVERD_LAB_CACHE)/tools-build
+	@rm -rf $(FAILOVERD_LAB_CACHE)/tools-build
+
+clean: ## remove what was built here (not the lab's cache)
+	@cargo clean
