@@ -102,7 +102,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             plan: plan.clone(),
             part: Part::Region,
             steps: vec![Step { id: "promote-other".into(), part: Part::Region, ..step }],
-            shares: [("promote-database".into(), ["fence".into()].into())].into(),
+            shares: BTreeMap::from([("promote-database".into(), BTreeSet::from(["declare@us-west-2".into()]))]),
         },
         Fact::ApprovalRequested {
             plan: plan.clone(),
