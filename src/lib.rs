@@ -16,3 +16,4 @@ pub mod ledger;
 pub mod plan;
 pub mod ports;
 pub mod telemetry;
+pub mod web;

@@ -32,8 +32,20 @@ pub struct Gauges {
 }
 
 impl Gauges {
+    /// Shows what is known without asking anybody.
+    pub fn machine(&self, machine: Machine, prober: &ProberCounters) {
+        gauge!(names::STOP_FILE).set(flag(machine.stopped));
+        gauge!(names::LEDGER_FRAMES).set(float(machine.frames));
+        gauge!(names::LEDGER_HEALTHY).set(flag(machine.ledger_healthy));
+        gauge!(names::LOOP_IDLE).set(machine.silent.as_secs_f64());
+        counter!(names::LOG_DROPPED).absolute(names::log_dropped_so_far());
+        counter!(names::PROBE_STARTS_SKIPPED).absolute(prober.starts_skipped.load(Ordering::Relaxed));
+        counter!(names::PROBE_STALLS).absolute(prober.stalls.load(Ordering::Relaxed));
+        counter!(names::PROBE_PANICS).absolute(prober.panics.load(Ordering::Relaxed));
+    }
+
     /// Shows `status`.
-    pub fn show(&mut self, status: &Status, machine: Machine, prober: Option<&ProberCounters>) {
+    pub fn show(&mut self, status: &Status) {
         for instance in &status.instances {
             self.instance(instance);
         }
@@ -55,19 +67,9 @@ impl Gauges {
         }
         gauge!(names::HALTED).set(flag(status.halted.is_some()));
         gauge!(names::PAUSED).set(flag(status.paused_until.is_some()));
-        gauge!(names::STOP_FILE).set(flag(machine.stopped));
         gauge!(names::OWED_FENCES).set(count(status.owed_fences.len()));
         gauge!(names::EPOCH).set(float(status.epoch));
-        gauge!(names::LEDGER_FRAMES).set(float(machine.frames));
-        gauge!(names::LEDGER_HEALTHY).set(flag(machine.ledger_healthy));
-        gauge!(names::LOOP_IDLE).set(machine.silent.as_secs_f64());
         counter!(names::FALSE_POSITIVES).absolute(status.false_positives);
-        counter!(names::LOG_DROPPED).absolute(names::log_dropped_so_far());
-        if let Some(prober) = prober {
-            counter!(names::PROBE_STARTS_SKIPPED).absolute(prober.starts_skipped.load(Ordering::Relaxed));
-            counter!(names::PROBE_STALLS).absolute(prober.stalls.load(Ordering::Relaxed));
-            counter!(names::PROBE_PANICS).absolute(prober.panics.load(Ordering::Relaxed));
-        }
     }
 
     fn instance(&mut self, status: &InstanceStatus) {
