@@ -1,10 +1,12 @@
 //! The outside world. The only folder (besides `ledger`) that names an SDK; nothing here decides anything.
 
 pub mod aws;
+pub mod command;
 pub mod connect;
 pub mod failure;
 pub mod http;
 pub mod kubernetes;
+pub mod names;
 pub mod postgres;
 pub mod redis;
 pub mod resolver;
