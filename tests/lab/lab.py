@@ -251,8 +251,10 @@ def start_again(run, names):
 
 
 def _start_one(run, name):
-    if name.startswith("pg@"):                    # a killed server leaves its lock file; the new one checks it, but be sure
-        (run.data / name.replace("@", "-") / "postmaster.pid").unlink(missing_ok=True)
+    if name.startswith("pg@"):                    # a killed server leaves its lock files, and its process id may be another's now
+        folder = run.data / name.replace("@", "-")
+        for lock in (folder / "postmaster.pid", *folder.with_name(folder.name + "-socket").glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
     run.start_again(name)
 
 

@@ -134,7 +134,7 @@ class Datagrams(asyncio.DatagramProtocol):
 
 def rst(writer):
     connection = writer.get_extra_info("socket")
-    if connection is not None:
+    if connection is not None and connection.fileno() >= 0:         # not closed already
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 

@@ -4,9 +4,9 @@ A real Redis stands behind member 001 of each group; the other members exist her
 the writable one (global failover, leaving the global group, choosing it as primary), it gets REPLICAOF NO ONE for real.
 """
 import socket, threading, time
-from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
 from moto.elasticache import responses
+from moto.elasticache.exceptions import ElastiCacheException as Refusal
 from . import settings
 
 _groups, _globals = {}, {}                     # (region, id) -> Group; id -> GlobalGroup
@@ -79,7 +79,7 @@ class Group:
 
     def require_available(self):
         if self.status != "available":
-            raise ServiceException("InvalidReplicationGroupState", f"Replication group {self.id} is not in available state: {self.status}.")
+            raise Refusal("InvalidReplicationGroupState", f"Replication group {self.id} is not in available state: {self.status}.")
 
     def modify(self, then=lambda: None):
         """`modifying` for a while, then what was asked for, then `available`."""
@@ -113,7 +113,7 @@ class GlobalGroup:
 
     def require_available(self):
         if self.status != "available":
-            raise ServiceException("InvalidGlobalReplicationGroupState", f"Global replication group {self.id} is not in available state: {self.status}.")
+            raise Refusal("InvalidGlobalReplicationGroupState", f"Global replication group {self.id} is not in available state: {self.status}.")
 
 
 def seed(groups, global_id=None):
@@ -141,7 +141,7 @@ def modify_replication_group(self):
         wanted = {k: v for k, v in wanted.items() if v is not None}
         promoted = self._get_param("PrimaryClusterId")
         if wanted.get("automatic_failover", group.automatic_failover) and len(group.shards[0]) < 2:
-            raise ServiceException("InvalidParameterCombination", "Automatic failover needs at least one replica.")
+            raise Refusal("InvalidParameterCombination", "Automatic failover needs at least one replica.")
         if promoted:
             _refuse_promotion(group, promoted, wanted)
         if not self._get_bool_param("ApplyImmediately"):
@@ -163,11 +163,11 @@ def modify_replication_group(self):
 
 def _refuse_promotion(group, member, wanted):
     if member not in group.shards[0] or group.is_cluster:
-        raise ServiceException("InvalidParameterValue", f"{member} is not a member of a replication group with one node group.")
+        raise Refusal("InvalidParameterValue", f"{member} is not a member of a replication group with one node group.")
     if wanted.get("automatic_failover", group.automatic_failover):
-        raise ServiceException("InvalidParameterCombination", "Automatic failover must be disabled before a primary can be chosen by hand.")
+        raise Refusal("InvalidParameterCombination", "Automatic failover must be disabled before a primary can be chosen by hand.")
     if group.is_secondary():
-        raise ServiceException("InvalidReplicationGroupState", f"{group.id} is a secondary member of {group.global_group.id}.")
+        raise Refusal("InvalidReplicationGroupState", f"{group.id} is a secondary member of {group.global_group.id}.")
 
 
 def increase_replica_count(self):
@@ -184,14 +184,14 @@ def _change_replica_count(self, direction):
     with settings.lock:
         group.require_available()
         if not self._get_bool_param("ApplyImmediately"):
-            raise ServiceException("InvalidParameterValue", "ApplyImmediately=False is not currently supported.")
+            raise Refusal("InvalidParameterValue", "ApplyImmediately=False is not currently supported.")
         if wanted is None:
-            raise ServiceException("InvalidParameterCombination", "NewReplicaCount or ReplicaConfiguration must be given.")
+            raise Refusal("InvalidParameterCombination", "NewReplicaCount or ReplicaConfiguration must be given.")
         current = len(group.shards[0]) - 1
         if wanted == current:
-            raise ServiceException("NoOperationFault", f"The replication group already has {current} replicas.")
+            raise Refusal("NoOperationFault", f"The replication group already has {current} replicas.")
         if (wanted - current) * direction < 0 or not 0 <= wanted <= REPLICAS_MAX:
-            raise ServiceException("InvalidParameterValue", f"NewReplicaCount {wanted} is not valid: there are {current} replicas, at most {REPLICAS_MAX} are allowed.")
+            raise Refusal("InvalidParameterValue", f"NewReplicaCount {wanted} is not valid: there are {current} replicas, at most {REPLICAS_MAX} are allowed.")
 
         def then():
             for n, members in enumerate(group.shards):
@@ -210,9 +210,9 @@ def test_failover(self):
     with settings.lock:
         group.require_available()
         if node_group not in [f"{n + 1:04}" for n in range(len(group.shards))]:
-            raise ServiceException("NodeGroupNotFoundFault", f"Node group {node_group} not found.")
+            raise Refusal("NodeGroupNotFoundFault", f"Node group {node_group} not found.")
         if not group.automatic_failover:
-            raise ServiceException("InvalidReplicationGroupState", "Automatic failover is not enabled for this replication group.")
+            raise Refusal("InvalidReplicationGroupState", "Automatic failover is not enabled for this replication group.")
         n = int(node_group) - 1
 
         def then():
@@ -237,9 +237,9 @@ def failover_global_replication_group(self):
         group.require_available()
         member = next((m for m in group.members if (m.region, m.id) == target), None)
         if member is None:
-            raise ServiceException("InvalidParameterValue", f"{target[1]} in {target[0]} is not a member of {group.id}.")
+            raise Refusal("InvalidParameterValue", f"{target[1]} in {target[0]} is not a member of {group.id}.")
         if group.primary == target:
-            raise ServiceException("InvalidParameterValue", f"{target[1]} is already the primary of {group.id}.")
+            raise Refusal("InvalidParameterValue", f"{target[1]} is already the primary of {group.id}.")
         group.status = "modifying"
 
         def then():
@@ -263,9 +263,9 @@ def disassociate_global_replication_group(self):
         group.require_available()
         member = next((m for m in group.members if (m.region, m.id) == target), None)
         if member is None:
-            raise ServiceException("InvalidParameterValue", f"{target[1]} in {target[0]} is not a member of {group.id}.")
+            raise Refusal("InvalidParameterValue", f"{target[1]} in {target[0]} is not a member of {group.id}.")
         if group.primary == target:
-            raise ServiceException("InvalidParameterValue", "The primary of a global replication group cannot be disassociated.")
+            raise Refusal("InvalidParameterValue", "The primary of a global replication group cannot be disassociated.")
 
         def then():
             member.become_writable()
@@ -282,14 +282,14 @@ def find(region, identifier):
     try:
         return _groups[region, identifier]
     except KeyError:
-        raise ServiceException("ReplicationGroupNotFoundFault", f"ReplicationGroup {identifier} not found.") from None
+        raise Refusal("ReplicationGroupNotFoundFault", f"ReplicationGroup {identifier} not found.") from None
 
 
 def find_global(identifier):
     try:
         return _globals[identifier]
     except KeyError:
-        raise ServiceException("GlobalReplicationGroupNotFoundFault", f"GlobalReplicationGroup {identifier} not found.") from None
+        raise Refusal("GlobalReplicationGroupNotFoundFault", f"GlobalReplicationGroup {identifier} not found.") from None
 
 
 def find_anywhere(identifier):

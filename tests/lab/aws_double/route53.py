@@ -7,10 +7,10 @@ others. One rule is stricter here than AWS is said to be: a DELETE has to repeat
 import copy, ipaddress, random, re, string, threading, time
 from collections import defaultdict
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.route53 import models, responses
+from moto.route53.exceptions import Route53ClientError as Refusal
 from . import settings
 
 POLICIES = {"Weight": "weighted", "Region": "latency", "Failover": "failover", "GeoLocation": "geolocation",
@@ -45,7 +45,7 @@ def change_resource_record_sets(self):
     zone = zone_for(self._get_param("HostedZoneId"))
     changes = self._get_param("ChangeBatch.Changes")
     if not zone.accepting.acquire(blocking=False):
-        raise ServiceException("PriorRequestNotComplete", "The request was rejected because Route 53 was still processing a prior request.")
+        raise Refusal("PriorRequestNotComplete", "The request was rejected because Route 53 was still processing a prior request.")
     try:
         time.sleep(settings.get("accept_s"))
         with settings.lock:
@@ -61,7 +61,7 @@ def list_resource_record_sets(self):
     start_name, start_type = self._get_param("StartRecordName"), self._get_param("StartRecordType")
     start_identifier = self._get_param("StartRecordIdentifier")
     if start_type and not start_name or start_identifier and not start_type:
-        raise ServiceException("InvalidInput", "The input is not valid")
+        raise Refusal("InvalidInput", "The input is not valid")
     count = min(self._get_int_param("MaxItems", 300), 300)
     start = (reversed_labels(full(start_name)), start_type or "", start_identifier or "") if start_name else ((), "", "")
     with settings.lock:
@@ -80,7 +80,7 @@ def get_change(self):
         for change in zone.changes:
             if change.id == wanted:
                 return ActionResult({"ChangeInfo": change.info()})
-    raise ServiceException("NoSuchChange", f"A change with the specified change ID does not exist: {wanted}")
+    raise Refusal("NoSuchChange", f"A change with the specified change ID does not exist: {wanted}")
 
 
 # --- zones and changes --------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Change:
 def zone_for(zone_id):
     zone_id = zone_id.removeprefix("/hostedzone/")
     if zone_id not in _backend().zones:
-        raise ServiceException("NoSuchHostedZone", f"No hosted zone found with ID: {zone_id}")
+        raise Refusal("NoSuchHostedZone", f"No hosted zone found with ID: {zone_id}")
     with settings.lock:
         if zone_id not in _zones:
             found = _backend().zones[zone_id]
@@ -161,7 +161,7 @@ def _backend():
 def after(zone, changes):
     """The zone's records after the batch. Raises, and changes nothing, when any part of it is refused."""
     if not changes:
-        raise ServiceException("InvalidInput", "Invalid XML ; The content of element 'Changes' is not complete.")
+        raise Refusal("InvalidInput", "Invalid XML ; The content of element 'Changes' is not complete.")
     if sum(len(c["ResourceRecordSet"].get("ResourceRecords") or []) * (2 if c["Action"] == "UPSERT" else 1) for c in changes) > 1000:
         refuse(["Number of records limit of 1000 exceeded."])
     for change in changes:
@@ -207,7 +207,7 @@ def after(zone, changes):
 
 
 def refuse(problems):
-    raise ServiceException("InvalidChangeBatch", "[" + ", ".join(problems) + "]")
+    raise Refusal("InvalidChangeBatch", "[" + ", ".join(problems) + "]")
 
 
 def refuse_wrong_shape(change):
@@ -217,10 +217,10 @@ def refuse_wrong_shape(change):
              f"SetIdentifier={record.get('SetIdentifier') or 'null'}]")
 
     def invalid(text):
-        raise ServiceException("InvalidInput", f"Invalid request: {text} {where}")
+        raise Refusal("InvalidInput", f"Invalid request: {text} {where}")
 
     if action not in ("CREATE", "UPSERT", "DELETE"):
-        raise ServiceException("InvalidInput", f"Invalid XML ; cvc-enumeration-valid: Value '{action}' is not facet-valid with respect to "
+        raise Refusal("InvalidInput", f"Invalid XML ; cvc-enumeration-valid: Value '{action}' is not facet-valid with respect to "
                                "enumeration '[CREATE, DELETE, UPSERT]'. It must be a value from the enumeration.")
     kinds = "Expected exactly one of [AliasTarget, all of [TTL, and ResourceRecords], or TrafficPolicyInstanceId], but found"
     complete = record.get("TTL") is not None and bool(record.get("ResourceRecords"))
@@ -242,13 +242,13 @@ def refuse_wrong_shape(change):
     weight = record.get("Weight")
     if weight is not None and not 0 <= int(weight) <= 255:
         bound, limit = ("maxInclusive", 255) if int(weight) > 255 else ("minInclusive", 0)
-        raise ServiceException("InvalidInput", f"Invalid XML ; cvc-{bound}-valid: Value '{weight}' is not facet-valid with respect to "
+        raise Refusal("InvalidInput", f"Invalid XML ; cvc-{bound}-valid: Value '{weight}' is not facet-valid with respect to "
                                f"{bound} '{limit}' for type 'ResourceRecordSetWeight'.")
     if record.get("Failover") not in (None, "PRIMARY", "SECONDARY"):
-        raise ServiceException("InvalidInput", f"Invalid XML ; cvc-enumeration-valid: Value '{record['Failover']}' is not facet-valid with "
+        raise Refusal("InvalidInput", f"Invalid XML ; cvc-enumeration-valid: Value '{record['Failover']}' is not facet-valid with "
                                "respect to enumeration '[PRIMARY, SECONDARY]'. It must be a value from the enumeration.")
     if record.get("HealthCheckId") and record["HealthCheckId"] not in _backend().health_checks:
-        raise ServiceException("NoSuchHealthCheck", f"No health check exists with the specified ID: {record['HealthCheckId']}")
+        raise Refusal("NoSuchHealthCheck", f"No health check exists with the specified ID: {record['HealthCheckId']}")
 
 
 def wrong_values(record):

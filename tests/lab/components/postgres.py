@@ -79,7 +79,7 @@ def start_pair(run, authority, ports):
     for region in c.REGIONS:
         run.spawn(f"pg@{region}", [_binary("postgres"), "-D", folder(run, region)], region=region, cwd=run.data, user=USER)
     for region in c.REGIONS:
-        wait_until(lambda r=region: _connect(ports[r]), f"PostgreSQL in {region}", run=run, process=f"pg@{region}")
+        wait_until(lambda r=region: query(ports[r], "SELECT 1"), f"PostgreSQL in {region}", run=run, process=f"pg@{region}")
     streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
     wait_until(lambda: query(ports[c.PRIMARY], streaming) == 1, "streaming replication", run=run, process=f"pg@{c.SECONDARY}")
     return {region: describe(run, region, ports[region], authority) for region in c.REGIONS}
