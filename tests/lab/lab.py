@@ -211,6 +211,8 @@ class Plan:
                            "secret_access_key": c.SECRET_KEY, "account": c.ACCOUNT, "global_cache_group": c.GLOBAL_CACHE_GROUP}
             view["dns"] = {"server": "{}:{}".format(*places["dns"]), "zone_id": c.ZONE_ID, "zone": c.ZONE_NAME, "name": c.API_NAME, "ttl": c.TTL,
                            "set_identifiers": c.SET_IDENTIFIER, "reference_names": ["ref.example.", "a.ref.example."]}
+            # reference points outside both regions: they live on when a region is killed, and are cut with the proxy
+            view["references"] = {"dns": view["dns"]["server"], "clients": view["aws"]["endpoint"] + "/lab/ping"}
         return view
 
 

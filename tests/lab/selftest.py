@@ -7,6 +7,7 @@ import contextlib, json, os, signal, ssl, subprocess, sys, tempfile, threading, 
 from pathlib import Path
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
+import judge
 import lab as lab_program
 from components import constants as c, kubernetes, redis
 from components.aws import Double
@@ -496,6 +497,56 @@ def a_killed_region_is_dead_in_all_its_parts(lab):
     cut_off(lab.client("rds", EAST).describe_db_instances)
     lab.client("rds", WEST).describe_db_instances()
     expect(sorted(Zone(lab).weights()) [:1], "Route 53 went with the region")
+
+
+@check(*lab_program.COMPONENTS)
+def the_judge_is_content_only_after_a_whole_failover(_):
+    """An operator's failover by hand, judged before, half way, and after."""
+    with small_lab("--client-addresses", "--insync-s", "0.3") as lab:
+        history = lab.run.folder / "history.jsonl"
+        writer = subprocess.Popen([sys.executable, Path(__file__).with_name("writer.py"), "--lab", lab.run.folder / "lab.json", "--history", history])
+        try:
+            sides = lambda: {json.loads(line)["side"] for line in history.read_text().splitlines()} if history.exists() else set()
+            within(20, "rows in the east", lambda: EAST in sides())
+            time.sleep(1)
+            judged = lambda **more: judge.Judge(lab.json, history=history, **more)
+            before = judged(negative=True)
+            expect(before.judge(), f"before: {[t for ok, t in before.findings if not ok]}")
+            lab_program.kill(lab.run, [f"region:{EAST}"])
+            expect(not judged().judge(), "content although nothing was moved")
+            move_everything_but_traffic(lab)
+            half = judged()
+            half.judge()
+            wrong = [t for ok, t in half.findings if not ok]
+            expect(any("weights" in t for t in wrong) and not any("database" in t.lower() for t in wrong), f"half way: {wrong}")
+            zone, east, west = Zone(lab), *[lab.json["regions"][r]["public_address"] for r in c.REGIONS]
+            zone.change(("DELETE", record(value=east)), ("CREATE", record(value=east, weight=0)),
+                        ("DELETE", record("secondary", 0, value=west)), ("CREATE", record("secondary", 100, value=west)))
+            within(20, "rows in the west", lambda: WEST in sides())
+            time.sleep(1)
+            after = judged()
+            expect(after.judge(), f"after: {[t for ok, t in after.findings if not ok]}")
+            return f"{after.numbers['rows_lost']} of {after.numbers['rows_acknowledged']} rows lost"
+        finally:
+            writer.kill()
+            writer.wait()
+
+
+def move_everything_but_traffic(lab):
+    """The plan's steps with the plan's tools, as the limited user where Kubernetes is concerned."""
+    west = lab.json["regions"][WEST]
+    api, core, apps = lab.api(WEST, "failoverd"), f"/api/v1/namespaces/{c.NAMESPACE}", f"/apis/apps/v1/namespaces/{c.NAMESPACE}/deployments"
+    lab.client("rds", WEST).promote_read_replica(DBInstanceIdentifier=c.RDS_INSTANCE[WEST])
+    redis.command(west["redis"]["port"], "REPLICAOF", "NO", "ONE")
+    api.call("POST", f"{core}/configmaps", {"metadata": {"name": "dr-mode"}, "data": {"status": "active"}})
+    api.merge_patch(f"{core}/secrets/database-credentials", {"stringData": {k: str(west["postgres"][k]) for k in ("host", "port")}})
+    api.merge_patch(f"{core}/configmaps/redis-config", {"data": {k: str(west["redis"][k]) for k in ("host", "port")}})
+    api.merge_patch(f"{core}/configmaps/s3-config", {"data": {"bucket": c.BUCKET[WEST], "region": WEST}})
+    for name, replicas in c.WORKLOADS.items():
+        api.merge_patch(f"{apps}/{name}/scale", {"spec": {"replicas": replicas[EAST]}})
+    within(30, "the workloads", lambda: all(kubernetes.workloads(api)[n] == (r[EAST],) * 3 for n, r in c.WORKLOADS.items()))
+    describe = lambda: lab.client("rds", WEST).describe_db_instances()["DBInstances"][0]
+    within(30, "the promotion", lambda: describe()["DBInstanceStatus"] == "available" and not describe().get("ReadReplicaSourceDBInstanceIdentifier"))
 
 
 @check("redis")

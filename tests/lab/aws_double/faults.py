@@ -8,6 +8,7 @@ POST /lab/calls        forget them
 GET  /lab/state        RDS instances, replication groups, zones, as the double sees them
 POST /lab/state        change some of it: see `state.change`
 GET  /lab/mail         messages sent through SES
+GET  /lab/ping         a reference point
 
 A fault is an object of filters and effects. Filters, each a value or a list of values, all optional:
   service, region, action, not_service
@@ -86,7 +87,9 @@ class FaultLayer:
                 if what == "calls" and posted:
                     _calls.clear()
                 found = _calls if what == "calls" else _faults
-            if what == "state":
+            if what == "ping":
+                found = "pong"
+            elif what == "state":
                 if posted:
                     state.change(body)
                 found = state.summary()
