@@ -32,7 +32,7 @@ have_file() { local pattern; for pattern in "$@"; do compgen -G "$pattern" >/dev
 missing=()
 need() { local package=$1; shift; have_file "$@" || missing+=("$package"); }
 
-# Installs $missing, or explains what to run. apt's own lock is honoured, so two installs queue up.
+# Installs $missing, or explains what to run.
 install_missing_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   if [ "$(id -u)" != 0 ]; then
@@ -40,15 +40,17 @@ install_missing_packages() {
     echo "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}" >&2
     exit 1
   fi
+  exec 7>"$CACHE/apt.lock"; flock 7                        # apt does not wait for its own list lock
   say "installing Debian packages: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   # Service packages start their servers and create clusters at once; the lab wants neither.
-  local policy=/usr/sbin/policy-rc.d made_policy=
+  local policy=/usr/sbin/policy-rc.d made_policy= failed=
   [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; made_policy=yes; }
   apt-get -o DPkg::Lock::Timeout=600 update -qq
   apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || failed=yes
   [ -z "$made_policy" ] || rm -f $policy
-  [ -z "${failed:-}" ] || { echo "lab: apt-get install failed" >&2; exit 1; }
+  [ -z "$failed" ] || { echo "lab: apt-get install failed" >&2; exit 1; }
+  flock -u 7
   missing=()
 }
 
