@@ -10,7 +10,7 @@ POST /v1/agents/register   201 with an id
 POST /v1/ai/tasks          202 with an id
 Every answer carries X-Region, so that a client sees who served it.
 """
-import argparse, itertools, json, ssl, threading, time
+import argparse, itertools, json, ssl, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 arguments = argparse.ArgumentParser()
@@ -19,7 +19,7 @@ for name in ("region", "address", "http", "https", "certificate", "key"):
 arguments.add_argument("--database")
 options = arguments.parse_args()
 numbers = itertools.count(1)
-requests, errors = itertools.count(), 0
+
 
 
 def database_problem():

@@ -26,7 +26,7 @@ def render(lab, folder, *, api_port, speed=10.0, mode="automatic"):
     out = [f"# made by {Path(__file__).name}: the document's thresholds divided by {speed:g}"]
     add = lambda *lines: out.extend(lines)
 
-    add('[deployment]', f'name = "omnimesh-lab"', f'mode = {text(mode)}', "",
+    add('[deployment]', 'name = "omnimesh-lab"', f'mode = {text(mode)}', "",
         '[observer]', 'name = "lab-observer"', 'region = "eu-west-1"', "",
         '[ledger]', f'path = {text(folder / "ledger")}', f'stop_file = {text(folder / "STOP")}', "",
         '[api]', f'listen = "127.0.0.1:{api_port}"', f'token = {secret("api-token", "lab-token")}', "",

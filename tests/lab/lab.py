@@ -50,7 +50,6 @@ def in_environment():
 
 def up(run, options):
     """Start the chosen components, independent ones at the same time. Returns the content of lab.json."""
-    from components import constants as c
     from components.tls import Authority
     began = time.monotonic()
     wanted = set(options.only.split(",")) if options.only else set(COMPONENTS)

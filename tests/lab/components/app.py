@@ -3,7 +3,7 @@
 Both regions use the same port numbers on different addresses, so a client that follows the DNS answer
 reaches the region that the answer names, as on the real Internet.
 """
-import ssl, sys, urllib.request
+import urllib.request
 from . import constants as c
 from .processes import LAB, python, wait_until
 

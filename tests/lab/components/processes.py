@@ -68,7 +68,9 @@ class Run:
 
     def ports(self, count):
         """Free ports that no other lab of this machine gets, below the range of outgoing connections."""
-        PORT_CLAIMS.mkdir(mode=0o777, exist_ok=True)
+        PORT_CLAIMS.mkdir(exist_ok=True)
+        with contextlib.suppress(PermissionError):
+            PORT_CLAIMS.chmod(0o1777)                     # other users of this machine claim here, too
         found = []
         while len(found) < count:
             port = random.randrange(10_000, 32_000)
@@ -88,7 +90,7 @@ class Run:
         return found
 
     def _drop_stale(self, claim):
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             owner = claim.read_text()
             old_enough = time.time() - claim.stat().st_mtime > 60
             if old_enough and not (Path(owner) / "state.json").exists():
