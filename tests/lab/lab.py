@@ -254,6 +254,7 @@ def start_again(run, names):
 def _start_one(run, name):
     if name.startswith("pg@"):                    # a killed server leaves its lock files, and its process id may be another's now
         folder = run.data / name.replace("@", "-")
+        processes.release_shared_memory(folder / "postmaster.pid")
         for lock in (folder / "postmaster.pid", *folder.with_name(folder.name + "-socket").glob(".s.PGSQL.*")):
             lock.unlink(missing_ok=True)
     run.start_again(name)

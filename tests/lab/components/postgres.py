@@ -15,7 +15,7 @@ A fence of an application role that is itself a superuser cannot be made this wa
 
 Start is quick because a finished data folder is kept in the cache: both sides begin as copies of it.
 """
-import fcntl, hashlib, os, shutil, subprocess
+import fcntl, hashlib, os, shutil, subprocess, tempfile, time
 from pathlib import Path
 from . import constants as c
 from .processes import CACHE, LabError, program, wait_until
@@ -31,6 +31,8 @@ hot_standby = on
 hot_standby_feedback = on
 wal_receiver_status_interval = 1s
 wal_retrieve_retry_interval = 200ms
+fsync = off                   # the lab kills processes, never the machine: what was written survives all the same
+dynamic_shared_memory_type = mmap      # in the data folder: SIGKILL leaves nothing behind in /dev/shm
 shared_buffers = 16MB
 max_connections = 60
 logging_collector = off
@@ -67,6 +69,8 @@ CREATE TABLE compute_nodes (
   id bigserial PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now(), payload text);
 INSERT INTO compute_nodes (payload) VALUES ('seed');
 """
+
+INITDB = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "--data-checksums", "--wal-segsize=4")
 
 USER = "postgres" if os.getuid() == 0 else None       # PostgreSQL refuses to run as root
 
@@ -135,22 +139,23 @@ def _lay_out(run, authority, base, region, ports):
 
 
 def template():
-    """A stopped data folder with roles, grants and schema; made once for each version of this file."""
+    """A stopped data folder with roles, grants and schema; made once for each version of what is in it."""
     version = Path(_binary("postgres")).parent.parent.name
-    recipe = hashlib.sha256(Path(__file__).read_bytes() + repr(c.PASSWORDS).encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(repr((SETTINGS, HBA, ROLES, EXECUTE, SCHEMA, INITDB, c.PASSWORDS)).encode()).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
     finished = CACHE / f"pg{version}-template-{recipe}"
     with open(CACHE / "pg-template.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
-            for old in CACHE.glob("pg*-template-*"):
-                shutil.rmtree(old)
+            for old in CACHE.glob("pg*-template-*"):           # another checkout may be using a young one
+                if time.time() - old.stat().st_mtime > 7 * 24 * 3600:
+                    shutil.rmtree(old, ignore_errors=True)
             _make_template(finished)
+            finished.touch()
     return finished
 
 
 def _make_template(finished):
-    import tempfile
     work = Path(tempfile.mkdtemp(prefix="failoverd-lab-template-"))
     try:
         if USER:
@@ -163,8 +168,7 @@ def _make_template(finished):
             if done.returncode:
                 raise LabError(f"{argv[0]}: {done.stderr or done.stdout}")
 
-        call(_binary("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync",
-             "--data-checksums", "--wal-segsize=4")
+        call(_binary("initdb"), "-D", data, *INITDB)
         (data / "pg_hba.conf").write_text(HBA)
         with open(data / "postgresql.conf", "a") as conf:     # before the first start: a standby needs its primary's limits
             conf.write(SETTINGS)
