@@ -10,6 +10,7 @@ pub mod names;
 pub mod postgres;
 pub mod redis;
 pub mod resolver;
+pub mod world;
 
 use async_trait::async_trait;
 

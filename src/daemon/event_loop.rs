@@ -517,6 +517,9 @@ impl EventLoop {
         if self.open.is_some() {
             return Err("a decision is being recorded; try again".to_owned());
         }
+        // Probes of the old configuration have stopped. What they saw last must not count as seen under the new one: a
+        // typo in an address would look like an outage.
+        while self.parts.observations.try_recv().is_ok() {}
         let Reload { policy, policy_hash, world } = reload;
         let instances = policy.instances().map(|instance| (instance.component, instance.region)).collect();
         let meters = Meters::new(&policy);

@@ -49,12 +49,20 @@ impl KubernetesActuator {
         claim::read(&hand, self.namespace(cluster)?).await
     }
 
-    /// Puts our claim into the cluster unless it is there. A foreign claim is refused and never overwritten.
+    /// Puts our claim into the cluster unless it is there. A foreign claim is refused, unless a person adopted
+    /// (`replace`).
     ///
     /// Safe against another daemon that does the same at the same moment: one of the two gets the refusal.
-    pub async fn ensure_claim(&self, cluster: &InstanceId, ledger: &LedgerId, holder: &str) -> Result<(), Setback> {
-        let hand = self.hand(cluster, None).await?;
-        claim::ensure(&hand, self.namespace(cluster)?, ledger, holder).await
+    pub async fn ensure_claim(
+        &self,
+        cluster: &InstanceId,
+        ledger: &LedgerId,
+        holder: &str,
+        replace: bool,
+        permit: &Permit,
+    ) -> Result<(), Setback> {
+        let hand = self.hand(cluster, Some(permit)).await?;
+        claim::ensure(&hand, self.namespace(cluster)?, ledger, holder, replace).await
     }
 
     /// How many pods of the namespace run, for a check of the end state.
@@ -152,8 +160,7 @@ impl Hand<'_> {
                 Ok(left) => left.min(self.limit),
                 Err(expired) => return Err(No::Unclear(expired.to_string())),
             },
-            // The claim, which is written by whoever is about to lead and not by a step.
-            None => self.limit,
+            None => return Err(No::Unclear("a change without a permit, which is a bug; nothing was sent".to_owned())),
         };
         self.bounded(call, limit).await
     }

@@ -23,7 +23,14 @@ pub(super) async fn read(hand: &Hand<'_>, namespace: &str) -> Result<Option<Clai
     }
 }
 
-pub(super) async fn ensure(hand: &Hand<'_>, namespace: &str, ledger: &LedgerId, holder: &str) -> Result<(), Setback> {
+/// `replace`: a person adopted the deployment, so a foreign claim gives way.
+pub(super) async fn ensure(
+    hand: &Hand<'_>,
+    namespace: &str,
+    ledger: &LedgerId,
+    holder: &str,
+    replace: bool,
+) -> Result<(), Setback> {
     if get(hand, namespace).await?.is_none() {
         match create(hand, namespace, ledger, holder).await {
             // Somebody was faster; whose claim it is, is seen below.
@@ -44,19 +51,19 @@ pub(super) async fn ensure(hand: &Hand<'_>, namespace: &str, ledger: &LedgerId, 
         return Err(Setback::Transient(format!("{NAME} was deleted while it was claimed")));
     };
     let claim = written(hand, &map)?;
-    if claim.ledger != *ledger {
+    if claim.ledger != *ledger && !replace {
         let (other, whose) = (&claim.ledger, &claim.holder);
         return Err(Setback::Refused(format!(
-            "{} is claimed by ledger {other} ({whose}); delete config map {NAME} in {namespace} if that daemon is gone",
+            "{} is claimed by ledger {other} ({whose}); run `failoverd adopt` here if that daemon is gone for good",
             hand.whom()
         )));
     }
-    if claim.holder == holder {
+    if claim.ledger == *ledger && claim.holder == holder {
         return Ok(());
     }
     let change = json!({
         "metadata": { "resourceVersion": map.metadata.resource_version },
-        "data": { "holder": holder },
+        "data": { "ledger": ledger, "holder": holder },
     });
     let api: Api<ConfigMap> = Api::namespaced(hand.client(), namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };

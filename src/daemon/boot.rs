@@ -1,0 +1,167 @@
+//! From files to a recovered controller, or to a refusal that says what to do.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use super::exit::End;
+use crate::adapters::failure::describe;
+use crate::adapters::world::{self, Adapters};
+use crate::config::{self, Config, policy_hash};
+use crate::decide::{Alarm, Controller, Frame, Severity};
+use crate::domain::Policy;
+use crate::ledger::{FileLedger, LedgerError};
+use crate::ports::{Clock, Lease, Ledger};
+
+/// Everything that a daemon starts with.
+pub(super) struct Boot {
+    pub(super) config: Arc<Config>,
+    pub(super) policy: Policy,
+    pub(super) adapters: Adapters,
+    pub(super) controller: Controller,
+    /// None where it is damaged.
+    pub(super) ledger: Option<(Box<dyn Ledger>, Lease)>,
+    pub(super) frames: Vec<Frame>,
+    pub(super) alarms: Vec<Alarm>,
+    /// The daemon observes and alerts only, for this reason.
+    pub(super) halted: Option<String>,
+    pub(super) listeners: Listeners,
+}
+
+/// Bound before anything starts, so that a second daemon fails early.
+pub(super) struct Listeners {
+    pub(super) api: TcpListener,
+    pub(super) api_address: SocketAddr,
+    pub(super) role: Option<TcpListener>,
+    pub(super) role_address: Option<SocketAddr>,
+}
+
+/// Why the daemon does not start; one line per reason.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) end: End,
+    pub(super) lines: Vec<String>,
+}
+
+impl Refusal {
+    pub(super) fn of(end: End, line: String) -> Self {
+        Self { end, lines: vec![line] }
+    }
+}
+
+pub(super) async fn boot(paths: &[PathBuf], clock: &Arc<dyn Clock>) -> Result<Boot, Refusal> {
+    let (config, policy) = read(paths).map_err(|lines| Refusal { end: End::Configuration, lines })?;
+    if let Some(token) = &config.api.token {
+        let token = token.read().map_err(|error| {
+            Refusal::of(End::Configuration, format!("api.token cannot be read: {}", describe(&error)))
+        })?;
+        if token.expose_secret().trim().is_empty() {
+            return Err(Refusal::of(
+                End::Configuration,
+                "api.token is empty; write a long random text there".to_owned(),
+            ));
+        }
+    }
+    let adapters =
+        world::build(&config, &policy, clock).map_err(|error| Refusal::of(End::Configuration, describe(&error)))?;
+    let listeners = listen(&config).await?;
+    let hash = policy_hash(&policy);
+    let Opened { ledger, frames, mut halted, alarms } = open(&config.ledger.path, clock).await?;
+    let recovered = Controller::recover(policy.clone(), hash.clone(), frames.iter().cloned());
+    let (controller, ledger) = match recovered {
+        Ok(controller) => (controller, ledger),
+        Err(corrupt) => {
+            halted.get_or_insert(format!("{corrupt}; look at it with `failoverd ledger show`"));
+            (blank(&policy, &hash)?, None)
+        }
+    };
+    Ok(Boot { config, policy, adapters, controller, ledger, frames, alarms, halted, listeners })
+}
+
+/// The configuration, or its mistakes. Warnings are logged.
+pub(super) fn read(paths: &[PathBuf]) -> Result<(Arc<Config>, Policy), Vec<String>> {
+    let loaded = config::load(paths, &config::environment())
+        .map_err(|errors| errors.0.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    Ok((Arc::new(loaded.config), loaded.policy))
+}
+
+/// A controller that knows nothing, to observe and alert with.
+fn blank(policy: &Policy, hash: &str) -> Result<Controller, Refusal> {
+    Controller::recover(policy.clone(), hash.to_owned(), [])
+        .map_err(|error| Refusal::of(End::Bug, format!("a controller cannot even begin: {error}")))
+}
+
+struct Opened {
+    ledger: Option<(Box<dyn Ledger>, Lease)>,
+    frames: Vec<Frame>,
+    halted: Option<String>,
+    alarms: Vec<Alarm>,
+}
+
+async fn open(path: &Path, clock: &Arc<dyn Clock>) -> Result<Opened, Refusal> {
+    let halted = |why: String| Opened { ledger: None, frames: vec![], halted: Some(why), alarms: vec![] };
+    // Blocks, while nothing else runs yet.
+    let (mut ledger, opening) = match FileLedger::open(path, clock.now()) {
+        Ok(opened) => opened,
+        Err(error @ LedgerError::Locked { .. }) => return Err(Refusal::of(End::Locked, describe(&error))),
+        Err(error @ (LedgerError::NoFolder { .. } | LedgerError::Missing { .. } | LedgerError::Io { .. })) => {
+            return Err(Refusal::of(End::Ledger, describe(&error)));
+        }
+        Err(error @ (LedgerError::Damaged { .. } | LedgerError::NotALedger { .. })) => {
+            return Ok(halted(describe(&error)));
+        }
+    };
+    if opening.created {
+        info!(path = %path.display(), "a new ledger was created");
+    }
+    let mut alarms = Vec::new();
+    if let Some(torn) = &opening.torn {
+        alarms.push(Alarm {
+            key: "daemon/torn-ledger".to_owned(),
+            severity: Severity::Warning,
+            text: format!(
+                "a crash had cut the ledger's last line short; it was removed, nothing else is lost ({torn:?})"
+            ),
+            region: None,
+        });
+    }
+    let frames = match ledger.read_from(0).await {
+        Ok(frames) => frames,
+        Err(error) => return Ok(halted(describe(&error))),
+    };
+    match ledger.campaign(clock.now()).await {
+        Ok(lease) => Ok(Opened { ledger: Some((Box::new(ledger), lease)), frames, halted: None, alarms }),
+        Err(error) => Ok(Opened { frames, alarms, ..halted(describe(&error)) }),
+    }
+}
+
+async fn listen(config: &Config) -> Result<Listeners, Refusal> {
+    let (api, api_address) = bind("api.listen", config.api.listen).await?;
+    let role = match config.api.role_listen {
+        Some(address) => Some(bind("api.role_listen", address).await?),
+        None => None,
+    };
+    let (role, role_address) = role.unzip();
+    Ok(Listeners { api, api_address, role, role_address })
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Refusal> {
+    let refuse = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; is another failoverd running?",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
+            _ => "",
+        };
+        Refusal::of(End::Unavailable, format!("cannot listen on {address} ({key}): {error}{hint}"))
+    };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let address = listener.local_addr().map_err(refuse)?;
+    Ok((listener, address))
+}

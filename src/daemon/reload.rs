@@ -1,0 +1,118 @@
+//! SIGHUP: the configuration is read again, and taken over as a whole or not at all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use super::boot;
+use super::executor::World;
+use super::handle::{Handle, Reload};
+use super::notices::Notices;
+use super::prober::{Prober, ProberCounters, Sighting};
+use crate::adapters::failure::describe;
+use crate::adapters::world::{self, Adapters};
+use crate::config::{Config, policy_hash};
+use crate::decide::{Alarm, Severity};
+use crate::domain::Policy;
+use crate::ports::{Clock, Notice};
+use crate::telemetry;
+
+/// Owns what a new configuration replaces.
+pub(super) struct Reloader {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) config: Arc<Config>,
+    pub(super) policy: Policy,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) handle: Handle,
+    pub(super) notices: Notices,
+    pub(super) sightings: mpsc::Sender<Sighting>,
+    pub(super) prober: Option<Prober>,
+    pub(super) counters: Arc<ArcSwap<ProberCounters>>,
+}
+
+const ALARM: &str = "daemon/reload";
+
+impl Reloader {
+    /// Takes the new configuration over, or keeps the old one and says why.
+    pub(super) async fn reload(&mut self) {
+        match self.take_over().await {
+            Ok(()) => {
+                telemetry::reloaded("taken_over");
+                info!("the configuration was read again and is in force");
+                self.notices.tell(Notice::Cleared { key: ALARM.to_owned() });
+            }
+            Err(lines) => {
+                telemetry::reloaded("kept_old");
+                for line in &lines {
+                    error!("{line}");
+                }
+                self.notices.tell(Notice::Raised(Alarm {
+                    key: ALARM.to_owned(),
+                    severity: Severity::Warning,
+                    text: format!("the new configuration is NOT in force, the old one is: {}", lines.join("; ")),
+                    region: None,
+                }));
+            }
+        }
+    }
+
+    /// For the end of the daemon.
+    pub(super) async fn stop_probing(&mut self) {
+        if let Some(prober) = self.prober.take() {
+            prober.stop().await;
+        }
+    }
+
+    async fn take_over(&mut self) -> Result<(), Vec<String>> {
+        let (config, policy) = boot::read(&self.paths)?;
+        let fixed = needs_restart(&self.config, &config);
+        if !fixed.is_empty() {
+            return Err(vec![format!("a change of {} needs a restart", fixed.join(", "))]);
+        }
+        let adapters = self.build(&config, &policy)?;
+        // The old probes end first: what they see must not count for the new settings.
+        self.stop_probing().await;
+        let Adapters { probes, references, actuator, claims } = adapters;
+        let reload =
+            Reload { policy_hash: policy_hash(&policy), policy: policy.clone(), world: World { actuator, claims } };
+        match self.handle.reload(reload).await {
+            Ok(()) => {
+                self.config = config;
+                self.policy = policy;
+                self.probe(probes, references);
+                Ok(())
+            }
+            Err(why) => {
+                // Never without probes: what worked before works again.
+                let Adapters { probes, references, .. } = self.build(&self.config, &self.policy)?;
+                self.probe(probes, references);
+                Err(vec![why])
+            }
+        }
+    }
+
+    fn build(&self, config: &Arc<Config>, policy: &Policy) -> Result<Adapters, Vec<String>> {
+        world::build(config, policy, &self.clock).map_err(|error| vec![describe(&error)])
+    }
+
+    fn probe(&mut self, probes: super::prober::Probes, references: super::prober::References) {
+        let (clock, out) = (self.clock.clone(), self.sightings.clone());
+        let prober = Prober::start(probes, references, self.config.probes.jitter, clock, out);
+        self.counters.store(prober.counters());
+        self.prober = Some(prober);
+    }
+}
+
+/// What cannot change while the daemon runs, because it is bound, locked or handed out already.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let pairs = [
+        ("api", format!("{:?}", old.api), format!("{:?}", new.api)),
+        ("ledger", format!("{:?}", old.ledger), format!("{:?}", new.ledger)),
+        ("heartbeat", format!("{:?}", old.heartbeat), format!("{:?}", new.heartbeat)),
+        ("observer", format!("{:?}", old.observer), format!("{:?}", new.observer)),
+    ];
+    pairs.into_iter().filter(|(_, old, new)| old != new).map(|(name, _, _)| name).collect()
+}
