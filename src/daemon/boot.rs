@@ -154,10 +154,12 @@ async fn listen(config: &Config) -> Result<Listeners, Refusal> {
 
 async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Refusal> {
     let refuse = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; is another failoverd running?",
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
-            _ => "",
+        let hint = if error.kind() == std::io::ErrorKind::AddrInUse {
+            "; is another failoverd running?"
+        } else if error.kind() == std::io::ErrorKind::PermissionDenied {
+            "; ports below 1024 need a privilege, choose a higher one"
+        } else {
+            ""
         };
         Refusal::of(End::Unavailable, format!("cannot listen on {address} ({key}): {error}{hint}"))
     };

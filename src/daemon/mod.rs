@@ -100,7 +100,7 @@ pub fn run(args: RunArgs) -> ExitCode {
 async fn begin(args: RunArgs) -> End {
     let clock: Arc<dyn Clock> = Arc::new(clock::SystemClock);
     let started = match boot::boot(&args.config, &clock).await {
-        Ok(boot) => Daemon::start(boot, args.config, clock).await,
+        Ok(boot) => Daemon::start(boot, args.config, clock),
         Err(refusal) => Err(refusal),
     };
     match started {
@@ -147,7 +147,7 @@ impl Signals {
 }
 
 impl Daemon {
-    async fn start(boot: Boot, paths: Vec<PathBuf>, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
+    fn start(boot: Boot, paths: Vec<PathBuf>, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
         // Before anything is announced, so that no signal is lost.
         let signals = Signals::listen()?;
         let Boot { config, policy, adapters, controller, ledger, frames, alarms, halted, listeners } = boot;
