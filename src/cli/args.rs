@@ -38,6 +38,18 @@ pub enum Command {
     #[command(flatten)]
     Daemon(DaemonCommand),
 
+    /// Show what would be done if a region or a component were lost; changes nothing
+    #[command(
+        after_help = "With --config the plan is made here, from the configuration alone: nothing is asked and nothing has to run. Without, the
+daemon is asked, which knows where things are and which guards hold.
+
+Examples:
+  failoverd plan --if regional-outage --config /etc/failoverd/failoverd.toml
+  failoverd plan --if database
+  failoverd plan --if regional-outage --from us-west-2 --json | jq -r '.steps[].id'"
+    )]
+    Plan(PlanArgs),
+
     /// Read the ledger, without a lock and without changing anything
     #[command(after_help = "Examples:
   failoverd ledger show --config /etc/failoverd/failoverd.toml
@@ -126,6 +138,12 @@ Examples:
   failoverd status --watch                  redraw on every change; Ctrl-C ends it
   failoverd status --json | jq '.incidents[0].steps[] | {step, state}'")]
     Status(StatusArgs),
+
+    /// Say in words why something is done, why not, and what would change it
+    #[command(after_help = "Examples:
+  failoverd explain
+  failoverd explain --json | jq -r '.pending[].guards[].lifted_by'")]
+    Explain(ReadArgs),
 
     /// Move now, without waiting for a trigger
     #[command(after_help = "Shows the plan and asks for the region's name before anything is sent; --yes does not ask.
@@ -255,6 +273,20 @@ pub struct OrderArgs {
     /// The daemon.
     #[command(flatten)]
     pub daemon: DaemonArgs,
+}
+
+/// `plan`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlanArgs {
+    /// What is lost: `regional-outage`, or the name of a component
+    #[arg(long = "if", value_name = "LOSS")]
+    pub loss: String,
+    /// The region that is lost [default: where it is served]
+    #[arg(long, value_name = "REGION")]
+    pub from: Option<RegionId>,
+    /// Question.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `failover`.

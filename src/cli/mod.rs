@@ -5,8 +5,10 @@
 pub mod args;
 mod client;
 mod exit;
+mod explain;
 pub mod ledger;
 mod order;
+mod plan;
 pub mod render;
 mod status;
 mod terminal;
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, terminal: Terminal) -> Outcome {
     match command {
         Command::Ledger { what } => read_ledger(&what),
+        Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),
     }
 }
@@ -68,6 +71,7 @@ async fn ask(command: DaemonCommand, terminal: Terminal) -> Outcome {
     use crate::decide::Command as Order;
     match command {
         DaemonCommand::Status(args) => status::status(&args, terminal).await,
+        DaemonCommand::Explain(args) => explain::explain(&args, terminal).await,
         DaemonCommand::Failover(args) => order::failover(args, terminal).await,
         DaemonCommand::Approve(args) => {
             let order = Order::Approve {

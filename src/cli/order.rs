@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use super::args::{FailoverArgs, OrderArgs, PauseArgs, Until};
 use super::client::Daemon;
-use super::{Exit, Failure, Outcome, Terminal};
+use super::plan::{self, Loss};
+use super::{Exit, Failure, Outcome, Terminal, render};
 use crate::decide::Command;
 
 /// Sends the order and shows what is in effect.
@@ -37,7 +38,11 @@ pub(super) async fn send(daemon: &Daemon, args: &OrderArgs, command: &Command, t
 pub(super) async fn failover(args: FailoverArgs, terminal: Terminal) -> Outcome {
     let daemon = Daemon::find(&args.order.daemon)?;
     if !args.yes {
-        confirm(args.from.as_str(), &format!("everything leaves {}", args.from))?;
+        let loss = Loss::ordered(args.component.clone(), args.from.clone());
+        let dry_run = plan::ask(&daemon, &loss).await?;
+        terminal.print(&format!("{}\n", render::plan(&dry_run, args.component.as_ref(), terminal.palette())))?;
+        let what = args.component.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
+        confirm(args.from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
     }
     let command = Command::Failover {
         by: by(&args.order),

@@ -443,7 +443,7 @@ impl Draft<'_> {
 }
 
 /// Everything in the primary region: what an empty ledger would adopt.
-pub(super) fn initial_placement(policy: &crate::domain::Policy) -> std::collections::BTreeMap<ComponentId, RegionId> {
+pub fn initial_placement(policy: &crate::domain::Policy) -> std::collections::BTreeMap<ComponentId, RegionId> {
     let Some(primary) = policy.primary() else { return Default::default() };
     policy
         .components

@@ -25,6 +25,7 @@ pub use effect::*;
 pub use fact::*;
 pub use guard::*;
 pub use input::*;
+pub use judge::initial_placement;
 pub use status::*;
 pub use view::{DryRun, Scope, explain};
 

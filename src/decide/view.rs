@@ -25,7 +25,7 @@ pub enum Scope {
 }
 
 /// The plan that would be made, and what speaks against it now.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct DryRun {
     /// Region that is left.
     pub source: RegionId,

@@ -4,9 +4,11 @@ mod incident;
 mod instances;
 mod next;
 mod palette;
+mod plan;
 mod status;
 mod table;
 
 pub use palette::{Ink, Palette, Symbol};
+pub use plan::plan;
 pub use status::status;
 pub use table::{Column, Table};

@@ -1,0 +1,160 @@
+//! `failoverd plan`: what would be done, without doing it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+
+use super::args::{DaemonArgs, PlanArgs, load};
+use super::client::Daemon;
+use super::{Exit, Failure, Outcome, Terminal, render};
+use crate::config::{Loaded, policy_hash};
+use crate::daemon::clock::SystemClock;
+use crate::decide::{Controller, DryRun, Fact, Frame, Scope, Status, initial_placement};
+use crate::domain::{ComponentId, RegionId};
+use crate::ports::Clock;
+
+/// The loss that is not a component.
+const REGIONAL_OUTAGE: &str = "regional-outage";
+
+/// Shows the plan for a loss.
+pub(super) async fn plan(args: &PlanArgs, terminal: Terminal) -> Outcome {
+    let loss = Loss::of(&args.loss, args.from.clone());
+    let is_offline = !args.read.daemon.config.is_empty() && args.read.daemon.url.is_none();
+    let dry_run =
+        if is_offline { offline(&args.read.daemon, &loss)? } else { online(&args.read.daemon, &loss).await? };
+    if args.read.json {
+        terminal.print_json(&dry_run)?;
+    } else {
+        terminal.print(&render::plan(&dry_run, loss.component.as_ref(), terminal.palette()))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// What is lost, and where.
+pub(super) struct Loss {
+    component: Option<ComponentId>,
+    from: Option<RegionId>,
+}
+
+impl Loss {
+    fn of(text: &str, from: Option<RegionId>) -> Self {
+        Self { component: (text != REGIONAL_OUTAGE).then(|| text.into()), from }
+    }
+
+    /// The loss that an ordered failover pretends.
+    pub(super) fn ordered(component: Option<ComponentId>, from: RegionId) -> Self {
+        Self { component, from: Some(from) }
+    }
+}
+
+/// From the configuration alone, as if everything were served where `--from` says, or else in the primary region.
+fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
+    let loaded = load(&daemon.config)?;
+    let placement = placement(&loaded, loss.from.as_ref())?;
+    let scope = match &loss.component {
+        Some(component) => Scope::Component(component.clone()),
+        None => Scope::Region(lost_region(&placement, loss.from.as_ref())?),
+    };
+    let now = SystemClock.now();
+    let adopted = Fact::PlacementAdopted { placement, by: "a dry run".to_owned() };
+    let frame = Frame { index: 0, epoch: 0, at: now, facts: vec![adopted] };
+    let hash = policy_hash(&loaded.policy);
+    let known: Vec<String> = loaded.policy.components.keys().map(ToString::to_string).collect();
+    let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
+    let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
+        Failure::because(Exit::No, why)
+            .hint(format!("--if takes {REGIONAL_OUTAGE} or a component: {}", known.join(", ")))
+    })?;
+    // Nothing was probed here, so the guards that hold would say nothing about the daemon's.
+    dry_run.guards.clear();
+    Ok(dry_run)
+}
+
+fn placement(loaded: &Loaded, from: Option<&RegionId>) -> Result<BTreeMap<ComponentId, RegionId>, Failure> {
+    let mut placement = initial_placement(&loaded.policy);
+    if let Some(from) = from {
+        if !loaded.policy.regions.contains_key(from) {
+            let known: Vec<&str> = loaded.policy.regions.keys().map(RegionId::as_str).collect();
+            return Err(Failure::because(Exit::No, format!("there is no region {from}"))
+                .hint(format!("the configuration has {}", known.join(", "))));
+        }
+        for (component, region) in &mut placement {
+            if loaded.policy.components.get(component).is_some_and(|policy| policy.regions.contains(from)) {
+                *region = from.clone();
+            }
+        }
+    }
+    Ok(placement)
+}
+
+/// The region that is meant: the one that was named, or the only one that serves.
+fn lost_region(placement: &BTreeMap<ComponentId, RegionId>, from: Option<&RegionId>) -> Result<RegionId, Failure> {
+    if let Some(from) = from {
+        return Ok(from.clone());
+    }
+    let mut serving: Vec<&RegionId> = placement.values().collect();
+    serving.sort();
+    serving.dedup();
+    match serving.as_slice() {
+        [only] => Ok((*only).clone()),
+        [] => Err(Failure::because(Exit::No, "nothing is known to be served anywhere").hint("--from REGION")),
+        [_, ..] => {
+            let names: Vec<&str> = serving.iter().map(|region| region.as_str()).collect();
+            Err(Failure::because(Exit::Usage, format!("several regions serve: {}", names.join(", ")))
+                .hint("say which with --from REGION"))
+        }
+    }
+}
+
+/// From the daemon, which knows the placement and the guards that hold.
+async fn online(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
+    ask(&Daemon::find(daemon)?, loss).await
+}
+
+/// The same from a daemon that was found before.
+pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
+    let path = match &loss.component {
+        Some(component) => format!("/v1/plan?component={}", escape(component.as_str())),
+        None => {
+            let body = daemon.get("/v1/status").await?;
+            let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
+            let region = lost_region(&status.placement, loss.from.as_ref())?;
+            format!("/v1/plan?region={}", escape(region.as_str()))
+        }
+    };
+    let body = daemon.get(&path).await?;
+    Ok(serde_json::from_value(body).context("cannot understand the daemon's plan")?)
+}
+
+/// For a query string. Names are mostly letters, digits and dashes, but nothing forces them to be.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_add_to_the_question() {
+        assert_eq!(escape("us-east-1"), "us-east-1");
+        assert_eq!(escape("a&b=c d/é"), "a%26b%3Dc%20d%2F%C3%A9");
+    }
+
+    #[test]
+    fn without_a_region_the_only_one_that_serves_is_meant() {
+        let placement = |pairs: &[(&str, &str)]| -> BTreeMap<ComponentId, RegionId> {
+            pairs.iter().map(|(component, region)| ((*component).into(), (*region).into())).collect()
+        };
+        let one = placement(&[("database", "east"), ("cache", "east")]);
+        assert_eq!(lost_region(&one, None).expect("one"), RegionId::from("east"));
+        let two = placement(&[("database", "east"), ("cache", "west")]);
+        assert_eq!(lost_region(&two, None).expect_err("two").exit(), Exit::Usage);
+        assert_eq!(lost_region(&two, Some(&"west".into())).expect("named"), RegionId::from("west"));
+    }
+}
