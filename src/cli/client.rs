@@ -85,7 +85,12 @@ impl Daemon {
         if status.is_success() {
             return Ok(said(&body).unwrap_or_else(|| "done".to_owned()));
         }
-        Err(self.refused(status, &body).context("NOT IN EFFECT"))
+        let refused = self.refused(status, &body);
+        // Nobody knows: neither did the daemon.
+        if body.get("in_effect") == Some(&Value::Null) {
+            return Err(refused.context("NOT KNOWN TO BE IN EFFECT"));
+        }
+        Err(refused.context("NOT IN EFFECT"))
     }
 
     async fn send(
@@ -96,6 +101,7 @@ impl Daemon {
         timeout: Duration,
     ) -> Result<(StatusCode, Value), Lost> {
         let mut request = self.http.request(method, format!("{}{path}", self.url)).timeout(timeout);
+        request = request.header(reqwest::header::ACCEPT, "application/json");
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }
@@ -145,17 +151,22 @@ impl Daemon {
 
     fn refused(&self, status: StatusCode, body: &Value) -> Failure {
         let why = said(body).unwrap_or_else(|| format!("the daemon at {} answered {status}", self.url));
+        // Said once, in front.
+        let why = why.strip_prefix("NOT IN EFFECT: ").unwrap_or(&why);
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let hint = match self.token {
-                    Some(_) => {
-                        "the token is not the daemon's: compare it with what api.token of its configuration names"
-                    }
-                    None => "set FAILOVERD_TOKEN, or give --token-file, or --config with the daemon's file",
-                };
-                Failure::because(Exit::Permission, why).hint(hint)
+            // It says nothing about itself to strangers.
+            StatusCode::UNAUTHORIZED => match self.token {
+                Some(_) => Failure::because(Exit::Permission, format!("the daemon at {} refuses the token", self.url))
+                    .hint("compare it with what api.token of the daemon's configuration names"),
+                None => Failure::because(Exit::Permission, format!("the daemon at {} wants a token", self.url))
+                    .hint("set FAILOVERD_TOKEN, or give --token-file, or --config with the daemon's file"),
+            },
+            StatusCode::FORBIDDEN => with_hint(Failure::because(Exit::Permission, why), body),
+            // It was asked for something that there is not.
+            StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY => {
+                with_hint(Failure::because(Exit::No, why), body)
             }
-            _ => Failure::because(Exit::NotInEffect, why),
+            _ => with_hint(Failure::because(Exit::NotInEffect, why), body),
         }
     }
 }
@@ -177,6 +188,14 @@ impl Lost {
 }
 
 const NOT_A_DAEMON: &str = "is something else listening there? The address is api.listen in the daemon's configuration";
+
+/// With what the daemon says to do about it.
+fn with_hint(failure: Failure, body: &Value) -> Failure {
+    match body.get("hint").and_then(Value::as_str) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
 
 /// The sentence in an answer.
 fn said(body: &Value) -> Option<String> {

@@ -114,12 +114,12 @@ async fn online(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
 /// The same from a daemon that was found before.
 pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
     let path = match &loss.component {
-        Some(component) => format!("/v1/plan?component={}", escape(component.as_str())),
+        Some(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         None => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
             let region = lost_region(&status.placement, loss.from.as_ref())?;
-            format!("/v1/plan?region={}", escape(region.as_str()))
+            format!("/v1/plan?if=region:{}", escape(region.as_str()))
         }
     };
     let body = daemon.get(&path).await?;

@@ -8,7 +8,7 @@
 //! | `GET /v1/status` | [`crate::decide::Status`] as JSON |
 //! | `GET /v1/explain` | text; with `Accept: application/json` as `{"explanation": …}` |
 //! | `GET /v1/plan?if=region:us-east-1`, `?if=component:database` | [`crate::decide::DryRun`] as JSON |
-//! | `GET /v1/facts?from=0&limit=100&wait=10s` | frames as a JSON array; with `wait`, once there is one |
+//! | `GET /v1/facts?from=0&limit=100&wait=10s` | frames as a JSON array; with `wait`, once there is one; without `from`, the next one |
 //! | `POST /v1/command` | a [`crate::decide::Command`] as JSON; see below |
 //!
 //! A command is answered once its facts are durable: 200 `{"in_effect": true, "answer": …}`. Refused is 409, not

@@ -160,8 +160,8 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FactsQuery {
-    #[serde(default)]
-    from: u64,
+    /// None with a wait means the next frame, whatever its number.
+    from: Option<u64>,
     limit: Option<usize>,
     wait: Option<String>,
 }
@@ -169,6 +169,7 @@ struct FactsQuery {
 async fn facts(State(api): State<Api>, query: Result<Query<FactsQuery>, QueryRejection>) -> Result<Response, Refusal> {
     const EXAMPLE: &str = "ask /v1/facts?from=0&limit=100, and add &wait=10s to wait for the next";
     let Query(FactsQuery { from, limit, wait }) = query.map_err(|error| Refusal::bad(error.body_text(), EXAMPLE))?;
+    let from = from.unwrap_or(if wait.is_some() { api.handle.board().frames() } else { 0 });
     let limit = limit.unwrap_or(FACTS_DEFAULT);
     if !(1..=FACTS_MAX).contains(&limit) {
         return Err(Refusal::bad(format!("limit has to be from 1 to {FACTS_MAX}"), EXAMPLE));
