@@ -34,6 +34,9 @@ pub struct Args {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon: watch, decide, and act as far as the mode allows
+    Run(super::run::RunArgs),
+
     /// What needs a running daemon.
     #[command(flatten)]
     Daemon(DaemonCommand),

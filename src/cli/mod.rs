@@ -10,6 +10,7 @@ pub mod ledger;
 mod order;
 mod plan;
 pub mod render;
+pub mod run;
 mod status;
 mod terminal;
 mod watch;
@@ -39,7 +40,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let terminal = Terminal::detect(args.color);
     match dispatch(args.command, terminal) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         // `failoverd status | head`: whoever read has seen enough.
         Err(failure) if failure.is_broken_pipe() => Exit::Ok.into(),
         Err(failure) => {
@@ -49,12 +50,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, terminal: Terminal) -> Outcome {
-    match command {
+fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
+    let exit = match command {
+        // It has exit codes of its own.
+        Command::Run(args) => return Ok(run::run(args)),
         Command::Ledger { what } => read_ledger(&what),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),
-    }
+    };
+    exit.map(ExitCode::from)
 }
 
 fn read_ledger(command: &LedgerCommand) -> Outcome {
