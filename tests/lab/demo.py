@@ -10,7 +10,7 @@ Starts the lab, failoverd and a writer that commits a row every 10 ms. Then
 Last, judge.py looks at the world without asking failoverd. Exit 0 only if the judge is content. Cleans up, on Ctrl-C too.
 `--speed` divides the plan's thresholds (30 s, 2, 5 and 10 minutes); 1 is the plan's own pace.
 """
-import argparse, json, os, shutil, signal, subprocess, sys, tempfile, time, urllib.error, urllib.request
+import argparse, datetime, json, os, shutil, signal, subprocess, sys, tempfile, time, urllib.error, urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -26,16 +26,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # --- failoverd's API: everything that knows its JSON is here ----------------------------------------------
 
-# the facts that end a phase of the recovery, in order; names as in the fact's "type"
-DETECTED, DECIDED, MOVED, FINISHED = "IncidentDeclared", "PlanRecorded", "TrafficMoved", "IncidentClosed"
+# the facts that end a phase of the recovery, in order
+DETECTED, DECIDED, MOVED, FINISHED = "incident_declared", "commit_point_passed", "traffic_moved", "incident_closed"
+TOKEN = "lab-token"
 
 
 class Api:
     def __init__(self, port):
-        self.port, self.next_fact = port, 1
+        self.port, self.next_frame = port, 0
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
     def status(self):
@@ -46,14 +48,56 @@ class Api:
             return None
 
     def new_facts(self):
-        """Facts that were not seen before, as (name, seconds since the epoch, sentence)."""
+        """Facts that were not seen before, as (name, seconds since the epoch, sentence, style)."""
         try:
-            facts = self.get(f"/v1/facts?from={self.next_fact}")
+            frames = self.get(f"/v1/facts?from={self.next_frame}&limit=1000")
         except (OSError, ValueError):
             return []
-        if facts:
-            self.next_fact = facts[-1]["index"] + 1
-        return [(fact["type"], float(fact["at"]), fact.get("text") or fact["type"]) for fact in facts]
+        told = []
+        for frame in frames:
+            self.next_frame = frame["index"] + 1
+            at = datetime.datetime.fromisoformat(frame["at"]["wall"].replace("Z", "+00:00")).timestamp()
+            for fact in frame["facts"]:
+                sentence, style = tell_fact(fact)
+                if fact["fact"] == "step_done" and fact["step"].startswith("traffic-"):
+                    fact["fact"] = MOVED
+                told.append((fact["fact"], at, sentence, style))
+        return told
+
+
+def tell_fact(fact):
+    """A fact as (sentence, style); no sentence for what would only be noise."""
+    step, kind = fact.get("step", ""), fact["fact"]
+    if kind == "suspicion_raised":
+        return f"{fact['instance']}: {fact['why']}", "yellow"
+    if kind == "suspicion_cleared":
+        return f"{fact['instance']} is alive again", "green"
+    if kind == "incident_declared":
+        return f"INCIDENT {fact['incident']}: {fact['source']} is left for {fact['target']} ({fact['level'].replace('_', ' ')}), seen for {fact['detected_after']}", "bold yellow"
+    if kind == "incident_escalated":
+        return f"{fact['incident']} is worse: {fact['level'].replace('_', ' ')}", "bold yellow"
+    if kind in ("plan_made", "plan_grown"):
+        part = fact["part"] if isinstance(fact["part"], str) else next(iter(fact["part"].values()))
+        return f"PLAN for {part}: {', '.join(s['id'] for s in fact['steps'])}", "bold"
+    if kind == "commit_point_passed":
+        loss = f", expected loss at most {fact['loss']}" if fact.get("loss") else ""
+        said = "".join(f"; exception: {e}" for e in fact["exceptions"])
+        return f"judged once more before {step}: go{loss}{said}", "yellow"
+    if kind == "step_done":
+        return f"done   {step}: {fact['note']}", "green"
+    if kind == "step_owed":
+        return f"owed   {step}: {fact['why']}", "yellow"
+    if kind in ("step_failed", "undo_failed"):
+        return f"FAILED {step}: {fact['why']}", "bold red"
+    if kind == "placement_changed":
+        return f"{fact['component']} is served in {fact['region']}", "bold green"
+    if kind == "unwinding_started":
+        return f"undoing: {fact['why']}", "yellow"
+    if kind == "withheld":
+        return f"held back: {'; '.join(g['evidence'] for g in fact['guards'])}", "yellow"
+    if kind == "incident_closed":
+        return f"{fact['incident']} is closed: {fact['outcome']}", "bold green"
+    return None, ""
 
 
 def is_watching(status):
@@ -63,8 +107,17 @@ def is_watching(status):
 
 
 def countdown(status):
-    """What failoverd is waiting for right now, as one line."""
-    return (status or {}).get("waiting_for") or "watching"
+    """What failoverd does or waits for right now, as one line."""
+    if not status:
+        return "failoverd does not answer"
+    for incident in status["incidents"]:
+        if incident["closed"] is None:
+            steps = incident["steps"]
+            settled = sum(s["state"] not in ("waiting", "held", "running") for s in steps)
+            running = [f"{s['step']} {s['note']}".strip() for s in steps if s["state"] == "running"]
+            bar = "#" * round(20 * settled / max(1, len(steps)))
+            return f"[{bar:.<20}] {settled}/{len(steps)} steps  {'; '.join(running) or incident['summary']}"
+    return status["headline"]
 
 
 # --- the story -------------------------------------------------------------------------------------------------
@@ -108,6 +161,10 @@ class Demo:
         self.t.say(f"  {self.options.binary} run --config {self.config}")
         self.until("failoverd sees every instance alive", 60, lambda: is_watching(self.api.status()))
         self.t.say("  every instance has been seen alive", "green")
+        # a new ledger on a live deployment does nothing until a person says that it is in charge
+        self.failoverd("adopt")
+        self.until("failoverd is in charge", 30, lambda: "would do nothing" not in self.api.status()["headline"])
+        self.failoverd("status")
         self.api.new_facts()                                 # what happened before the story
 
     def start_writer(self):
@@ -135,10 +192,10 @@ class Demo:
         ends = self.zero + self.options.patience
         while time.time() < ends and FINISHED not in self.marks:
             self.check_children()
-            for name, at, sentence in self.api.new_facts():
+            for name, at, sentence, style in self.api.new_facts():
                 self.marks.setdefault(name, at)
-                style = "bold yellow" if name in (DETECTED, DECIDED) else "green" if name in (MOVED, FINISHED) else ""
-                self.t.event(at - self.zero, sentence, style)
+                if sentence:
+                    self.t.event(at - self.zero, sentence, style)
             left = f"{ends - time.time():.0f} s of patience left"
             self.t.count(f"  {time.time() - self.zero:+7.1f} s  {countdown(self.api.status())}   ({self.rows()} rows; {left})")
             time.sleep(0.2)
@@ -188,6 +245,17 @@ class Demo:
         self.t.table(rows, ("what", "measured", ""))
         self.t.say()
         self.t.say("  The judge is content." if judge["ok"] else "  The judge is NOT content.", "bold green" if judge["ok"] else "bold red")
+
+    def failoverd(self, *command):
+        """Run the command line against the daemon and show what it says."""
+        argv = [self.options.binary, *command, "--url", f"http://127.0.0.1:{self.api.port}"]
+        self.t.say(f"  failoverd {' '.join(command)}", "bold")
+        colour = "always" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "never"
+        done = subprocess.run([*argv, "--color", colour], env={**os.environ, "FAILOVERD_TOKEN": TOKEN, "COLUMNS": "110"}, capture_output=True, text=True)
+        for line in (done.stdout + done.stderr).splitlines():
+            self.t.say(f"    {line}")
+        if done.returncode != 0:
+            raise LabError(f"failoverd {' '.join(command)} ended with {done.returncode}")
 
     # --- helpers ----------------------------------------------------------------------------------
 
