@@ -55,7 +55,8 @@ impl AwsActuator {
         match action {
             Action::Fenced { database } => {
                 let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
-                Ok(Target::Fence { database, identifier })
+                let fence = self.fence_group(database)?;
+                Ok(Target::Fence { database, identifier, fence })
             }
             Action::DatabasePromoted { database, from, lossless } => {
                 let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
@@ -85,7 +86,7 @@ impl AwsActuator {
 
 /// An action with the names that AWS knows its objects by.
 enum Target<'a> {
-    Fence { database: &'a InstanceId, identifier: &'a str },
+    Fence { database: &'a InstanceId, identifier: &'a str, fence: &'a str },
     Promotion { database: &'a InstanceId, identifier: &'a str, from: &'a InstanceId, lossless: bool },
     Cache { cache: &'a InstanceId, group: &'a str, wanted: Option<u32> },
     Storage(&'a InstanceId),
@@ -96,7 +97,7 @@ enum Target<'a> {
 impl Actuator for AwsActuator {
     async fn look(&self, _key: &str, action: &Action) -> Result<Look, Setback> {
         match self.target(action)? {
-            Target::Fence { database, identifier } => self.look_fence(database, identifier).await,
+            Target::Fence { database, identifier, fence } => self.look_fence(database, identifier, fence).await,
             Target::Promotion { database, identifier, from, .. } => {
                 self.look_promotion(database, identifier, from).await
             }
@@ -112,7 +113,9 @@ impl Actuator for AwsActuator {
             return Ok(());
         }
         match target {
-            Target::Fence { database, identifier } => self.fence(key, database, identifier, look, permit).await,
+            Target::Fence { database, identifier, fence } => {
+                self.fence(key, database, identifier, fence, look, permit).await
+            }
             Target::Promotion { database, identifier, from, lossless } => {
                 self.promote(database, identifier, from, lossless, look, permit).await
             }
@@ -125,7 +128,7 @@ impl Actuator for AwsActuator {
 
     async fn verify(&self, key: &str, action: &Action) -> Result<String, Setback> {
         match self.target(action)? {
-            Target::Fence { database, identifier } => self.verify_fence(database, identifier).await,
+            Target::Fence { database, identifier, fence } => self.verify_fence(database, identifier, fence).await,
             Target::Promotion { database, identifier, .. } => self.verify_promotion(database, identifier).await,
             Target::Cache { cache, group, wanted } => self.verify_cache(cache, group, wanted).await,
             Target::Storage(storage) => self.verify_storage(storage).await,
@@ -135,7 +138,9 @@ impl Actuator for AwsActuator {
 
     async fn undo(&self, key: &str, action: &Action, previous: &Value, permit: &Permit) -> Result<String, Setback> {
         match self.target(action)? {
-            Target::Fence { database, identifier } => self.unfence(database, identifier, previous, permit).await,
+            Target::Fence { database, identifier, fence } => {
+                self.unfence(database, identifier, fence, previous, permit).await
+            }
             Target::Promotion { database, .. } => {
                 Err(Setback::Refused(format!("the promotion of {database} cannot be undone")))
             }

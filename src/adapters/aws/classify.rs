@@ -229,7 +229,10 @@ pub(crate) fn of_code(code: &str, status: u16) -> TroubleKind {
         | "InvalidCacheClusterState"
         | "InvalidDBClusterState" => TroubleKind::State,
 
-        "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted" => TroubleKind::Overtaken,
+        // ElastiCache has no operation to carry out: the nodes are there by now.
+        "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted" | "NoOperation" => {
+            TroubleKind::Overtaken
+        }
 
         "AccessDenied"
         | "UnauthorizedOperation"

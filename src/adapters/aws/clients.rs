@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -37,6 +37,9 @@ pub struct Aws {
     chain: Mutex<Option<Arc<Keyring>>>,
     connect_timeout: Duration,
 }
+
+/// An idle connection is kept this long; load balancers close theirs after twenty seconds and more.
+const IDLE_MAX: Duration = Duration::from_secs(15);
 
 /// The clients of one region.
 pub(super) struct Clients {
@@ -129,6 +132,8 @@ impl Aws {
         let settings = HttpConnectorSettings::builder().connect_timeout(self.connect_timeout).build();
         let connector = Connector::builder()
             .connector_settings(settings)
+            // Connections that the server is about to close for idleness fail calls for no reason.
+            .pool_idle_timeout(IDLE_MAX)
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
             .tls_context(trust(ca_file)?)
             .build_with_resolver(resolver);
@@ -180,9 +185,7 @@ impl Clients {
 
 /// The system's roots, and those of the file. Checked here because the HTTP client panics on a bad one.
 fn trust(ca_file: Option<&Path>) -> Result<TlsContext, String> {
-    // A machine without any root can still talk to endpoints over plain HTTP or with a CA file of their own.
-    let native = !rustls_native_certs::load_native_certs().certs.is_empty();
-    let mut store = TrustStore::empty().with_native_roots(native);
+    let mut store = TrustStore::empty();
     if let Some(path) = ca_file {
         let pem = std::fs::read(path).map_err(|error| format!("cannot read ca_file {}: {error}", path.display()))?;
         let mut roots = rustls::RootCertStore::empty();
@@ -195,6 +198,10 @@ fn trust(ca_file: Option<&Path>) -> Result<TlsContext, String> {
         }
         store.add_pem_certificate(pem);
     }
+    // A machine without any root can still talk to endpoints over plain HTTP or with a CA file of their own.
+    static NATIVE: OnceLock<bool> = OnceLock::new();
+    let native = *NATIVE.get_or_init(|| !rustls_native_certs::load_native_certs().certs.is_empty());
+    let store = store.with_native_roots(native);
     TlsContext::builder().with_trust_store(store).build().map_err(|error| error.to_string())
 }
 

@@ -43,7 +43,7 @@ impl CloudProbe {
             match answer {
                 Ok(found) => {
                     evidence.details.push(format!("{identifier}={}", found.status));
-                    if !found.is_operable() {
+                    if found.is_ailing() {
                         ailing.push(format!("{identifier} is {}", found.status));
                     }
                 }

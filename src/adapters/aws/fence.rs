@@ -33,8 +33,12 @@ struct Seen {
 }
 
 impl AwsActuator {
-    pub(super) async fn look_fence(&self, database: &InstanceId, identifier: &str) -> Result<Look, Setback> {
-        let fence = self.fence_group(database)?;
+    pub(super) async fn look_fence(
+        &self,
+        database: &InstanceId,
+        identifier: &str,
+        fence: &str,
+    ) -> Result<Look, Setback> {
         let found = self.database(database, identifier).await?;
         let applied = is_applied(&found, fence);
         let groups: Vec<String> = found.groups.iter().map(|(group, _)| group.clone()).collect();
@@ -57,10 +61,10 @@ impl AwsActuator {
         key: &str,
         database: &InstanceId,
         identifier: &str,
+        fence: &str,
         look: &Look,
         permit: &Permit,
     ) -> Result<(), Setback> {
-        let fence = self.fence_group(database)?;
         let seen: Seen = recall(&look.previous)?;
         if !seen.operable {
             return Err(Setback::Transient(format!("{identifier} is {}: it cannot be modified yet", seen.status)));
@@ -90,8 +94,12 @@ impl AwsActuator {
         Ok(())
     }
 
-    pub(super) async fn verify_fence(&self, database: &InstanceId, identifier: &str) -> Result<String, Setback> {
-        let fence = self.fence_group(database)?;
+    pub(super) async fn verify_fence(
+        &self,
+        database: &InstanceId,
+        identifier: &str,
+        fence: &str,
+    ) -> Result<String, Setback> {
         let found = self.database(database, identifier).await?;
         if is_fenced(&found, fence) && found.is_operable() {
             Ok(format!("{identifier} has just the security group {fence}, and its sessions were ended behind it"))
@@ -106,10 +114,10 @@ impl AwsActuator {
         &self,
         database: &InstanceId,
         identifier: &str,
+        fence: &str,
         previous: &serde_json::Value,
         permit: &Permit,
     ) -> Result<String, Setback> {
-        let fence = self.fence_group(database)?;
         let seen: Seen = recall(previous)?;
         let groups: Vec<String> = seen.groups.into_iter().filter(|group| group != fence).collect();
         if groups.is_empty() {
@@ -167,7 +175,8 @@ impl AwsActuator {
             .map_err(Trouble::setback)
     }
 
-    fn fence_group(&self, database: &InstanceId) -> Result<&str, Setback> {
+    /// The group that lets nobody in, as configured.
+    pub(super) fn fence_group(&self, database: &InstanceId) -> Result<&str, Setback> {
         self.aws
             .config
             .databases

@@ -38,6 +38,23 @@ impl Description {
         matches!(self.status.as_str(), "available" | "storage-optimization")
     }
 
+    /// It does not serve as it should. Backups, modifications and maintenance are everyday work.
+    pub(super) fn is_ailing(&self) -> bool {
+        let status = self.status.as_str();
+        matches!(
+            status,
+            "failed"
+                | "storage-full"
+                | "stopped"
+                | "stopping"
+                | "deleting"
+                | "rebooting"
+                | "restore-error"
+                | "insufficient-capacity"
+        ) || status.starts_with("incompatible-")
+            || status.starts_with("inaccessible-")
+    }
+
     /// Whether its source is `identifier`, which RDS names by ARN across regions.
     pub(super) fn replicates_from(&self, identifier: &str) -> bool {
         self.source.as_deref().is_some_and(|source| source.rsplit(':').next() == Some(identifier))

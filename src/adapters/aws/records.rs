@@ -208,6 +208,8 @@ impl World {
             return Err(Setback::Refused(objection));
         }
         let name = self.addresses.first().map_or_else(|| wanted.record.clone(), |set| set.name.clone());
+        // All weighted sets of a name must have the same TTL, those that are not ours included.
+        let ttl = self.foreign(wanted).find_map(|set| set.ttl).unwrap_or(wanted.ttl);
         let mut edits = Vec::new();
         for share in wanted.shares.values() {
             let old = self.of(share);
@@ -229,7 +231,7 @@ impl World {
                         kind: "A".to_owned(),
                         set_identifier: Some(share.set_identifier.clone()),
                         weight: Some(share.weight),
-                        ttl: Some(wanted.ttl),
+                        ttl: Some(ttl),
                         values: vec![share.value.clone()],
                         alias: None,
                         health_check: old.and_then(|old| old.health_check.clone()),
