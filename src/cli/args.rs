@@ -35,6 +35,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon: watch, decide, and act as far as the mode allows
+    #[command(display_order = 0)]
     Run(super::run::RunArgs),
 
     /// What needs a running daemon.
@@ -54,9 +55,12 @@ Examples:
     Plan(PlanArgs),
 
     /// Read the ledger, without a lock and without changing anything
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 90,
+        after_help = "Examples:
   failoverd ledger show --config /etc/failoverd/failoverd.toml
-  failoverd ledger verify /var/lib/failoverd/ledger")]
+  failoverd ledger verify /var/lib/failoverd/ledger"
+    )]
     Ledger {
         /// What to do with it.
         #[command(subcommand)]
@@ -134,32 +138,42 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Loaded, Failure> {
 #[derive(Debug, Subcommand)]
 pub enum DaemonCommand {
     /// Show what is going on: instances, countdowns, guards, the plan and its steps
-    #[command(after_help = "Exits with 1 while something is failing, an incident is open, or an alarm pages.
+    #[command(
+        display_order = 20,
+        after_help = "Exits with 1 while something is failing, an incident is open, or an alarm pages.
 
 Examples:
   failoverd status
   failoverd status --watch                  redraw on every change; Ctrl-C ends it
-  failoverd status --json | jq '.incidents[0].steps[] | {step, state}'")]
+  failoverd status --json | jq '.incidents[0].steps[] | {step, state}'"
+    )]
     Status(StatusArgs),
 
     /// Say in words why something is done, why not, and what would change it
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 21,
+        after_help = "Examples:
   failoverd explain
-  failoverd explain --json | jq -r '.pending[].guards[].lifted_by'")]
+  failoverd explain --json | jq -r '.pending[].guards[].lifted_by'"
+    )]
     Explain(ReadArgs),
 
     /// Move now, without waiting for a trigger
-    #[command(after_help = "Shows the plan and asks for the region's name before anything is sent; --yes does not ask.
+    #[command(
+        display_order = 22,
+        after_help = "Shows the plan and asks for the region's name before anything is sent; --yes does not ask.
 A component that is still alive is moved without loss.
 
 Examples:
   failoverd failover --from us-east-1 --reason \"building on fire\"
   failoverd failover --from us-east-1 --component cache --reason \"maintenance, change 4711\"
-  failoverd failover --from us-east-1 --reason \"runbook 12\" --yes --json")]
+  failoverd failover --from us-east-1 --reason \"runbook 12\" --yes --json"
+    )]
     Failover(FailoverArgs),
 
     /// Approve the plan of an incident as it was shown
     #[command(
+        display_order = 23,
         after_help = "An approval binds the incident, its plan's hash and the loss that was accepted, and expires.
 
 Examples:
@@ -169,13 +183,17 @@ Examples:
     Approve(ApproveArgs),
 
     /// Let no further step of an incident start; what runs is finished
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 24,
+        after_help = "Examples:
   failoverd hold inc-20261020-0712
-  failoverd resume                          lets it go on")]
+  failoverd resume                          lets it go on"
+    )]
     Hold(IncidentArgs),
 
     /// Let nothing start until a time, at most guards.pause_max from now
     #[command(
+        display_order = 25,
         after_help = "Owed fences are carried out all the same. A page says when the pause ends and whenever it holds something back.
 
 Examples:
@@ -185,37 +203,53 @@ Examples:
     Pause(PauseArgs),
 
     /// End a pause, and let held incidents go on
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 26,
+        after_help = "Examples:
   failoverd resume
-  failoverd resume --as alice")]
+  failoverd resume --as alice"
+    )]
     Resume(OrderArgs),
 
     /// Say that an incident was seen, which also ends its cooldown
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 27,
+        after_help = "Examples:
   failoverd ack inc-20261020-0712 --note \"on it\"
-  failoverd ack inc-20261020-0712 --false-positive --note \"our firewall change\"")]
+  failoverd ack inc-20261020-0712 --false-positive --note \"our firewall change\""
+    )]
     Ack(AckArgs),
 
     /// Try a failed step again
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 28,
+        after_help = "Examples:
   failoverd retry inc-20261020-0712 promote-database
-  failoverd status --json | jq -r '.incidents[0].steps[] | select(.state==\"failed\").step'")]
+  failoverd status --json | jq -r '.incidents[0].steps[] | select(.state==\"failed\").step'"
+    )]
     Retry(StepArgs),
 
     /// Go on without a failed step: only after it was done by hand
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 29,
+        after_help = "Examples:
   failoverd skip inc-20261020-0712 publish-database-host
-  failoverd skip inc-20261020-0712 traffic --as alice")]
+  failoverd skip inc-20261020-0712 traffic --as alice"
+    )]
     Skip(StepArgs),
 
     /// Undo what was done and end an incident; refused after its first commit point
-    #[command(after_help = "Examples:
+    #[command(
+        display_order = 30,
+        after_help = "Examples:
   failoverd abort inc-20261020-0712
-  failoverd abort inc-20261020-0712 --as alice --json")]
+  failoverd abort inc-20261020-0712 --as alice --json"
+    )]
     Abort(IncidentArgs),
 
     /// Declare where each component is served, and this ledger to be the one in charge
     #[command(
+        display_order = 31,
         after_help = "What is left out is taken from what the probes see. Needed once for a new ledger, and after a drift.
 
 Examples:
