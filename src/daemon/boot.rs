@@ -122,7 +122,7 @@ async fn open(path: &Path, clock: &Arc<dyn Clock>) -> Result<Opened, Refusal> {
         info!(path = %path.display(), "a new ledger was created");
     }
     let mut alarms = Vec::new();
-    if let Some(torn) = &opening.torn {
+    if let Some(torn) = opening.torn.as_ref().filter(|_| !opening.created) {
         alarms.push(Alarm {
             key: "daemon/torn-ledger".to_owned(),
             severity: Severity::Warning,
