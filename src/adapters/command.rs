@@ -46,7 +46,7 @@ pub async fn run(check: &CommandCheck, region: &RegionId, limit: Duration) -> Re
         }
     }
     let mut child = command.spawn().map_err(|error| Setback::Refused(format!("cannot start `{program}`: {error}")))?;
-    let group = Group(child.id());
+    let mut group = Group(child.id());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
         let (said, complained, status) = tokio::join!(bounded(stdout), bounded(stderr), child.wait());
@@ -56,6 +56,8 @@ pub async fn run(check: &CommandCheck, region: &RegionId, limit: Duration) -> Re
         drop(group);
         return Err(Setback::NotYet(format!("`{program}` did not end within {} and was killed", human(limit))));
     };
+    // It ended by itself and is reaped: its number may belong to somebody else by now.
+    group.0 = None;
     let status = status.map_err(|error| Setback::Transient(format!("cannot wait for `{program}`: {error}")))?;
     let last = [said, complained].iter().filter_map(|text| last_line(text)).next_back().unwrap_or_default();
     if status.success() {

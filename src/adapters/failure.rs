@@ -196,8 +196,13 @@ fn of_lookup(detail: &str) -> NetworkFailure {
 
 #[allow(clippy::wildcard_enum_match_arm)] // not our enum; everything else is a session that did not come about
 fn of_tls(error: &rustls::Error) -> NetworkFailure {
-    use rustls::AlertDescription as Alert;
+    use rustls::{AlertDescription as Alert, CertificateError};
     match error {
+        // Every client refuses it just as we do, so it is the server's failure. One that is not valid *yet* is how
+        // our own wrong clock looks.
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            NetworkFailure::Tls
+        }
         rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_) => {
             NetworkFailure::UntrustedByUs
         }
@@ -237,6 +242,16 @@ mod tests {
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let error = Outer(io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls)));
         assert_eq!(from_chain(&error), Some(NetworkFailure::UntrustedByUs));
+    }
+
+    #[test]
+    fn an_expired_certificate_is_the_servers_failure_and_one_of_the_future_is_not() {
+        let found = |certificate| {
+            let tls = rustls::Error::InvalidCertificate(certificate);
+            from_chain(&Outer(io::Error::new(io::ErrorKind::InvalidData, tls)))
+        };
+        assert_eq!(found(rustls::CertificateError::Expired), Some(NetworkFailure::Tls));
+        assert_eq!(found(rustls::CertificateError::NotValidYet), Some(NetworkFailure::UntrustedByUs));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod explain;
 pub mod ledger;
 mod order;
 mod plan;
+pub mod probe;
 pub mod render;
 pub mod run;
 mod status;
