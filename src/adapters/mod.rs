@@ -1,6 +1,5 @@
 //! The outside world. The only folder (besides `ledger`) that names an SDK; nothing here decides anything.
 
-pub mod assemble;
 pub mod aws;
 pub mod command;
 pub mod connect;

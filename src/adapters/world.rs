@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use super::aws::{Aws, AwsActuator, CloudProbe, Proofs, S3Probe, TrafficProbe};
+use super::aws::{Aws, AwsActuator, CloudProbe, HoldingsProbe, Proofs, S3Probe, TrafficProbe};
 use super::command;
 use super::connect::{TrustError, trust};
 use super::http::{HttpChecks, HttpProbe, HttpReference};
@@ -100,6 +100,23 @@ pub fn build(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> R
     Ok(Adapters { probes, references, actuator, claims })
 }
 
+/// What the tertiary region is supposed to hold, per region as `holdings@region`. It is no component of the policy: it
+/// is for people, and seldom, because whole prefixes are listed.
+pub fn holdings(config: &Arc<Config>, clock: &Arc<dyn Clock>) -> Vec<(InstanceId, Probing, Box<dyn Probe>)> {
+    let aws = Arc::new(Aws::new(config.clone()));
+    let probing = Probing { interval: HOLDINGS_INTERVAL, timeout: config.probes.timeout };
+    let regions = config.regions.iter().filter(|(_, settings)| !settings.holdings.is_empty());
+    regions
+        .map(|(region, _)| {
+            let probe = HoldingsProbe::new(aws.clone(), clock.clone(), region.clone());
+            (InstanceId::new("holdings", region.clone()), probing, Box::new(probe) as Box<dyn Probe>)
+        })
+        .collect()
+}
+
+/// Backups are made daily; an hour late is early enough to say so.
+const HOLDINGS_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 struct Parts {
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
@@ -177,7 +194,7 @@ impl Parts {
             http,
             postgres: self.postgres.clone(),
             kubernetes: kubernetes.clone(),
-            call_timeout,
+            command_limit: self.config.deadlines.verify,
         };
         let clusters = self.config.clusters.iter();
         let clusters = clusters
@@ -254,7 +271,7 @@ struct Checks {
     http: HttpChecks,
     postgres: Postgres,
     kubernetes: Arc<KubernetesActuator>,
-    call_timeout: Duration,
+    command_limit: Duration,
 }
 
 impl Checks {
@@ -308,7 +325,7 @@ impl Actuator for Checks {
             return self.kubernetes.pods_running(&cluster, pods.running_min).await;
         }
         match &check.command {
-            Some(check) => command::run(check, region, self.call_timeout).await,
+            Some(check) => command::run(check, region, self.command_limit).await,
             None => Err(Setback::Refused("the check says nothing to check".to_owned())),
         }
     }

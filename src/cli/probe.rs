@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::render::{Column, Ink, Palette, Symbol, Table};
 use super::{Exit, Failure, Outcome, Terminal};
-use crate::adapters::assemble::Adapters;
-use crate::config::Config;
+use crate::adapters::world;
+use crate::config::Loaded;
 use crate::daemon::clock::SystemClock;
 use crate::daemon::prober::observe_once;
 use crate::domain::time::friendly;
@@ -21,8 +21,8 @@ use crate::ports::Clock;
 
 /// Asks everything once, all at the same time, and shows what was found. `No` unless everything is alive and some
 /// reference point answers.
-pub async fn run(config: Arc<Config>, json: bool, terminal: Terminal) -> Outcome {
-    let round = Round::make(&config).await?;
+pub async fn run(loaded: Loaded, json: bool, terminal: Terminal) -> Outcome {
+    let round = Round::make(loaded).await?;
     if json {
         terminal.print_json(&round)?;
     } else {
@@ -58,23 +58,25 @@ enum Found {
 }
 
 impl Round {
-    async fn make(config: &Arc<Config>) -> Result<Self, Failure> {
+    async fn make(loaded: Loaded) -> Result<Self, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let adapters = Adapters::new(config, &clock).map_err(|error| Failure::new(Exit::Configuration, error))?;
+        let config = Arc::new(loaded.config);
+        let adapters =
+            world::build(&config, &loaded.policy, &clock).map_err(|error| Failure::new(Exit::Configuration, error))?;
         let mut pending: FuturesUnordered<BoxFuture<'static, Found>> = FuturesUnordered::new();
-        for (instance, probing, probe) in adapters.probes() {
+        for (instance, probing, probe) in adapters.probes {
             let clock = clock.clone();
             pending.push(Box::pin(
                 async move { Found::Instance(observe_once(&instance, probing, &*probe, &*clock).await) },
             ));
         }
-        for (instance, probing, probe) in adapters.holdings() {
+        for (instance, probing, probe) in world::holdings(&config, &clock) {
             let clock = clock.clone();
             pending.push(Box::pin(
                 async move { Found::Holding(observe_once(&instance, probing, &*probe, &*clock).await) },
             ));
         }
-        for (reference, probing, probe) in adapters.references() {
+        for (reference, probing, probe) in adapters.references {
             let clock = clock.clone();
             pending.push(Box::pin(async move {
                 let began = clock.now().monotonic;
