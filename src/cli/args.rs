@@ -54,6 +54,21 @@ Examples:
     )]
     Plan(PlanArgs),
 
+    /// Check a configuration without the network: mistakes, warnings, budget, dependencies
+    #[command(after_help = "Exits with 78 where it cannot be used, with one line per mistake on standard error.
+
+Examples:
+  failoverd check-config --config config/omnimesh.toml
+  failoverd check-config --config base.toml --config production.toml
+  FAILOVERD__DEPLOYMENT__MODE=approve failoverd check-config --config config/omnimesh.toml")]
+    CheckConfig(ConfigArgs),
+
+    /// Show how long every automatic failover may take, and what that is made of
+    #[command(after_help = "Examples:
+  failoverd budget --config config/omnimesh.toml
+  failoverd budget --config config/omnimesh.toml --json | jq '.rows[] | {name, seconds}'")]
+    Budget(ConfigArgs),
+
     /// Read the ledger, without a lock and without changing anything
     #[command(
         display_order = 90,
@@ -66,6 +81,17 @@ Examples:
         #[command(subcommand)]
         what: LedgerCommand,
     },
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file; several are layered, the last one on top
+    #[arg(short, long, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `ledger`.

@@ -3,6 +3,8 @@
 //! Deliberately thin: a command asks the daemon or a part of the library and shows the answer.
 
 pub mod args;
+mod budget;
+mod check_config;
 mod client;
 mod exit;
 mod explain;
@@ -55,6 +57,8 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
     let exit = match command {
         // It has exit codes of its own.
         Command::Run(args) => return Ok(run::run(args)),
+        Command::CheckConfig(args) => check_config::run(&args, terminal),
+        Command::Budget(args) => budget::run(&args, terminal),
         Command::Ledger { what } => read_ledger(&what),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),

@@ -167,6 +167,11 @@ impl Places {
         self.fallback.clone().unwrap_or(Place::BuiltIn)
     }
 
+    /// Where exactly `key` was written; the built-in defaults where it was written nowhere.
+    pub(super) fn exact(&self, key: &Key) -> Place {
+        self.places.get(key).map_or(Place::BuiltIn, |(place, _)| place.clone())
+    }
+
     /// Relative paths under `key` are relative to this folder.
     pub(super) fn folder_of(&self, key: &Key) -> &Path {
         self.places.get(key).map_or(Path::new(""), |(_, folder)| folder)

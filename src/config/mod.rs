@@ -9,21 +9,26 @@ mod layers;
 mod mistake;
 mod outline;
 mod reader;
+mod reasons;
 pub mod schema;
 mod secret;
 mod validate;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use config::{Config as Merged, Map, Value, ValueKind};
 
-use crate::domain::Policy;
+use crate::domain::time::human;
+use crate::domain::{Mode, Policy};
+use crate::plan::{self, BudgetRow, Waits};
 use layers::{Layer, Places};
 
 pub use convert::policy_hash;
 pub use mistake::{ConfigErrors, Key, Mistake, Place};
 pub use outline::{Shape, outline};
+pub use reasons::reason;
 pub use schema::Config;
 pub use secret::{MissingSecret, SecretSource};
 
@@ -39,6 +44,60 @@ pub struct Loaded {
     pub policy: Policy,
     /// Deserves a second look, and does not stop anything.
     pub warnings: Vec<Mistake>,
+    places: Places,
+}
+
+impl Loaded {
+    /// Where a key was written last; the built-in defaults where it was written nowhere else.
+    pub fn place_of(&self, key: &Key) -> Place {
+        self.places.exact(key)
+    }
+
+    /// What the budget has to know besides the policy and the plans.
+    pub fn waits(&self) -> Waits {
+        let Config { api, ledger, .. } = &self.config;
+        Waits {
+            // Nobody believes in a role that is not served.
+            self_fence: api.role_listen.map_or(Duration::ZERO, |_| api.self_fence_after),
+            takeover: ledger.call_timeout,
+        }
+    }
+
+    /// The budget of every row that may be answered automatically.
+    pub fn budget(&self) -> Vec<BudgetRow> {
+        plan::budget(&self.policy, self.waits(), &plan::answers(&self.policy))
+    }
+}
+
+/// The rows that break the promise of `failover_within`, or that have no plan.
+fn broken_promises(loaded: &Loaded) -> Vec<Mistake> {
+    let key = Key::of(["deployment", "failover_within"]);
+    let rows = loaded.budget();
+    let broken = rows.iter().filter(|row| !row.fits()).map(|row| {
+        let text = match &row.unanswered {
+            Some(why) => format!("there is no plan for `{}`: {why}", row.name()),
+            None => too_long(row),
+        };
+        Mistake { place: loaded.places.of_key(&key), key: key.clone(), text }
+    });
+    broken.collect()
+}
+
+fn too_long(row: &BudgetRow) -> String {
+    let dominating: Vec<String> =
+        row.dominating().into_iter().take(3).map(|(key, sum)| format!("deadlines.{key} ({})", human(sum))).collect();
+    format!(
+        "the row `{}` takes up to {} and has to be done within {}: detection {}, waits {}, plan {}, TTL {}; what takes \
+         longest is {}; shorten what you have measured to be shorter, or the trigger, or promise more time",
+        row.name(),
+        human(row.total),
+        human(row.limit),
+        human(row.detection),
+        human(row.waits),
+        human(row.execution),
+        human(row.ttl),
+        dominating.join(", "),
+    )
 }
 
 /// The environment of this process. Variables that are not Unicode are left out: no key and no secret is.
@@ -87,7 +146,14 @@ pub fn load(paths: &[PathBuf], env: &BTreeMap<String, String>) -> Result<Loaded,
         return Err(errors(review.mistakes));
     }
     let policy = convert::policy_of(&config);
-    Ok(Loaded { config, policy, warnings: review.warnings })
+    let mut loaded = Loaded { config, policy, warnings: review.warnings, places };
+    let broken = broken_promises(&loaded);
+    // Where failoverd does not act by itself, it has promised nothing.
+    if loaded.policy.mode == Mode::Automatic && !broken.is_empty() {
+        return Err(errors(broken));
+    }
+    loaded.warnings.extend(broken);
+    Ok(loaded)
 }
 
 fn merge(layers: &[Layer], mistakes: &mut Vec<Mistake>) -> Map<String, Value> {

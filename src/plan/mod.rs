@@ -4,11 +4,13 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
 mod action;
+mod budget;
 mod graph;
 mod planner;
 mod step;
 
 pub use action::*;
+pub use budget::*;
 pub use graph::*;
 pub use planner::*;
 pub use step::*;

@@ -47,7 +47,7 @@ fn ledger(config: &Config, findings: &mut Findings<'_>) {
         findings.wrong(Key::of(["ledger", "permit"]), text);
     }
     if ledger.path.as_os_str().is_empty() {
-        findings.wrong(Key::of(["ledger", "path"]), "empty; write the folder of the ledger");
+        findings.wrong(Key::of(["ledger", "path"]), "empty; write the file of the ledger");
     }
     if ledger.stop_file.as_os_str().is_empty() {
         findings.wrong(Key::of(["ledger", "stop_file"]), "empty; write the path of a file that is normally not there");
