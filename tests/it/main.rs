@@ -7,6 +7,7 @@ mod aws_s3;
 mod aws_traffic;
 mod config;
 mod controller;
+mod config_mistakes;
 mod facts;
 mod lab;
 mod ledger;

@@ -1,0 +1,232 @@
+//! Every kind of broken configuration gets helpful lines and exit code 78. The snapshot is what an operator reads.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use super::config::{SOUND, nothing, shipped, variables, write};
+
+const BAD_CONFIGURATION: i32 = 78;
+
+#[test]
+fn every_kind_of_mistake_is_one_helpful_line_and_exit_78() {
+    let mut story = String::new();
+    for (name, from, to) in MISTAKES {
+        assert!(from.is_empty() || SOUND.contains(from), "{name}: `{from}` is not in the sound configuration");
+        let text = if from.is_empty() { format!("{SOUND}\n{to}\n") } else { SOUND.replacen(from, to, 1) };
+        let printed = check(&text, &nothing());
+        assert_eq!(printed.code, BAD_CONFIGURATION, "{name}: {}{}", printed.out, printed.err);
+        assert_eq!(printed.out, "", "{name}: nothing but the mistake");
+        let number = printed.err.lines().count();
+        assert_eq!(number, 1, "{name} is one mistake and got {number} lines:\n{}", printed.err);
+        writeln!(story, "{name}\n  {}", printed.err.trim_end()).unwrap();
+    }
+    insta::assert_snapshot!("mistakes", story);
+}
+
+/// What is wrong; the text in the sound configuration that is replaced (or nothing: appended); by what.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("not TOML", "[observer]", "[observer"),
+    ("an unknown key", "record = ", "recrod = \"x\"\nrecord = "),
+    ("an unknown key far from any other", "record = ", "colour = \"x\"\nrecord = "),
+    ("an unknown section", "", "[databasse.x]\nname = \"x\""),
+    ("a duration without a unit", "after = \"5m\"", "after = \"30\""),
+    ("a duration that is a number", "after = \"5m\"", "after = 30"),
+    ("a duration in no unit of time", "after = \"5m\"", "after = \"5 parsecs\""),
+    ("a negative duration", "after = \"5m\"", "after = \"-5m\""),
+    ("a duration beyond all bounds", "ttl = \"30s\"", "ttl = \"9999999h\""),
+    ("a mode that does not exist", "mode = \"automatic\"", "mode = \"automtic\""),
+    ("a text for a number", "active = 3", "active = \"three\""),
+    ("a number that is too large", "host = \"10.1.0.5\"", "host = \"10.1.0.5\"\nport = 70000"),
+    ("a table for a text", "zone_id = \"Z123\"", "zone_id = { id = \"Z123\" }"),
+    ("a value where a table belongs", "trigger = { after = \"5m\" }", "trigger = \"5m\""),
+    ("a key that is missing", "namespace = \"app\"\n", ""),
+    ("two sources for one secret", "{ env = \"APP_DB_PASSWORD\" }", "{ env = \"A\", file = \"/b\" }"),
+    ("an unknown source for a secret", "{ env = \"APP_DB_PASSWORD\" }", "{ vault = \"x\" }"),
+    ("a region that is not defined", "[http.site.regions.us-east-1]", "[http.site.regions.us-esat-1]"),
+    ("two primary regions", "role = \"secondary\"", "role = \"primary\""),
+    ("no primary region", "role = \"primary\"", "role = \"tertiary\""),
+    ("a component with no place to go", "[buckets.storage.regions.us-west-2]\nbucket = \"sound-us-west-2\"\n", ""),
+    ("two components with one name", "[caches.cache", "[caches.database"),
+    ("a trigger that is too fast for its probes", "after = \"30s\", confirm_for", "after = \"10s\", confirm_for"),
+    ("traffic that moves before the trigger", "confirm_for = \"90s\"", "confirm_for = \"20s\""),
+    ("a single observer in the region it watches", "region = \"office\"", "region = \"us-east-1\""),
+    ("one reference point is none", "[references.google]\naddress = \"https://www.google.com/\"\n", ""),
+    ("a reference point inside the deployment", "https://www.google.com/", "https://api.example.com/"),
+    ("one kind of evidence only", "client_path = true", "client_path = false"),
+    ("a restart of a workload that is not there", "restart = [\"web\"]", "restart = [\"wbe\"]"),
+    ("a bucket that is published as a host", "value = \"host\"", "value = \"bucket\""),
+    ("two regions that are one cluster", "context = \"west\"", "context = \"east\""),
+    ("two regions that are one database", "host = \"10.2.0.5\"", "host = \"10.1.0.5\""),
+    ("RDS without an identifier", "provider = \"postgres\"", "provider = \"rds\""),
+    ("a fence that locks failoverd out", "application_roles = [\"app\"]", "application_roles = [\"failoverd\"]"),
+    ("a heartbeat table that is no name", "failoverd.heartbeat", "heartbeat; drop table x"),
+    ("a port in a host", "host = \"10.1.0.6\"", "host = \"10.1.0.6:6379\""),
+    ("an address without a scheme", "url = \"https://api.example.com/health\"\n", "url = \"api.example.com\"\n"),
+    ("a record with a final dot", "record = \"api.example.com\"", "record = \"api.example.com.\""),
+    ("a record that is no address", "value = \"192.0.2.2\"", "value = \"elb.example.com\""),
+    ("two records with one address", "value = \"192.0.2.2\"", "value = \"192.0.2.1\""),
+    ("a TTL of nothing", "ttl = \"30s\"", "ttl = \"0s\""),
+    (
+        "a flip without an object",
+        "provider = \"route53-records\"",
+        "provider = \"data-plane-flip\"\n[traffic.dns.regions.us-east-1.flip]\nregion = \"us-west-2\"\nbucket = \"flips\"\nkey = \"e\"\n[traffic.dns]",
+    ),
+    ("a check of nothing", "", "[checks.nothing]"),
+    (
+        "a check of two things",
+        "http = { url = \"https://api.example.com/health\" }",
+        "http = { url = \"https://api.example.com/health\" }\npods = { cluster = \"main\", running_min = 1 }",
+    ),
+    ("a command that cannot be repeated", "", "[checks.own]\ncommand = { argv = [\"/bin/true\"], repeatable = false }"),
+    (
+        "a check that changes something",
+        "http = { url = \"https://api.example.com/health\" }",
+        "http = { url = \"https://api.example.com/health\", method = \"POST\" }",
+    ),
+    ("a query that writes", "SELECT 1", "DELETE FROM accounts"),
+    ("a check after nothing", "after = [\"main\"]", "after = [\"mian\"]"),
+    ("a permit shorter than a call", "", "[ledger]\ncall_timeout = \"30s\""),
+    ("a pause that is too long", "", "[guards]\npause_max = \"8h\""),
+    ("a deadline of nothing", "", "[deadlines]\nverify = \"0s\""),
+    ("a ratio out of range", "", "[probes]\nfailing_ratio = 1.5"),
+    ("no incidents allowed", "", "[guards]\nincidents_per_day = 0"),
+    ("more critical failures than components", "", "[regional]\ncritical_failing = 9"),
+];
+
+#[test]
+fn all_mistakes_are_found_in_one_go() {
+    let text = SOUND
+        .replace("after = \"5m\"", "after = \"30\"")
+        .replace("active = 3", "active = \"three\"")
+        .replace("mode = \"automatic\"", "mode = \"manual\"")
+        .replace("record = ", "recrod = ");
+    let printed = check(&text, &nothing());
+    insta::assert_snapshot!(printed.err, @"");
+
+    let text = SOUND
+        .replace("bucket = \"sound-us-east-1\"", "bucket = \"Sound\"")
+        .replace("value = \"192.0.2.2\"", "value = \"elb.example.com\"")
+        .replace("SELECT 1", "VACUUM");
+    assert_eq!(check(&text, &nothing()).err.lines().count(), 3);
+}
+
+#[test]
+fn mistakes_in_the_environment_name_the_variable() {
+    let env = variables([
+        ("FAILOVERD__DEPLOYMENT__MODE", "manual"),
+        ("FAILOVERD__PROBES__INTERVALL", "5s"),
+        ("FAILOVERD__PROBES__TIMEOUT__X", "5s"),
+        ("FAILOVERD__DATABASES__DATABASE__REGIONS__US_WEST_2__PORT", "no number"),
+    ]);
+    let printed = check(SOUND, &env);
+    assert_eq!(printed.code, BAD_CONFIGURATION);
+    insta::assert_snapshot!(printed.err, @"");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let printed = failoverd(&["check-config", "--config", "/nowhere/failoverd.toml"], &nothing());
+    assert_eq!(printed.code, BAD_CONFIGURATION);
+    assert!(printed.err.contains("/nowhere/failoverd.toml: cannot read the file: No such file"), "{}", printed.err);
+}
+
+#[test]
+fn no_file_at_all_is_a_question_of_usage() {
+    assert_eq!(failoverd(&["check-config"], &nothing()).code, 2);
+}
+
+#[test]
+fn a_row_that_cannot_fit_is_named_with_what_dominates_it() {
+    let omnimesh = shipped("omnimesh.toml").display().to_string();
+    let args = ["check-config", "--config", omnimesh.as_str()];
+    let env = variables([("FAILOVERD__DEADLINES__PROMOTE_MANAGED", "14m")]);
+    let printed = failoverd(&args, &env);
+    assert_eq!(printed.code, BAD_CONFIGURATION, "{}", printed.out);
+    insta::assert_snapshot!(printed.err.replace(env!("CARGO_MANIFEST_DIR"), ""), @"");
+
+    // Where failoverd does not act by itself it is worth knowing, and stops nothing.
+    let env =
+        variables([("FAILOVERD__DEADLINES__PROMOTE_MANAGED", "14m"), ("FAILOVERD__DEPLOYMENT__MODE", "observe")]);
+    let printed = failoverd(&args, &env);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(printed.out.contains("the row `database` takes up to"), "{}", printed.out);
+}
+
+#[test]
+fn check_config_on_the_document_shows_a_budget_in_which_every_row_fits() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let printed = failoverd(&["check-config", "--config", "config/omnimesh.toml"], &nothing());
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(printed.out.lines().filter(|line| !line.starts_with("warning:")).all(|line| line.chars().count() <= 100));
+    insta::assert_snapshot!("omnimesh", printed.out.replace(&format!("{}/", folder.display()), ""));
+}
+
+#[test]
+fn every_row_of_the_document_fits_in_15_minutes_with_cited_deadlines() {
+    let printed = failoverd(&["budget", "--config", "config/omnimesh.toml", "--json"], &nothing());
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let value: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
+    let rows = value["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cache", "database", "kubernetes", "storage", "regional outage"]);
+    for row in rows {
+        assert_eq!(row["fits"], true, "{row:#}");
+        assert!(row["seconds"].as_f64().unwrap() <= 900.0, "{row:#}");
+        for leg in row["path"].as_array().unwrap() {
+            let key = leg["deadline_key"].as_str().unwrap();
+            assert!(value["deadlines"][key]["why"].as_str().unwrap().len() > 30, "{key} has no reason");
+        }
+    }
+    assert_eq!(rows[1]["detection"], "5m 8s");
+    let route53 = value["dependencies"].as_array().unwrap().iter().find(|d| d["service"] == "Route 53").unwrap();
+    assert_eq!((route53["region"].as_str(), route53["lost_when_needed"].as_bool()), (Some("us-east-1"), Some(true)));
+}
+
+#[test]
+fn a_deadline_of_ones_own_is_named_with_its_place_instead_of_a_citation() {
+    let env = variables([("FAILOVERD__DEADLINES__VERIFY", "40s")]);
+    let printed = failoverd(&["budget", "--config", "config/omnimesh.toml"], &env);
+    assert!(printed.out.contains("set in environment variable FAILOVERD__DEADLINES__VERIFY"), "{}", printed.out);
+}
+
+#[test]
+fn mistakes_are_there_for_programs_too() {
+    let printed = failoverd(&["check-config", "--json", "--config", "/nowhere"], &nothing());
+    assert_eq!(printed.code, BAD_CONFIGURATION);
+    let value: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
+    assert_eq!(value["usable"], false);
+    assert_eq!(value["mistakes"].as_array().unwrap().len(), 1);
+}
+
+// ---- helpers -------------------------------------------------------------------------------------------------------
+
+struct Printed {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn check(text: &str, env: &BTreeMap<String, String>) -> Printed {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "failoverd.toml", text).display().to_string();
+    let mut printed = failoverd(&["check-config", "--config", &path], env);
+    printed.err = printed.err.replace(&format!("{}/", folder.path().display()), "");
+    printed
+}
+
+/// Runs the real program, in the repository, with nothing in its environment but `env`.
+fn failoverd(args: &[&str], env: &BTreeMap<String, String>) -> Printed {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_failoverd"))
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .env("LANG", "C.UTF-8")
+        .envs(env)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Printed { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
