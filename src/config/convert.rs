@@ -123,10 +123,7 @@ fn component(
 
 /// A row whose action is not split in two: everything starts when the trigger fires.
 fn row(trigger: Option<Trigger>) -> Option<Row> {
-    trigger.map(|trigger| Row {
-        after: trigger.after,
-        confirm_for: trigger.confirm_for.unwrap_or(trigger.after).max(trigger.after),
-    })
+    trigger.map(|Trigger { after }| Row { after, confirm_for: after })
 }
 
 fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {

@@ -3,6 +3,7 @@
 //! The `config` crate merges; what is here remembers where every key was written, so that a mistake can be found.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use config::{Map, Source, Value, ValueKind};
@@ -24,6 +25,8 @@ pub(super) struct Layer {
     tree: Map<String, Value>,
     /// Where each key was written, tables included.
     places: BTreeMap<Key, Place>,
+    /// Tables that came into being around a key: this is their place only if no layer below has written them.
+    around: BTreeMap<Key, Place>,
     /// Relative paths in this layer are relative to this folder.
     folder: PathBuf,
 }
@@ -33,20 +36,18 @@ impl Layer {
     pub(super) fn file(path: &Path, outline: &BTreeMap<Key, Shape>, mistakes: &mut Vec<Mistake>) -> Self {
         let name = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        let text = std::fs::metadata(path).and_then(|metadata| {
-            if metadata.len() > FILE_BYTES_MAX {
-                return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
-            }
-            std::fs::read_to_string(path)
-        });
-        match text {
+        match read(path) {
             Ok(text) => Self::text(Origin::File(&name), folder, &text, outline, mistakes),
             Err(error) => {
                 let text = format!("cannot read the file: {error}");
                 mistakes.push(Mistake { place: Place::File(name), key: Key::default(), text });
-                Self { tree: Map::new(), places: BTreeMap::new(), folder }
+                Self::empty(folder)
             }
         }
+    }
+
+    fn empty(folder: PathBuf) -> Self {
+        Self { tree: Map::new(), places: BTreeMap::new(), around: BTreeMap::new(), folder }
     }
 
     /// Reads the defaults that are compiled in.
@@ -62,7 +63,7 @@ impl Layer {
         outline: &BTreeMap<Key, Shape>,
         mistakes: &mut Vec<Mistake>,
     ) -> Self {
-        let mut layer = Self { tree: Map::new(), places: BTreeMap::new(), folder };
+        let mut layer = Self::empty(folder);
         let table = match DeTable::parse(text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
@@ -83,7 +84,8 @@ impl Layer {
                 layer.tree.insert(name.into_inner().into_owned(), value);
             } else {
                 let sections = outline.keys().filter(|key| key.names().len() == 1).map(|key| key.names()[0].as_str());
-                mistakes.push(Mistake { place: origin.place(line), text: unknown_key(&key, sections), key });
+                let (text, _) = unknown_key(&key, sections);
+                mistakes.push(Mistake { place: origin.place(line), key, text });
             }
         }
         layer
@@ -96,16 +98,17 @@ impl Layer {
         outline: &BTreeMap<Key, Shape>,
         mistakes: &mut Vec<Mistake>,
     ) -> Self {
-        let mut layer = Self { tree: Map::new(), places: BTreeMap::new(), folder: PathBuf::new() };
+        let mut layer = Self::empty(PathBuf::new());
         for (variable, text) in env {
             let Some(names) = variable.strip_prefix(PREFIX) else { continue };
             let place = Place::Variable(variable.clone());
             match resolve(names, merged, outline) {
                 Ok((key, shape)) => {
                     let value = value_of(text, shape);
-                    for depth in 1..=key.names().len() {
-                        layer.places.insert(Key::from(key.names()[..depth].to_vec()), place.clone());
+                    for depth in 1..key.names().len() {
+                        layer.around.insert(Key::from(key.names()[..depth].to_vec()), place.clone());
                     }
+                    layer.places.insert(key.clone(), place);
                     put(&mut layer.tree, key.names(), value);
                 }
                 Err((key, text)) => mistakes.push(Mistake { place, key, text }),
@@ -116,12 +119,22 @@ impl Layer {
 
     /// What the crate is given. A secret replaces the one below as a whole: `{ env }` over `{ file }` must not be both.
     pub(super) fn without_secrets_of(&mut self, above: &Layer, outline: &BTreeMap<Key, Shape>) {
-        for key in above.places.keys() {
+        for key in above.places.keys().chain(above.around.keys()) {
             if matches!(outline.get(&pattern(key, outline)), Some(Shape::Secret)) {
                 take(&mut self.tree, key.names());
             }
         }
     }
+}
+
+/// Reads a whole file; bounded, because a path may well name a device.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
 impl Source for Layer {
@@ -149,6 +162,9 @@ impl Places {
         for layer in layers {
             for (key, place) in &layer.places {
                 places.insert(key.clone(), (place.clone(), layer.folder.clone()));
+            }
+            for (key, place) in &layer.around {
+                places.entry(key.clone()).or_insert_with(|| (place.clone(), layer.folder.clone()));
             }
         }
         Self { places, fallback }
@@ -192,14 +208,16 @@ pub(super) fn pattern(key: &Key, outline: &BTreeMap<Key, Shape>) -> Key {
     })
 }
 
-/// What to say of a key that nobody knows.
-pub(super) fn unknown_key<'a>(key: &Key, known: impl Iterator<Item = &'a str>) -> String {
+/// A key that nobody knows: what to say of it, and which of the `known` ones was probably meant.
+pub(super) fn unknown_key<'a>(key: &Key, known: impl Iterator<Item = &'a str>) -> (String, Option<&'a str>) {
     let known: Vec<&str> = known.collect();
     let name = key.names().last().map(String::as_str).unwrap_or_default();
-    match did_you_mean(name, known.iter().copied()) {
+    let meant = did_you_mean(name, known.iter().copied());
+    let text = match meant {
         Some(meant) => format!("unknown key; did you mean `{meant}`?"),
         None => format!("unknown key; the keys here are {}", known.join(", ")),
-    }
+    };
+    (text, meant)
 }
 
 /// Sets a value at a path, with tables around it where there are none.
@@ -366,7 +384,7 @@ fn resolve<'a>(
             [] if matches!(outline.get(&pattern(&key, outline)), Some(Shape::Names)) => key.child(name.to_lowercase()),
             [] => {
                 let below = key.child(name.to_lowercase());
-                let text = unknown_key(&below, known.iter().map(String::as_str));
+                let (text, _) = unknown_key(&below, known.iter().map(String::as_str));
                 return Err((below, text));
             }
             [one, another, ..] => {

@@ -97,8 +97,10 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A message of a parser below may have line breaks; here a mistake is one line.
-        let text = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // What was written is repeated here, and a parser's message may have line breaks: a mistake is one line, and
+        // nothing in it reaches the terminal as a control sequence.
+        let text = self.text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+        let text = text.collect::<Vec<_>>().join(" ");
         if self.key.names().is_empty() {
             return write!(f, "{}: {text}", self.place);
         }

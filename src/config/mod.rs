@@ -121,6 +121,10 @@ pub fn load(paths: &[PathBuf], env: &BTreeMap<String, String>) -> Result<Loaded,
     for path in paths {
         layers.push(Layer::file(path, &outline, &mut mistakes));
     }
+    // What stands in a file that cannot be read is not missing.
+    if !mistakes.is_empty() && mistakes.iter().any(|mistake| mistake.key.names().is_empty()) {
+        return Err(errors(mistakes));
+    }
     let files = merge(&layers, &mut mistakes);
     layers.push(Layer::environment(env, &Value::new(None, ValueKind::Table(files)), &outline, &mut mistakes));
     for n in 1..layers.len() {

@@ -21,6 +21,8 @@ use super::secret::SECRET;
 /// After this many mistakes nobody reads on.
 const MISTAKES_MAX: usize = 100;
 
+const MISSING: &str = "missing; it has no default";
+
 /// Reads a configuration. After a mistake the value is replaced by its default (`defaults`), or what it is part of is
 /// left out, and the reading starts again, until there are no more mistakes to find.
 pub(super) fn read(
@@ -31,7 +33,7 @@ pub(super) fn read(
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Config> {
     let mut tree = merged;
-    let unknown = RefCell::new(BTreeSet::new());
+    let unknown = RefCell::new(BTreeSet::<Unknown>::new());
     let mut wrong_keys = BTreeSet::new();
     let mut config = None;
     for _ in 0..MISTAKES_MAX {
@@ -64,10 +66,20 @@ pub(super) fn read(
             break;
         }
     }
-    for (key, text) in unknown.into_inner() {
+    for Unknown { key, text, meant } in unknown.into_inner() {
+        // What was meant is not missing as well.
+        mistakes.retain(|mistake| mistake.text != MISSING || Some(&mistake.key) != meant.as_ref());
         mistakes.push(Mistake { place: places.of_key(&key), key, text });
     }
     config
+}
+
+/// A key that is in no table of the schema.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unknown {
+    key: Key,
+    text: String,
+    meant: Option<Key>,
 }
 
 /// The region, component or list entry that `key` is a part of.
@@ -112,7 +124,7 @@ impl de::Error for Wrong {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { key: None, missing: Some(field), text: "missing; it has no default".to_owned() }
+        Self { key: None, missing: Some(field), text: MISSING.to_owned() }
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -132,7 +144,7 @@ impl de::Error for Wrong {
 struct Node<'a> {
     value: Value,
     at: Key,
-    unknown: &'a RefCell<BTreeSet<(Key, String)>>,
+    unknown: &'a RefCell<BTreeSet<Unknown>>,
 }
 
 impl<'a> Node<'a> {
@@ -162,12 +174,12 @@ impl<'a> Node<'a> {
     fn whole(&self, max: u64) -> Result<u64, Wrong> {
         let number = match &self.value.kind {
             ValueKind::I64(number) => u64::try_from(*number).ok(),
-            ValueKind::String(text) => text.trim().parse().ok(),
+            ValueKind::String(text) if text.trim().parse::<u64>().is_ok() => text.trim().parse().ok(),
             _ => return Err(self.wrong(format!("found {}; write a whole number without quotes", self.found()))),
         };
         match number {
             Some(number) if number <= max => Ok(number),
-            Some(_) | None => Err(self.wrong(format!("not a number in range; write a whole number from 0 to {max}"))),
+            Some(_) | None => Err(self.wrong(format!("out of range; write a whole number from 0 to {max}"))),
         }
     }
 
@@ -285,13 +297,14 @@ impl<'de> Deserializer<'de> for Node<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Wrong> {
-        let mut table = self.table(&format!("write a table with the keys {}", fields.join(", ")))?;
+        let mut table = self.table(&format!("write a table with these keys: {}", fields.join(", ")))?;
         table.retain(|name, _| {
             let known = fields.contains(&name.as_str());
             if !known {
                 let key = self.at.child(name.as_str());
-                let text = unknown_key(&key, fields.iter().copied());
-                self.unknown.borrow_mut().insert((key, text));
+                let (text, meant) = unknown_key(&key, fields.iter().copied());
+                let meant = meant.map(|meant| self.at.child(meant));
+                self.unknown.borrow_mut().insert(Unknown { key, text, meant });
             }
             known
         });

@@ -3,7 +3,7 @@
 
 use super::{Findings, Part, listed, with_role};
 use crate::config::{Config, Key};
-use crate::domain::{Kind, Mode, Role};
+use crate::domain::{Kind, Mode, RegionId, Role};
 
 /// An observer believes in an outage only while a majority of its reference points answers, and one is no majority of
 /// anything (DESIGN: self-doubt).
@@ -56,26 +56,25 @@ fn observer(config: &Config, findings: &mut Findings<'_>) {
 
 /// For every region that could be suspected there have to be points outside of it, and outside of our own.
 fn references(config: &Config, findings: &mut Findings<'_>) {
-    for suspected in with_role(config, Role::Primary).chain(with_role(config, Role::Secondary)) {
-        let outside: Vec<_> = config
-            .references
-            .iter()
-            .filter(|(_, reference)| match &reference.region {
-                Some(region) => region != suspected && *region != config.observer.region,
-                None => true,
-            })
-            .map(|(id, _)| id)
-            .collect();
-        if outside.len() < REFERENCES_MIN {
-            let text = format!(
-                "to tell an outage of {suspected} from trouble of our own, {REFERENCES_MIN} points outside of \
-                 {suspected} and {} are needed, and there are {} ({}); write more of [references.NAME]",
-                config.observer.region,
-                outside.len(),
-                listed(outside)
-            );
-            findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["references"]), text);
-        }
+    let own = &config.observer.region;
+    let outside_of = |suspected: &RegionId| {
+        let regions = config.references.values().map(|reference| reference.region.as_ref());
+        regions.filter(|region| region.is_none_or(|region| region != suspected && region != own)).count()
+    };
+    let suspected = || with_role(config, Role::Primary).chain(with_role(config, Role::Secondary));
+    let too_few: Vec<&RegionId> = suspected().filter(|region| outside_of(region) < REFERENCES_MIN).collect();
+    if let Some(least) = too_few.iter().map(|region| outside_of(region)).min() {
+        let text = format!(
+            "to tell an outage of {} from trouble of our own, {REFERENCES_MIN} points are needed outside of it and of \
+             {own}, and there {}; write more of [references.NAME]",
+            listed(too_few).replace(" and ", " or "),
+            match least {
+                0 => "is none".to_owned(),
+                1 => "is 1".to_owned(),
+                more => format!("are {more}"),
+            },
+        );
+        findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["references"]), text);
     }
 }
 

@@ -34,14 +34,16 @@ pub(super) fn review(config: &mut Config, places: &Places, env: &BTreeMap<String
     secrets::check(config, env, &mut findings);
     let parts = parts_of(config);
     daemon::check(config, &mut findings);
-    topology::check(config, &parts, &mut findings);
+    let is_sound = topology::check(config, &parts, &mut findings);
     timing::check(config, &parts, &mut findings);
     clusters::check(config, &mut findings);
     stores::check(config, &mut findings);
     evidence::check(config, &mut findings);
     traffic::check(config, &mut findings);
     checks::check(config, &mut findings);
-    automatic::check(config, &parts, &mut findings);
+    if is_sound {
+        automatic::check(config, &parts, &mut findings);
+    }
     let Findings { mistakes, mut warnings, .. } = findings;
     warnings.sort();
     warnings.dedup();
@@ -80,6 +82,7 @@ struct Part<'a> {
     id: &'a ComponentId,
     kind: Kind,
     critical: bool,
+    /// The row: `after`.
     trigger: Option<Trigger>,
     probe: ProbeOverride,
     regions: BTreeSet<&'a RegionId>,
@@ -110,7 +113,9 @@ macro_rules! parts {
 fn parts_of(config: &Config) -> Vec<Part<'_>> {
     use super::schema::{Bucket, Cache, Cloud, Cluster, Database, Http, Traffic};
     let mut parts = vec![];
-    parts!(parts, config, clusters, Kind::Kubernetes, |c: &Cluster| c.critical, |c: &Cluster| c.trigger);
+    parts!(parts, config, clusters, Kind::Kubernetes, |c: &Cluster| c.critical, |c: &Cluster| {
+        c.trigger.map(|trigger| Trigger { after: trigger.after })
+    });
     parts!(parts, config, databases, Kind::Database, |c: &Database| c.critical, |c: &Database| c.trigger);
     parts!(parts, config, caches, Kind::Cache, |c: &Cache| c.critical, |c: &Cache| c.trigger);
     parts!(parts, config, buckets, Kind::Storage, |c: &Bucket| c.critical, |c: &Bucket| c.trigger);

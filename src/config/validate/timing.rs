@@ -14,6 +14,7 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
     for part in parts {
         trigger(config, part, findings);
     }
+    confirmation(config, findings);
     regional(config, parts, findings);
     degradation(config, parts, findings);
 }
@@ -51,20 +52,22 @@ fn trigger(config: &Config, part: &Part<'_>, findings: &mut Findings<'_>) {
     if let Some(wrong) = too_short(trigger.after, probing(&config.probes, part.probe)) {
         findings.wrong(key.child("after"), wrong);
     }
-    match trigger.confirm_for {
-        Some(confirm_for) if confirm_for < trigger.after => {
+}
+
+/// Traffic follows a cluster; it cannot lead.
+fn confirmation(config: &Config, findings: &mut Findings<'_>) {
+    for (id, cluster) in &config.clusters {
+        if let Some(trigger) = cluster.trigger
+            && let Some(confirm_for) = trigger.confirm_for
+            && confirm_for < trigger.after
+        {
             let text = format!(
                 "{} is over before the row starts (after = {}); write at least the latter",
                 human(confirm_for),
                 human(trigger.after)
             );
-            findings.wrong(key.child("confirm_for"), text);
+            findings.wrong(Key::of(["clusters", id.as_str(), "trigger", "confirm_for"]), text);
         }
-        Some(_) if part.kind != Kind::Kubernetes => {
-            let text = "only clusters are activated first and followed by traffic later; leave it out, `after` decides";
-            findings.warn(key.child("confirm_for"), text);
-        }
-        Some(_) | None => {}
     }
 }
 
@@ -92,7 +95,12 @@ fn too_short(after: Duration, probing: Probing) -> Option<String> {
 fn regional(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
     let critical: Vec<_> = parts.iter().filter(|part| part.critical && part.is_in(config, Role::Primary)).collect();
     let key = Key::of(["regional", "after"]);
-    for part in &critical {
+    let is_evidence = |part: &Part<'_>| match part.kind {
+        Kind::Cloud => true,
+        Kind::Http => config.http.get(part.id).is_some_and(|http| http.client_path),
+        Kind::Kubernetes | Kind::Database | Kind::Cache | Kind::Storage | Kind::Traffic => false,
+    };
+    for part in parts.iter().filter(|part| part.is_in(config, Role::Primary) && (part.critical || is_evidence(part))) {
         if let Some(wrong) = too_short(config.regional.after, probing(&config.probes, part.probe)) {
             findings.wrong(key.clone(), format!("for {}: {wrong}", part.id));
         }

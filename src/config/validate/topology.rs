@@ -7,10 +7,17 @@ use crate::config::mistake::did_you_mean;
 use crate::config::{Config, Key};
 use crate::domain::{ComponentId, Kind, Mode, RegionId, Role};
 
-pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+/// Whether the regions and the components in them are defined well enough to go on: what follows from a mistake here is
+/// no second mistake.
+pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) -> bool {
+    let before = findings.mistakes.len();
     regions(config, findings);
     components(config, parts, findings);
-    placement(config, parts, findings);
+    let is_sound = findings.mistakes.len() == before;
+    if is_sound {
+        placement(config, parts, findings);
+    }
+    is_sound
 }
 
 fn regions(config: &Config, findings: &mut Findings<'_>) {
@@ -47,7 +54,7 @@ fn regions(config: &Config, findings: &mut Findings<'_>) {
             format!("{} are all primary; write role = \"secondary\" for the one that waits", listed(&primaries)),
         ),
     }
-    if with_role(config, Role::Secondary).next().is_none() {
+    if primaries.len() == 1 && with_role(config, Role::Secondary).next().is_none() {
         let text = "no region is secondary, so there is nowhere to go; write role = \"secondary\" for the warm standby";
         findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["regions"]), text);
     }
