@@ -8,7 +8,14 @@ SHELL := /bin/bash
 export FAILOVERD_LAB_CACHE ?= $(HOME)/.cache/failoverd-lab
 DENY := $(FAILOVERD_LAB_CACHE)/tools/bin/cargo-deny
 
-.PHONY: help build test prepare check fmt clippy doc deny clean
+.PHONY: help build demo demo-negative test bench check fmt clippy doc deny clean
+
+# $(call beside_lab,COMMAND) runs COMMAND while the lab's parts are installed: the API server takes minutes of one core
+# to build, cargo takes minutes of the other.
+beside_lab = tests/lab/install.sh & lab=$$!; \
+	trap 'kill $$lab 2>/dev/null || true' INT TERM; \
+	$(1) || { kill $$lab 2>/dev/null || true; exit 1; }; \
+	wait $$lab
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,20 +23,28 @@ help: ## list what can be made
 build: ## the optimised binary: target/release/failoverd
 	@cargo build --locked --release
 
-# The API server takes minutes of one core to build and cargo takes minutes of the other: side by side.
-prepare: # builds the tests and installs what they run on
-	@tests/lab/install.sh & lab=$$!; \
-	trap 'kill $$lab 2>/dev/null || true' INT TERM; \
-	cargo test --locked --no-run || { kill $$lab 2>/dev/null || true; exit 1; }; \
-	wait $$lab
+# Not optimised, as for the tests: nothing in the demonstration is about speed, and the SDKs take minutes to optimise.
+demo: ## two real regions on this machine; one is killed, and failoverd moves everything to the other
+	@echo "building failoverd and, side by side, what the two regions run on; the first time takes minutes"
+	@$(call beside_lab,cargo build --locked)
+	@python3 tests/lab/demo.py --binary "$${CARGO_TARGET_DIR:-target}/debug/failoverd"
 
-test: prepare ## everything, on real components; installs what is missing
+demo-negative: ## only failoverd's own network is cut: nothing may be moved
+	@echo "building failoverd and, side by side, what the two regions run on; the first time takes minutes"
+	@$(call beside_lab,cargo build --locked)
+	@python3 tests/lab/demo.py --negative --binary "$${CARGO_TARGET_DIR:-target}/debug/failoverd"
+
+test: ## everything, on real components; installs what is missing
+	@$(call beside_lab,cargo test --locked --no-run)
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --locked; \
 	else \
 	  cargo test --locked --lib --bins --tests; \
 	fi
 	@cargo test --locked --doc --quiet
+
+bench: ## the figures in the README; fails where one is worse than twice its goal
+	@cargo bench --locked
 
 check: fmt clippy doc deny ## format, lints, documentation, licences: what .ci/run checks besides the tests
 

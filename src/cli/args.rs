@@ -288,7 +288,7 @@ Examples:
 /// How the daemon is reached.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DaemonArgs {
-    /// The daemon's API [default: api.listen of --config, else http://127.0.0.1:9470]
+    /// The daemon's API [default: api.listen of --config, else http://127.0.0.1:8780]
     #[arg(long, env = "FAILOVERD_URL", value_name = "URL", help_heading = "Daemon")]
     pub url: Option<String>,
     /// File with the API token; the variable FAILOVERD_TOKEN works as well

@@ -12,7 +12,7 @@ use super::{Exit, Failure};
 use crate::decide::Command;
 
 /// Where the daemon listens unless somebody says otherwise.
-const URL: &str = "http://127.0.0.1:9470";
+const URL: &str = "http://127.0.0.1:8780";
 
 /// Longest answer that is read, in bytes: a status with a thousand instances is far below it.
 const ANSWER_MAX: usize = 16 << 20;
@@ -134,7 +134,7 @@ impl Daemon {
         let url = self.url.as_str();
         if error.is_builder() {
             let error = anyhow::Error::new(error.without_url()).context(format!("`{url}` is not a URL"));
-            let hint = "write it with its scheme and port, such as http://127.0.0.1:9470";
+            let hint = "write it with its scheme and port, such as http://127.0.0.1:8780";
             return Lost::NotSent(Failure::new(Exit::Usage, error).hint(hint));
         }
         let text = if error.is_timeout() {
@@ -218,4 +218,15 @@ fn reachable(mut listen: std::net::SocketAddr) -> std::net::SocketAddr {
         });
     }
     listen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_address_is_the_one_that_a_daemon_listens_on_by_default() {
+        let listen = crate::config::DEFAULTS.lines().find_map(|line| line.strip_prefix("listen = "));
+        assert_eq!(listen.map(|address| format!("http://{}", address.trim_matches('"'))).as_deref(), Some(URL));
+    }
 }

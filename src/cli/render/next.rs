@@ -65,7 +65,7 @@ pub(super) fn next(status: &Status) -> Commands {
     let unseen = status.incidents.iter().find(|i| i.closed.is_some() && i.acknowledged_by.is_none());
     if let Some(incident) = unseen {
         commands.add(
-            format!("failoverd ack {} --note \"…\"", incident.incident),
+            format!("failoverd ack {} --note TEXT", incident.incident),
             "say that it was seen, which also ends its cooldown; with --false-positive if it should not have happened",
         );
     }
