@@ -44,8 +44,8 @@ pub enum Command {
 
     /// Show what would be done if a region or a component were lost; changes nothing
     #[command(
-        after_help = "With --config the plan is made here, from the configuration alone: nothing is asked and nothing has to run. Without, the
-daemon is asked, which knows where things are and which guards hold.
+        after_help = "With --config the plan is made here, from the configuration alone: nothing is asked and nothing
+has to run. Without, the daemon is asked, which knows where things are and which guards hold.
 
 Examples:
   failoverd plan --if regional-outage --config /etc/failoverd/failoverd.toml
@@ -62,6 +62,14 @@ Examples:
   failoverd check-config --config base.toml --config production.toml
   FAILOVERD__DEPLOYMENT__MODE=approve failoverd check-config --config config/omnimesh.toml")]
     CheckConfig(ConfigArgs),
+
+    /// Ask everything once, from here, and show what was found; changes nothing
+    #[command(after_help = "Exits with 1 unless everything is alive and a reference point answers.
+
+Examples:
+  failoverd probe --config /etc/failoverd/failoverd.toml
+  failoverd probe --config config/omnimesh.toml --json | jq '.instances[] | {instance, finding}'")]
+    Probe(ConfigArgs),
 
     /// Show how long every automatic failover may take, and what that is made of
     #[command(after_help = "Examples:
@@ -133,6 +141,20 @@ pub struct LedgerArgs {
     /// The daemon's configuration
     #[arg(short, long, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
     pub config: Vec<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The configuration that is meant.
+    ///
+    /// # Errors
+    /// None was given, or it has mistakes.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        if self.config.is_empty() {
+            return Err(Failure::because(Exit::Usage, "which configuration?")
+                .hint("give --config FILE, more than once to layer files"));
+        }
+        load(&self.config)
+    }
 }
 
 impl LedgerArgs {
@@ -220,7 +242,8 @@ Examples:
     /// Let nothing start until a time, at most guards.pause_max from now
     #[command(
         display_order = 25,
-        after_help = "Owed fences are carried out all the same. A page says when the pause ends and whenever it holds something back.
+        after_help = "Owed fences are carried out all the same. A page says when the pause ends, and whenever it holds
+something back.
 
 Examples:
   failoverd pause --until 2h --reason \"network maintenance, change 4711\"

@@ -58,6 +58,7 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
         // It has exit codes of its own.
         Command::Run(args) => return Ok(run::run(args)),
         Command::CheckConfig(args) => check_config::run(&args, terminal),
+        Command::Probe(args) => client_runtime()?.block_on(probe::run(args.load()?, args.json, terminal)),
         Command::Budget(args) => budget::run(&args, terminal),
         Command::Ledger { what } => read_ledger(&what),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),

@@ -14,8 +14,8 @@ use crate::telemetry::LogFormat;
   failoverd run --config base.toml --config site.toml --log-format json
 
 Signals: TERM and INT end it (what runs may finish), HUP reads the configuration again.
-Exit codes: 0 ended as asked, 69 an address is in use, 70 a bug, 71 no threads or signals, 74 the ledger cannot be
-opened, 75 another failoverd holds the ledger, 78 mistakes in the configuration.")]
+Exit codes: 0 ended as asked, 69 an address is in use, 70 a bug, 71 no threads or signals, 74 the
+ledger cannot be opened, 75 another failoverd holds the ledger, 78 mistakes in the configuration.")]
 pub struct RunArgs {
     /// Configuration files, each on top of the ones before
     #[arg(short, long, required = true, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
