@@ -164,6 +164,22 @@ fn a_dry_run_needs_nothing_but_the_configuration() {
 }
 
 #[test]
+fn the_readmes_configuration_of_ones_own_is_right() {
+    let readme = include_str!("../../README.md");
+    let config = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("failoverd.toml");
+    std::fs::write(&file, config).unwrap();
+    let file = file.to_str().unwrap();
+    for args in [&["check-config"][..], &["plan", "--if", "database"]] {
+        let output = failoverd(&[args, &["--config", file]].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    }
+    let policy = readme.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    serde_json::from_str::<serde_json::Value>(policy).unwrap();
+}
+
+#[test]
 fn colours_are_for_terminals_and_for_those_who_ask() {
     let plan = ["plan", "--if", "database", "--config", "config/omnimesh.toml"];
     let plain = stdout(&failoverd(&plan));
