@@ -154,6 +154,14 @@ impl Draft<'_> {
         if self.is_active(id) || !(movable || is_cold) || policy.kind == crate::domain::Kind::Traffic {
             return Vec::new();
         }
+        // One lost probe is not worth a page; what it found when it last answered counts until the verdict is clear.
+        let is_unclear = self.soft.watches.get(id).is_some_and(|watch| {
+            let verdict = watch.judge(&self.soft.limits, self.now.monotonic).kind;
+            verdict == super::VerdictKind::Suspect
+        });
+        if is_unclear {
+            return Vec::new();
+        }
         let mut reasons: Vec<String> = self.why_unready(id, true).into_iter().collect();
         if policy.kind == crate::domain::Kind::Database
             && let Some(source) = self.hard.placement.get(&id.component)

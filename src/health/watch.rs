@@ -147,6 +147,7 @@ impl Watch {
             Some(_) if self.last_ended.is_some_and(|ended| now.saturating_sub(ended) > self.probing.gap()) => {
                 "no recent observation".to_owned()
             }
+            Some(Finding::Alive) if self.window.is_stale(now) => "no answer lately".to_owned(),
             Some(Finding::Alive) if self.evidence.credential_refused => "alive, and refuses our credential".to_owned(),
             Some(Finding::Alive) => match &self.evidence.degraded {
                 Some(degraded) => format!("alive, degraded: {degraded}"),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make demo`: a region dies for real, and failoverd moves everything to the other one. Or, negative: it must not.
 
-usage: demo.py [--negative] [--binary target/release/failoverd] [--speed 10] [--patience SECONDS] [--run-dir DIR] [--keep]
+usage: demo.py [--negative] [--binary target/debug/failoverd] [--speed 8] [--patience SECONDS] [--run-dir DIR] [--keep]
 
 Starts the lab, failoverd and a writer that commits a row every 10 ms. Then
   (default)    every process of us-east-1 gets SIGKILL, and its AWS API stops answering. The story of the failover is told
@@ -304,15 +304,15 @@ class Demo:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--negative", action="store_true")
-    parser.add_argument("--binary", default=str(ROOT / "target/release/failoverd"))
-    parser.add_argument("--speed", type=float, default=10)
+    parser.add_argument("--binary", default=str(ROOT / "target/debug/failoverd"))
+    parser.add_argument("--speed", type=float, default=8)
     parser.add_argument("--patience", type=float, help="seconds until the story ends anyway (default: 240, negative 90)")
     parser.add_argument("--run-dir")
     parser.add_argument("--keep", action="store_true", help="keep logs, configuration, ledger and history")
     options = parser.parse_args()
     options.patience = options.patience or (90 if options.negative else 240)
     if not os.access(options.binary, os.X_OK):
-        raise LabError(f"{options.binary} is missing: run cargo build --release")
+        raise LabError(f"{options.binary} is missing: run cargo build")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     demo = Demo(options, Terminal())

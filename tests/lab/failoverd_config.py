@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """A configuration of failoverd for a running lab, with shortened thresholds.
 
-usage: failoverd_config.py --lab DIR/lab.json --out FILE.toml [--api-port PORT] [--speed 10] [--mode automatic]
+usage: failoverd_config.py --lab DIR/lab.json --out FILE.toml [--api-port PORT] [--speed 8] [--mode automatic]
 
-`speed` divides the document's thresholds (30 s, 5 min, 2 min, 10 min; region 2 min): 10 makes an outage of a region
-declared after 12 s. Secrets go to files beside the configuration. failoverd stands in eu-west-1, outside both regions.
+`speed` divides the document's thresholds (30 s, 5 min, 2 min, 10 min; region 2 min): 8 makes an outage of a region
+declared after 15 s. Secrets go to files beside the configuration. failoverd stands in eu-west-1, outside both regions.
 """
 import argparse, json, sys
 from pathlib import Path
@@ -18,7 +18,7 @@ PUBLISH_CACHE = [("configmap", "redis-config", "host", "host"), ("configmap", "r
 PUBLISH_BUCKET = [("configmap", "s3-config", "bucket", "bucket"), ("configmap", "s3-config", "region", "region")]
 
 
-def render(lab, folder, *, api_port, speed=10.0, mode="automatic"):
+def render(lab, folder, *, api_port, speed=8.0, mode="automatic"):
     """The configuration's text. Writes the secrets that it names into `folder`."""
     regions, endpoint = lab["regions"], lab["aws"]["endpoint"]
     secret = lambda name, value: f'{{ file = {text(write_secret(folder, name, value))} }}'
@@ -30,7 +30,7 @@ def render(lab, folder, *, api_port, speed=10.0, mode="automatic"):
         '[observer]', 'name = "lab-observer"', 'region = "eu-west-1"', "",
         '[ledger]', f'path = {text(folder / "ledger")}', f'stop_file = {text(folder / "STOP")}', "",
         '[api]', f'listen = "127.0.0.1:{api_port}"', f'token = {secret("api-token", "lab-token")}', "",
-        '[probes]', f'interval = {text("500ms" if speed >= 5 else "5s")}', f'timeout = {text("1s" if speed >= 5 else "4s")}',
+        '[probes]', f'interval = {text("500ms" if speed >= 5 else "5s")}', f'timeout = {text("1100ms" if speed >= 5 else "4s")}',
         f'recover_for = {after(30)}', f'nameservers = [{text(lab["dns"]["server"])}]', "",
         '[regional]', f'after = {after(120)}', "")
     for name, address in lab["references"].items():
@@ -94,7 +94,7 @@ def main():
     parser.add_argument("--lab", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--api-port", type=int, default=7780)
-    parser.add_argument("--speed", type=float, default=10)
+    parser.add_argument("--speed", type=float, default=8)
     parser.add_argument("--mode", choices=("observe", "approve", "automatic"), default="automatic")
     options = parser.parse_args()
     out = Path(options.out).resolve()
