@@ -39,23 +39,40 @@ impl Candidate {
 impl Draft<'_> {
     /// Declares what has to be declared, or records why it is not.
     pub(super) fn judge(&mut self) {
-        for candidate in self.candidates() {
+        let candidates = self.candidates();
+        for candidate in &candidates {
             if !candidate.is_full() {
                 if candidate.missing.is_none() {
                     self.wake(candidate.since + candidate.after, "a trigger's window is full");
                 }
                 continue;
             }
-            if self.is_answered(&candidate) {
+            if self.is_answered(candidate) {
                 continue;
             }
-            let guards = self.guards_of(&candidate);
+            if let Some(region) = candidates.iter().find(|region| self.is_about_to_be_part_of(candidate, region)) {
+                self.wake(region.since + region.after, "a row waits a moment for its region");
+                continue;
+            }
+            let guards = self.guards_of(candidate);
             if !guards.is_empty() {
-                self.withhold(&candidate, guards);
+                self.withhold(candidate, guards);
                 continue;
             }
-            self.declare(&candidate, None);
+            self.declare(candidate, None);
         }
+    }
+
+    /// The whole region's window is full within a moment, no longer than probes may be apart: one plan for all of it
+    /// is better than one that has to grow at once.
+    fn is_about_to_be_part_of(&self, candidate: &Candidate, region: &Candidate) -> bool {
+        let Part::Component(component) = &candidate.part else { return false };
+        let Some(policy) = self.policy.components.get(component) else { return false };
+        region.part == Part::Region
+            && region.source == candidate.source
+            && region.missing.is_none()
+            && !region.is_full()
+            && region.after - region.failing_for <= policy.probing.gap()
     }
 
     /// Everything that fails and has a row, the regions first: a region takes its components along.
@@ -406,7 +423,7 @@ impl Draft<'_> {
                 source: candidate.source.clone(),
                 target,
                 first_failing: self.wall_at(candidate.since),
-                detected_after: candidate.failing_for,
+                detected_after: in_milliseconds(candidate.failing_for),
                 evidence,
                 ordered_by,
                 forced,
@@ -440,6 +457,11 @@ impl Draft<'_> {
             })
             .collect()
     }
+}
+
+/// What a person reads needs no more.
+pub(super) fn in_milliseconds(duration: Duration) -> Duration {
+    Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
 /// Everything in the primary region: what an empty ledger would adopt.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::advance::Readiness;
 use super::controller::Draft;
 use super::incident::{Approval, Incident, PartState};
+use super::judge::Candidate;
 use super::{Guard, GuardKind};
 use crate::domain::{
     ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, StepId, UnfencedPromotion, time::human,
@@ -279,9 +280,8 @@ impl Draft<'_> {
         }
         let confirm = confirm?;
         let region = candidates.iter().find(|c| c.source == *source && c.part == Part::Region && c.missing.is_none());
-        if let Some(region) = region
-            && !region.is_full()
-        {
+        let is_coming = |region: &Candidate| !region.is_full() || self.guards_of(region).is_empty();
+        if let Some(region) = region.filter(|region| is_coming(region)).cloned() {
             // Clients that are sent to a standby whose database is still a replica gain nothing, and GitHub lost a day
             // that way: when everything fails together, traffic waits for the plan that moves everything.
             self.wake(region.since + region.after, "a regional outage is certain");

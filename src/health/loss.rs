@@ -95,7 +95,9 @@ pub fn expected(samples: &[Sample], standby: Option<u64>, failing_since: Timesta
 }
 
 fn duration_between(earlier: Timestamp, later: Timestamp) -> Duration {
-    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+    let exact = Duration::try_from(later.duration_since(earlier)).unwrap_or_default();
+    // Rounded up: a loss is never said to be smaller than it may be.
+    Duration::from_millis(u64::try_from(exact.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
 fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {

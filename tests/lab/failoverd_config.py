@@ -70,6 +70,11 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic"):
         'provider = "route53-records"', f"control_region = {text(EAST)}")
     for region, entry in regions.items():
         add(f"[traffic.traffic.regions.{region}]", f"set_identifier = {text(c.SET_IDENTIFIER[region])}", f"value = {text(entry['public_address'])}")
+    health = text("https://api.omnimesh.com:%d/health" % regions[EAST]["app"]["https_port"])
+    addresses = ", ".join(f"{r} = {text('%s:%d' % (e['app']['address'], e['app']['https_port']))}" for r, e in regions.items())
+    replicas = sum(r[EAST] for r in c.WORKLOADS.values())
+    add("", "[checks.health]", 'after = ["kubernetes"]', f'http = {{ url = {health}, body_contains = "ok", connect_to = {{ {addresses} }} }}',
+        "", "[checks.pods]", 'after = ["kubernetes"]', f'pods = {{ cluster = "kubernetes", running_min = {replicas} }}')
     return "\n".join(out) + "\n"
 
 

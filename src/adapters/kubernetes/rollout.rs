@@ -10,8 +10,15 @@ use super::workload::path;
 use crate::domain::WorkloadKind;
 use crate::ports::{Look, Setback};
 
-/// Which step the pods were restarted for.
-const STEP: &str = "failoverd/plan-step";
+/// Which step the pods were restarted for: one annotation a step, because two steps of a plan may restart the same
+/// workload, and the second must not make the first look undone.
+fn mark(key: &str) -> String {
+    let hash = blake3::hash(key.as_bytes()).to_hex();
+    format!("{MARK}{}", &hash.as_str()[..16])
+}
+
+/// What the marks begin with; the rest is a hash, because a name may not hold what a step's key may.
+const MARK: &str = "failoverd/restarted-for-";
 /// What `kubectl rollout restart` sets, so that `kubectl rollout history` tells the same story.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
@@ -23,7 +30,7 @@ pub(super) async fn look(
     key: &str,
 ) -> Result<Look, Setback> {
     let found = workload(hand, namespace, kind, name).await?;
-    let satisfied = found.template_annotation(STEP) == Some(key);
+    let satisfied = found.template_annotation(&mark(key)) == Some(key);
     if !satisfied && let Some(why) = found.will_not_roll() {
         return Err(Setback::Refused(format!("a restart of {name} would not replace its pods: {why}")));
     }
@@ -48,12 +55,22 @@ pub(super) async fn act(
     _seen: &Json,
 ) -> Result<(), Setback> {
     let found = workload(hand, namespace, kind, name).await?;
-    if found.template_annotation(STEP) == Some(key) {
+    if found.template_annotation(&mark(key)) == Some(key) {
         return Ok(());
     }
     // Not conditional on the version: every pod that gets ready changes it, the patch touches two annotations only,
     // and doing it again for the same step changes at most a timestamp. The check above keeps that from happening.
-    let annotations = json!({ STEP: key, RESTARTED_AT: hand.wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() });
+    let mut annotations = serde_json::Map::new();
+    // Marks of former plans have had their use.
+    let plan = key.split('/').next().unwrap_or(key);
+    for (name, of) in found.template_annotations() {
+        if name.starts_with(MARK) && of.split('/').next() != Some(plan) {
+            annotations.insert(name.clone(), Json::Null);
+        }
+    }
+    annotations.insert(mark(key), json!(key));
+    let now = hand.wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    annotations.insert(RESTARTED_AT.to_owned(), json!(now));
     let change = json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } });
     let request = http::Request::patch(format!("{}?fieldManager={FIELD_MANAGER}", path(kind, namespace, name)))
         .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
@@ -71,7 +88,7 @@ pub(super) async fn verify(
     key: &str,
 ) -> Result<String, Setback> {
     let found = workload(hand, namespace, kind, name).await?;
-    if found.template_annotation(STEP) != Some(key) {
+    if found.template_annotation(&mark(key)) != Some(key) {
         return Err(Setback::NotYet(format!("{name} was not restarted for this step")));
     }
     let (wanted, status) = (found.wanted(), &found.status);

@@ -93,6 +93,11 @@ impl Workload {
         self.spec.template.metadata.annotations.get(name).map(String::as_str)
     }
 
+    /// All annotations of the pod template.
+    pub(super) fn template_annotations(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.spec.template.metadata.annotations.iter()
+    }
+
     /// Why pods will not be replaced although the template changes.
     pub(super) fn will_not_roll(&self) -> Option<String> {
         if self.spec.paused {
