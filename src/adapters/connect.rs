@@ -2,6 +2,7 @@
 //! be there, and whom we trust. It deliberately speaks no protocol above TLS.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,14 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Endpoint;
 use super::failure::{NetworkFailure, describe, from_chain};
+use super::names::Names;
 use crate::domain::time::human;
 use crate::domain::{Finding, Layer};
 
@@ -90,25 +92,16 @@ impl Broken {
 /// Opens a TCP connection to any address that the name has, before `until`.
 ///
 /// Every address gets an equal share of the time that is left, so that a first address that swallows packets does not
-/// hide a second one that works. A family that this machine has no route for is blamed only if nothing else failed.
-pub(crate) async fn tcp(at: &Endpoint, until: Instant) -> Result<TcpStream, Broken> {
+/// hide a second one that works. Our own trouble with one address is blamed only if nothing else failed.
+pub(crate) async fn tcp(at: &Endpoint, names: &Names, until: Instant) -> Result<TcpStream, Broken> {
     let began = Instant::now();
-    let found = match timeout_at(until, lookup_host((at.host.as_str(), at.port))).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            return Err(Broken::of(&error, Layer::Dns)
-                .unwrap_or_else(|| Broken::Here { why: format!("cannot resolve {}: {error}", at.host) }));
-        }
-        Err(_) => return Err(Broken::Here { why: format!("our resolver did not answer in time for {}", at.host) }),
-    };
-    let mut addresses: Vec<_> = found.collect();
-    addresses.dedup();
+    let mut addresses = addresses(at, names, until).await?;
     addresses.truncate(ADDRESSES_MAX);
     let mut worst = None;
     for (tried, address) in addresses.iter().enumerate() {
         let left = until.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(1);
-        let broken = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        let broken = match tokio::time::timeout(share, TcpStream::connect((*address, at.port))).await {
             Ok(Ok(stream)) => {
                 // Without it small requests may wait for an acknowledgement; failing to set it only costs time.
                 let _ = stream.set_nodelay(true);
@@ -128,6 +121,15 @@ pub(crate) async fn tcp(at: &Endpoint, until: Instant) -> Result<TcpStream, Brok
         Some(here @ Broken::Here { .. }) => here,
         None => Broken::There { layer: Layer::Dns, why: format!("the name {} has no address", at.host) },
     })
+}
+
+async fn addresses(at: &Endpoint, names: &Names, until: Instant) -> Result<Vec<IpAddr>, Broken> {
+    match timeout_at(until, names.resolve(&at.host)).await {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(failure)) => Err(Broken::of(&failure, Layer::Dns)
+            .unwrap_or_else(|| Broken::Here { why: format!("cannot resolve {}: {failure}", at.host) })),
+        Err(_) => Err(Broken::Here { why: format!("our resolver did not answer in time for {}", at.host) }),
+    }
 }
 
 /// More addresses than this would leave too little time for each.
@@ -201,10 +203,17 @@ pub(crate) fn one_line(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
+    fn names() -> Arc<Names> {
+        let config =
+            crate::config::load(&[concat!(env!("CARGO_MANIFEST_DIR"), "/config/omnimesh.toml").into()], &[].into());
+        Names::new(&config.unwrap_or_else(|mistakes| panic!("{mistakes}")).config)
+    }
+
     #[tokio::test]
     async fn a_port_where_nothing_listens_is_failing_at_tcp() {
         let at = Endpoint { host: "127.0.0.1".into(), port: 1 };
-        let broken = tcp(&at, Instant::now() + Duration::from_secs(5)).await.map(|_| ()).expect_err("nothing there");
+        let broken =
+            tcp(&at, &names(), Instant::now() + Duration::from_secs(5)).await.map(|_| ()).expect_err("nothing there");
         assert!(matches!(broken, Broken::There { layer: Layer::Tcp, .. }), "{broken:?}");
     }
 
@@ -213,7 +222,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = Endpoint { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let until = Instant::now() + Duration::from_millis(200);
-        let stream = tcp(&at, until).await.unwrap();
+        let stream = tcp(&at, &names(), until).await.unwrap();
         let broken =
             tls(Arc::new(trust(None).unwrap()), &at.host, stream, until).await.map(|_| ()).expect_err("silent");
         assert!(matches!(broken, Broken::There { layer: Layer::Tls, .. }), "{broken:?}");

@@ -71,8 +71,8 @@ pub fn build(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> R
     let aws = Arc::new(Aws::new(config.clone()));
     let parts = Parts {
         clock: clock.clone(),
-        postgres: Postgres::new(config, aws.clone(), clock.clone())?,
-        redis: Redis::new(config, aws.clone(), clock.clone())?,
+        postgres: Postgres::new(config, aws.clone(), &names, clock.clone())?,
+        redis: Redis::new(config, aws.clone(), &names, clock.clone())?,
         clusters: Clusters::new(config, &names),
         config: config.clone(),
         aws,

@@ -21,7 +21,7 @@ use tower::{Service, ServiceBuilder};
 use super::access::{Access, Cluster};
 use crate::adapters::Endpoint;
 use crate::adapters::connect::{self, Broken};
-use crate::adapters::failure::{ResolveFailure, describe};
+use crate::adapters::failure::describe;
 use crate::domain::Layer;
 
 /// A connection that lasts as long as this value.
@@ -69,38 +69,10 @@ impl Cluster {
     }
 
     async fn tcp(&self, access: &Access, until: Instant) -> Result<tokio::net::TcpStream, Broken> {
-        let addresses = match timeout_at(until, self.names.resolve(&access.host)).await {
-            Ok(Ok(addresses)) => addresses,
-            Ok(Err(failure @ ResolveFailure::NoSuchName(_))) => {
-                return Err(Broken::There { layer: Layer::Dns, why: failure.to_string() });
-            }
-            Ok(Err(failure @ ResolveFailure::NoResolver { .. })) => {
-                return Err(Broken::Here { why: failure.to_string() });
-            }
-            Err(_late) => {
-                return Err(Broken::Here { why: format!("our resolver did not answer in time for {}", access.host) });
-            }
-        };
-        let mut failed = None;
-        for (tried, address) in addresses.iter().enumerate().take(ADDRESSES_MAX) {
-            let left = until.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len().min(ADDRESSES_MAX) - tried).unwrap_or(1);
-            let at = Endpoint { host: address.to_string(), port: access.port };
-            match connect::tcp(&at, Instant::now() + share).await {
-                Ok(stream) => return Ok(stream),
-                // A family that this machine has no route for is blamed only if nothing else failed.
-                Err(broken) => match &failed {
-                    Some(Broken::There { .. }) => {}
-                    Some(Broken::Here { .. }) | None => failed = Some(broken),
-                },
-            }
-        }
-        Err(failed.unwrap_or_else(|| Broken::Here { why: format!("the name {} has no address", access.host) }))
+        let at = Endpoint { host: access.host.clone(), port: access.port };
+        connect::tcp(&at, &self.names, until).await
     }
 }
-
-/// More addresses than this would leave too little time for each.
-const ADDRESSES_MAX: usize = 4;
 
 /// The Kubernetes client over one connection. No retries, no pool, no redirects.
 fn client(access: &Access, sender: SendRequest<Body>) -> Result<kube::Client, String> {

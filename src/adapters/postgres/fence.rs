@@ -65,8 +65,10 @@ impl Postgres {
         if self.role(database, &session).await? == Role::Standby {
             return Ok(());
         }
-        self.check_rules(database, &session, "before anything was changed").await?;
         let file = HbaFile::read(database, &session).await?;
+        if file.is_whole {
+            self.check_rules(database, &session, "before anything was changed").await?;
+        }
         if !file.is_whole || !file.hba.fences(&fence.application_roles) {
             let former = self.former_setting(database, &session).await?;
             let fenced = file.hba.fenced(&fence.application_roles, former.as_deref());
@@ -79,7 +81,8 @@ impl Postgres {
             file.write(database, &session, &fenced).await?;
             if let Err(broken) = self.check_rules(database, &session, "with the fence in it").await {
                 // The rules in force are the old ones, but a restart would read the file.
-                file.write(database, &session, &file.text).await?;
+                let former = if file.is_whole { &file.text } else { &file.hba.rest };
+                file.write(database, &session, former).await?;
                 return Err(broken);
             }
         }

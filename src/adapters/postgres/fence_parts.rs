@@ -82,7 +82,8 @@ impl HbaFile {
             }
             (Ok(hba), _) => Ok(Self { path, encoding, text, hba, is_whole: true }),
             (Err(Unfit::Cut), Some(copy)) => {
-                Ok(Self { path, encoding, text, hba: Hba { fence: None, rest: copy }, is_whole: false })
+                let hba = Hba::mended(&text, copy);
+                Ok(Self { path, encoding, text, hba, is_whole: false })
             }
             (Err(unfit), _) => Err(Setback::Refused(format!("{database}: {unfit}"))),
         }

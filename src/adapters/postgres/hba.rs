@@ -48,22 +48,29 @@ pub(super) struct Fence {
 impl Hba {
     /// Takes a file apart.
     pub(super) fn parse(text: &str) -> Result<Self, Unfit> {
-        let Some(start) = text
-            .lines()
-            .scan(0, |at, line| offset(text, at, line))
-            .find_map(|(at, line)| line.starts_with(BEGIN).then_some(at))
-        else {
-            return Ok(Self { fence: None, rest: text.to_owned() });
-        };
+        let mut next = 0;
+        let found = text.split_inclusive('\n').find_map(|line| {
+            let at = next;
+            next += line.len();
+            line.starts_with(BEGIN).then_some(at)
+        });
+        let Some(start) = found else { return Ok(Self { fence: None, rest: text.to_owned() }) };
         let (before, block) = text.split_at(start);
         let Some((marker, after)) = block.split_once('\n') else { return Err(Unfit::Cut) };
+        let former = former_in(marker);
         let end = format!("{END}\n");
         let Some((lines, rest)) = after.split_once(end.as_str()) else { return Err(Unfit::Cut) };
-        let former = Some(marker.trim_start_matches(BEGIN).trim()).filter(|former| *former != UNSET).map(str::to_owned);
         Ok(Self {
             fence: Some(Fence { former, lines: lines.to_owned(), first: before.is_empty() }),
             rest: format!("{before}{rest}"),
         })
+    }
+
+    /// What a file was that ends inside the block: `rest` is what it was before, and its marker says the setting.
+    pub(super) fn mended(text: &str, rest: String) -> Self {
+        let marker = text.split_inclusive('\n').find(|line| line.starts_with(BEGIN) && line.ends_with('\n'));
+        let fence = marker.map(|marker| Fence { former: former_in(marker), lines: String::new(), first: false });
+        Self { fence, rest }
     }
 
     /// The fence is there, at the top, for exactly these roles.
@@ -120,17 +127,9 @@ fn rejections(roles: &[String]) -> Result<String, Unfit> {
     Ok(lines)
 }
 
-/// Where `line`, a line of `text`, begins; for `scan` over `lines`.
-fn offset<'a>(text: &str, at: &mut usize, line: &'a str) -> Option<(usize, &'a str)> {
-    let here = *at;
-    *at += line.len();
-    // The line break: "\n" or "\r\n".
-    *at += text.as_bytes().get(*at..).map_or(0, |rest| match rest {
-        [b'\r', b'\n', ..] => 2,
-        [b'\n', ..] => 1,
-        _ => 0,
-    });
-    Some((here, line))
+/// What the first marker line says about the setting.
+fn former_in(marker: &str) -> Option<String> {
+    Some(marker.trim_start_matches(BEGIN).trim()).filter(|former| *former != UNSET).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -189,7 +188,9 @@ mod tests {
     #[test]
     fn a_file_that_ends_inside_the_block_is_not_taken_for_the_whole() {
         let fenced = Hba::parse(FILE).unwrap().fenced(&roles(&["app"]), None).unwrap();
-        assert_eq!(Hba::parse(&fenced[..fenced.find(END).unwrap()]), Err(Unfit::Cut));
+        let cut = &fenced[..fenced.find(END).unwrap()];
+        assert_eq!(Hba::parse(cut), Err(Unfit::Cut));
+        assert_eq!(Hba::mended(cut, FILE.to_owned()).fenced(&roles(&["app"]), Some("on")).unwrap(), fenced);
         let half = &fenced[..fenced.len() - 10];
         assert!(Hba::parse(half).unwrap().is_cut_from(FILE));
         assert!(!Hba::parse(&fenced).unwrap().is_cut_from(FILE));

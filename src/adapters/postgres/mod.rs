@@ -32,6 +32,7 @@ pub use probe::PostgresProbe;
 use self::errors::Trouble;
 use self::session::{Login, Session};
 use super::connect::{Broken, TrustError, trust};
+use super::names::Names;
 use super::{Endpoint, Endpoints, Readiness};
 use crate::config::schema::{Config, Database, FenceProof, TlsMode};
 use crate::config::{MissingSecret, SecretSource};
@@ -49,6 +50,7 @@ struct Inner {
     databases: BTreeMap<ComponentId, Database>,
     trust: BTreeMap<RegionId, Arc<ClientConfig>>,
     endpoints: Arc<dyn Endpoints>,
+    names: Arc<Names>,
     clock: Arc<dyn Clock>,
     /// A step's look, attempt or verification is over by then.
     call_timeout: Duration,
@@ -56,7 +58,12 @@ struct Inner {
 
 impl Postgres {
     /// Reads the CA files of the regions; connects to nothing.
-    pub fn new(config: &Config, endpoints: Arc<dyn Endpoints>, clock: Arc<dyn Clock>) -> Result<Self, TrustError> {
+    pub fn new(
+        config: &Config,
+        endpoints: Arc<dyn Endpoints>,
+        names: &Arc<Names>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TrustError> {
         let encrypted = config.databases.values().filter(|database| database.tls == TlsMode::VerifyFull);
         let mut trusted = BTreeMap::new();
         for region in encrypted.flat_map(|database| database.regions.keys()) {
@@ -69,6 +76,7 @@ impl Postgres {
             databases: config.databases.clone(),
             trust: trusted,
             endpoints,
+            names: Arc::clone(names),
             clock,
             call_timeout: config.ledger.call_timeout,
         })))
@@ -114,7 +122,7 @@ impl Postgres {
         };
         let password = database.password.as_ref().map(SecretSource::read).transpose().map_err(missing)?;
         let login = Login { user: database.user.clone(), password, database: database.name.clone() };
-        Session::open(at, &login, self.trust(instance), until).await
+        Session::open(at, &login, self.trust(instance), &self.0.names, until).await
     }
 
     /// Logs in as one of the application's roles, with its password where `proof` has it.
@@ -132,7 +140,7 @@ impl Postgres {
         let password =
             proof.filter(|proof| proof.role == role).map(|proof| proof.password.read()).transpose().map_err(missing)?;
         let login = Login { user: role.to_owned(), password, database: database.name.clone() };
-        Session::open(at, &login, self.trust(instance), until).await
+        Session::open(at, &login, self.trust(instance), &self.0.names, until).await
     }
 
     /// Logs in as failoverd where the instance answers now, with a limit on what the server works on.

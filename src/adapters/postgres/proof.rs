@@ -33,7 +33,14 @@ SELECT pg_current_wal_flush_lsn()";
 /// Writes for real on `session`. What was seen, for the record.
 pub(super) async fn write(session: &Session) -> Result<String, Trouble> {
     session.rows(&session.statement_timeout()).await?;
-    let rows = session.rows(WRITE).await?;
+    let rows = match session.rows(WRITE).await {
+        Ok(rows) => rows,
+        Err(trouble) => {
+            // The session is of use to the caller; where it is broken, that shows in the next question.
+            let _ = session.rows("ROLLBACK").await;
+            return Err(trouble);
+        }
+    };
     match (rows.first().and_then(|row| row.get(0)), rows.get(1).and_then(|row| row.get(0))) {
         (Some("42"), Some(flushed)) => Ok(format!("a write was committed and flushed at {flushed}")),
         (_, _) => Err(Trouble::Garbled("what was written was not read back".to_owned())),

@@ -23,6 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::errors::Trouble;
 use crate::adapters::Endpoint;
 use crate::adapters::connect::{self, Broken};
+use crate::adapters::names::Names;
 use crate::domain::Layer;
 
 /// Who connects, and to which database.
@@ -50,6 +51,7 @@ impl Session {
         at: &Endpoint,
         login: &Login,
         trust: Option<&Arc<ClientConfig>>,
+        names: &Names,
         until: Instant,
     ) -> Result<Self, Trouble> {
         let began = Instant::now();
@@ -58,7 +60,7 @@ impl Session {
         if let Some(password) = &login.password {
             config.password(password.expose_secret());
         }
-        let stream = connect::tcp(at, until).await?;
+        let stream = connect::tcp(at, names, until).await?;
         let (in_tls, has_tls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let greeting = async {
             match trust {

@@ -24,6 +24,7 @@ pub use probe::RedisProbe;
 use self::errors::Trouble;
 use self::session::Session;
 use super::connect::{Broken, TrustError, trust};
+use super::names::Names;
 use super::{Endpoint, Endpoints, Readiness};
 use crate::config::SecretSource;
 use crate::config::schema::{Cache, CacheTopology, Config};
@@ -41,6 +42,7 @@ struct Inner {
     caches: BTreeMap<ComponentId, Cache>,
     trust: BTreeMap<RegionId, Arc<ClientConfig>>,
     endpoints: Arc<dyn Endpoints>,
+    names: Arc<Names>,
     clock: Arc<dyn Clock>,
     /// A step's look, attempt or verification is over by then.
     call_timeout: Duration,
@@ -48,7 +50,12 @@ struct Inner {
 
 impl Redis {
     /// Reads the CA files of the regions; connects to nothing.
-    pub fn new(config: &Config, endpoints: Arc<dyn Endpoints>, clock: Arc<dyn Clock>) -> Result<Self, TrustError> {
+    pub fn new(
+        config: &Config,
+        endpoints: Arc<dyn Endpoints>,
+        names: &Arc<Names>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TrustError> {
         let mut trusted = BTreeMap::new();
         for region in config.caches.values().filter(|cache| cache.tls).flat_map(|cache| cache.regions.keys()) {
             if !trusted.contains_key(region) {
@@ -60,6 +67,7 @@ impl Redis {
             caches: config.caches.clone(),
             trust: trusted,
             endpoints,
+            names: Arc::clone(names),
             clock,
             call_timeout: config.ledger.call_timeout,
         })))
@@ -106,7 +114,7 @@ impl Redis {
         let password = cache.password.as_ref().map(SecretSource::read).transpose();
         let password = password.map_err(|missing| Broken::Here { why: super::failure::describe(&missing) })?;
         let trust = cache.tls.then(|| self.0.trust.get(&instance.region)).flatten();
-        Session::open(at, cache.username.as_deref(), password.as_ref(), trust, until).await
+        Session::open(at, cache.username.as_deref(), password.as_ref(), trust, &self.0.names, until).await
     }
 
     /// Connects where the instance answers now.

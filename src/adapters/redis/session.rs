@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::errors::Trouble;
 use crate::adapters::Endpoint;
 use crate::adapters::connect::{self, Broken};
+use crate::adapters::names::Names;
 use crate::domain::Layer;
 
 /// An open connection whose server has answered a `PING`, or said why it does not.
@@ -30,9 +31,10 @@ impl Session {
         username: Option<&str>,
         password: Option<&SecretString>,
         trust: Option<&Arc<ClientConfig>>,
+        names: &Names,
         until: Instant,
     ) -> Result<Self, Trouble> {
-        let stream = connect::tcp(at, until).await?;
+        let stream = connect::tcp(at, names, until).await?;
         let mut session = match trust {
             None => Self::over(stream, until).await?,
             Some(trust) => Self::over(connect::tls(Arc::clone(trust), &at.host, stream, until).await?, until).await?,
