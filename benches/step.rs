@@ -1,5 +1,6 @@
 //! How many inputs a second one core decides on: `Controller::step` over a mixture of answers, failures, flapping,
 //! references and deadlines, on a policy with 1,000 instances. Goal: 500,000 a second; fails below half of that.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -61,7 +62,7 @@ fn now(at: Duration) -> Now {
 
 /// 1 % references, 1 % ticks; of the instances a tenth flaps, a hundredth fails for good, the rest answers.
 fn input(n: usize, at: Duration, random: u64, instances: &[InstanceId], references: &[ReferenceId]) -> Input {
-    if random % 100 == 0 {
+    if random.is_multiple_of(100) {
         return Input::ReferenceObserved(ReferenceObservation {
             reference: references[n % references.len()].clone(),
             began: at,
@@ -75,7 +76,7 @@ fn input(n: usize, at: Duration, random: u64, instances: &[InstanceId], referenc
     let which = n % instances.len();
     let fails = match which % 100 {
         0 => n > INPUTS / 10,
-        1..=10 => random % 7 == 0,
+        1..=10 => random.is_multiple_of(7),
         _ => false,
     };
     let finding = if fails {

@@ -1,6 +1,7 @@
 //! Files and environment variables, one upon the other: the defaults, the files in their order, the environment.
 //!
 //! The `config` crate merges; what is here remembers where every key was written, so that a mistake can be found.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the kinds of values are the config crate's and serde's, not ours")]
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

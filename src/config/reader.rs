@@ -2,6 +2,7 @@
 //!
 //! A deserializer of our own, because a derived one stops at the first mistake, and because it can say more: which keys
 //! there are, what was probably meant, what to write.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the kinds of values are the config crate's and serde's, not ours")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

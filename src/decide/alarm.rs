@@ -137,7 +137,7 @@ impl Draft<'_> {
     /// Standbys that were seen alive once and could not take over now, with the reasons.
     pub(super) fn unready_standbys(&self) -> BTreeMap<InstanceId, Vec<String>> {
         let mut unready = BTreeMap::new();
-        for (id, _) in &self.soft.watches {
+        for id in self.soft.watches.keys() {
             let reasons = self.why_standby_unready(id);
             if !reasons.is_empty() && self.hard.seen_alive.contains_key(id) {
                 unready.insert(id.clone(), reasons);

@@ -72,12 +72,10 @@ impl Controller {
         frames: impl IntoIterator<Item = Frame>,
     ) -> Result<Self, CorruptLedger> {
         let mut hard = Hard::default();
-        let mut next = 0;
-        for frame in frames {
+        for (next, frame) in (0..).zip(frames) {
             if frame.index != next {
                 return Err(CorruptLedger { index: frame.index, why: format!("frame {next} was expected") });
             }
-            next += 1;
             for fact in &frame.facts {
                 hard.apply(frame.at, fact);
             }

@@ -172,15 +172,17 @@ fn now(at: Duration) -> Now {
 }
 
 #[test]
-fn a_regional_outage_moves_everything_once() {
+fn a_regional_outage_moves_everything_once_and_traffic_last() {
     let mut world = World::new();
     world.fail_region("us-east-1");
     world.run(200);
-    println!("{}", world.log);
-    println!("{}", explain(&world.status()));
-    let promotions = world.log.matches("promote-database@us-west-2").count();
-    assert!(promotions > 0);
+    let position = |text: &str| world.log.find(text).unwrap_or_else(|| panic!("`{text}` is not in\n{}", world.log));
+    assert_eq!(world.log.matches("promote-database@us-west-2: started").count(), 1, "{}", world.log);
+    assert_eq!(world.log.matches("traffic-traffic: started").count(), 1, "{}", world.log);
+    assert!(position("promote-database@us-west-2: done") < position("traffic-traffic: started"), "{}", world.log);
+    assert!(position("restart-ai-agents@us-west-2-for-region: done") < position("traffic-traffic: started"));
     assert!(world.status().placement.values().all(|region| region.as_str() == "us-west-2"));
+    assert!(explain(&world.status()).contains("database@us-east-1 still has to be fenced"));
 }
 
 #[test]
@@ -188,8 +190,33 @@ fn a_short_outage_of_the_cluster_is_undone() {
     let mut world = World::new();
     world.fail("kubernetes@us-east-1");
     world.run(45);
+    assert!(world.log.contains("scale-ai-agents@us-west-2: done"), "{}", world.log);
     world.failing.clear();
     world.run(60);
-    println!("{}", world.log);
-    println!("{}", explain(&world.status()));
+    assert!(world.log.contains("scale-ai-agents@us-west-2: undone"), "{}", world.log);
+    assert!(world.log.contains("inc-1 closed: unwound"), "{}", world.log);
+    assert!(!world.log.contains("traffic-traffic: started"), "{}", world.log);
+}
+
+#[test]
+fn an_own_network_that_is_down_is_no_outage() {
+    let mut world = World::new();
+    world.references_answer = false;
+    for region in ["us-east-1", "us-west-2", "eu-west-1"] {
+        world.fail_region(region);
+    }
+    world.run(900);
+    assert!(!world.log.contains("declared"), "{}", world.log);
+    assert!(explain(&world.status()).contains("may be this observer's own network"), "{}", explain(&world.status()));
+}
+
+#[test]
+fn an_old_primary_that_comes_back_is_fenced() {
+    let mut world = World::new();
+    world.fail_region("us-east-1");
+    world.run(200);
+    world.failing.clear();
+    world.run(5);
+    assert!(world.log.contains("database@us-east-1: fenced") || world.status().owed_fences.is_empty(), "{}", world.log);
+    assert!(world.status().owed_fences.is_empty());
 }
