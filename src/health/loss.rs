@@ -63,7 +63,7 @@ impl Positions {
         while n < self.samples.len() && kept.len() < RECORDED_MAX {
             kept.push(self.samples[self.samples.len() - 1 - n]);
             if kept.len() % 12 == 0 {
-                stride *= 3;
+                stride *= 4;
             }
             n += stride;
         }
