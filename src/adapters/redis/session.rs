@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, Value};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,6 +27,22 @@ impl Session {
     /// Connects, authenticates where there is a password, and pings; everything that is asked later has to be answered
     /// before `until`, too.
     pub(super) async fn open(
+        at: &Endpoint,
+        username: Option<&str>,
+        password: Option<&SecretString>,
+        trust: Option<&Arc<ClientConfig>>,
+        names: &Names,
+        until: Instant,
+    ) -> Result<Self, Trouble> {
+        match Self::greet(at, username, password, trust, names, until).await {
+            Err(Trouble::Broken(broken @ Broken::There { layer: Layer::Greeting, .. })) if trust.is_none() => {
+                Err(last_words(at, names, until).await.unwrap_or(Trouble::Broken(broken)))
+            }
+            opened => opened,
+        }
+    }
+
+    async fn greet(
         at: &Endpoint,
         username: Option<&str>,
         password: Option<&SecretString>,
@@ -108,3 +124,16 @@ impl Session {
         Ok(Self { connection, until, _driver: AbortOnDropHandle::new(tokio::spawn(driver)) })
     }
 }
+
+/// What a server says that hangs up before it is asked anything (too many clients): writing to it breaks the connection
+/// before its words are read, so it is listened to on a connection of its own.
+async fn last_words(at: &Endpoint, names: &Names, until: Instant) -> Option<Trouble> {
+    let stream = connect::tcp(at, names, until).await.ok()?;
+    let mut said = String::new();
+    timeout_at(until, stream.take(LAST_WORDS_MAX).read_to_string(&mut said)).await.ok()?.ok()?;
+    let (code, message) = said.trim_end().strip_prefix('-')?.split_once(' ')?;
+    Some(Trouble::Answered { code: code.to_owned(), message: message.to_owned() })
+}
+
+/// Longer than any error a server sends by itself.
+const LAST_WORDS_MAX: u64 = 512;
