@@ -189,6 +189,29 @@ fn every_row_of_the_document_fits_in_15_minutes_with_cited_deadlines() {
 }
 
 #[test]
+fn the_budget_counts_every_wait() {
+    let row = |env: &BTreeMap<String, String>, name: &str| {
+        let printed = failoverd(&["budget", "--config", "config/omnimesh.toml", "--json"], env);
+        let value: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
+        value["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap().clone()
+    };
+    // Pods that are ready after 10 s: traffic waits for confirm_for (90 s and the last probe, 98 s) instead, of which
+    // detection, takeover and pods have taken 38 + 10 + 10.
+    let quick = row(&variables([("FAILOVERD__DEADLINES__REPLICAS", "10s")]), "kubernetes");
+    let traffic = quick["path"].as_array().unwrap().iter().find(|leg| leg["deadline_key"] == "traffic").unwrap();
+    assert_eq!(traffic["waiting"], "40s", "{quick:#}");
+    assert_eq!(row(&nothing(), "kubernetes")["path"][1]["waiting"], "0s");
+    // Where roles are served, a region that is cut off gets time to stop by itself.
+    let fenced = variables([("FAILOVERD__API__ROLE_LISTEN", "127.0.0.1:8781")]);
+    assert_eq!((&row(&nothing(), "cache")["waits"], &row(&fenced, "cache")["waits"]), (&"10s".into(), &"20s".into()));
+    // Only what moves traffic waits for resolvers.
+    assert_eq!(
+        (&row(&nothing(), "cache")["ttl"], &row(&nothing(), "kubernetes")["ttl"]),
+        (&"0s".into(), &"30s".into())
+    );
+}
+
+#[test]
 fn a_deadline_of_ones_own_is_named_with_its_place_instead_of_a_citation() {
     let env = variables([("FAILOVERD__DEADLINES__VERIFY", "40s")]);
     let printed = failoverd(&["budget", "--config", "config/omnimesh.toml"], &env);
