@@ -15,5 +15,6 @@ pub mod health;
 pub mod ledger;
 pub mod plan;
 pub mod ports;
+pub mod simulation;
 pub mod telemetry;
 pub mod web;

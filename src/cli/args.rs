@@ -54,6 +54,18 @@ Examples:
     )]
     Plan(PlanArgs),
 
+    /// Play a story to the real decisions in virtual time: what would have been done?
+    #[command(
+        after_help = "A story is a text file: lines such as `+43s database@us-east-1 fails tcp` (docs/stories.md). Exits with 1 where the story
+says what to expect and something else came.
+
+Examples:
+  failoverd replay outage.txt --config /etc/failoverd/failoverd.toml
+  failoverd replay outage.txt --config /etc/failoverd/failoverd.toml --json | jq '.entries[].recorded | select(.)'
+  failoverd replay tests/scenarios/a_lost_region_is_replaced_after_two_minutes.txt --brief"
+    )]
+    Replay(ReplayArgs),
+
     /// Check a configuration without the network: mistakes, warnings, budget, dependencies
     #[command(after_help = "Exits with 78 where it cannot be used, with one line per mistake on standard error.
 
@@ -89,6 +101,23 @@ Examples:
         #[command(subcommand)]
         what: LedgerCommand,
     },
+}
+
+/// `replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// The story
+    #[arg(value_name = "FILE")]
+    pub story: PathBuf,
+    /// Configuration files [default: the one that the story names]
+    #[arg(short, long, value_delimiter = ',', value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Without the plans, as a story expects it
+    #[arg(long, conflicts_with = "json")]
+    pub brief: bool,
+    /// Print one JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which configuration.

@@ -13,6 +13,7 @@ mod order;
 mod plan;
 pub mod probe;
 pub mod render;
+pub mod replay;
 pub mod run;
 mod status;
 mod terminal;
@@ -61,10 +62,21 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
         Command::Probe(args) => client_runtime()?.block_on(probe::run(args.load()?, args.json, terminal)),
         Command::Budget(args) => budget::run(&args, terminal),
         Command::Ledger { what } => read_ledger(&what),
+        Command::Replay(args) => play(&args),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),
     };
     exit.map(ExitCode::from)
+}
+
+fn play(args: &args::ReplayArgs) -> Outcome {
+    let shown = match (args.json, args.brief) {
+        (true, _) => replay::Shown::Json,
+        (false, true) => replay::Shown::Story,
+        (false, false) => replay::Shown::Plans,
+    };
+    let as_expected = replay::replay(&args.story, &args.config, shown, &mut std::io::stdout().lock())?;
+    Ok(if as_expected { Exit::Ok } else { Exit::No })
 }
 
 fn read_ledger(command: &LedgerCommand) -> Outcome {

@@ -149,9 +149,12 @@ impl Controller {
     pub fn apply(&mut self, at: Now, facts: &[Fact]) {
         for fact in facts {
             self.hard.apply(at, fact);
-            if let Fact::PlacementChanged { component, .. } = fact {
-                // What was seen of it says nothing about its new role.
-                for (_, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component) {
+            if let Fact::PlacementChanged { component, region } = fact {
+                // What was seen where it served before says nothing about its new role. What was seen where it serves
+                // from now on still holds: it answers, and the plan goes on with it.
+                let former =
+                    self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component && id.region != *region);
+                for (_, watch) in former {
                     watch.forget();
                 }
             }

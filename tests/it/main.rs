@@ -18,4 +18,5 @@ mod postgres_fence;
 mod postgres_promote;
 mod redis;
 mod redis_cluster;
+mod scenarios;
 mod tidy;

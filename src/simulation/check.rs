@@ -1,0 +1,332 @@
+//! The invariants of the design, checked in the world and against the durable facts, after every call.
+//!
+//! An independent reading of the ledger: what the controller believes is not asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::daemon::{Running, Work};
+use super::world::World;
+use crate::decide::{Fact, Outcome, Severity, Status, Task};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, PlanId, Policy, RegionId, StepId};
+use crate::ledger::MemoryDisk;
+use crate::plan::{Action, Step};
+
+/// What was found to be wrong, and the state to find it with.
+pub(super) struct Checks {
+    mode: Mode,
+    home: BTreeMap<ComponentId, RegionId>,
+    databases: BTreeSet<ComponentId>,
+    frames_read: usize,
+    steps: BTreeMap<(PlanId, StepId), Known>,
+    incidents: BTreeMap<IncidentId, Option<Outcome>>,
+    ordered: BTreeSet<IncidentId>,
+    owed_attempts: BTreeSet<(InstanceId, u32)>,
+    /// Databases whose unfenced promotion was recorded as an exception.
+    excepted: BTreeSet<ComponentId>,
+    paused: Option<jiff::Timestamp>,
+    halted: bool,
+    epoch: u64,
+    is_split: bool,
+    pub(super) broken: Vec<String>,
+}
+
+/// What the ledger says of a step.
+struct Known {
+    step: Step,
+    after: BTreeSet<StepId>,
+    attempts: u32,
+    undo_attempts: u32,
+    is_settled: bool,
+    is_committed: bool,
+}
+
+impl Checks {
+    pub(super) fn new(policy: &Policy) -> Self {
+        let primary = policy.primary();
+        Self {
+            mode: policy.mode,
+            home: policy
+                .components
+                .iter()
+                .filter(|(_, c)| c.kind != Kind::Cloud)
+                .filter_map(|(id, c)| primary.filter(|p| c.regions.contains(*p)).map(|p| (id.clone(), p.clone())))
+                .collect(),
+            databases: policy.of_kind(Kind::Database).map(|(id, _)| id.clone()).collect(),
+            frames_read: 0,
+            steps: BTreeMap::new(),
+            incidents: BTreeMap::new(),
+            ordered: BTreeSet::new(),
+            owed_attempts: BTreeSet::new(),
+            excepted: BTreeSet::new(),
+            paused: None,
+            halted: false,
+            epoch: 0,
+            is_split: false,
+            broken: Vec::new(),
+        }
+    }
+
+    /// Everything in the primary region.
+    pub(super) fn home(&self) -> BTreeMap<ComponentId, RegionId> {
+        self.home.clone()
+    }
+
+    /// Takes in what has become durable.
+    pub(super) fn read(&mut self, disk: &MemoryDisk) -> Vec<String> {
+        let mut found = Vec::new();
+        let frames = disk.frames();
+        for frame in frames.iter().skip(self.frames_read) {
+            if frame.epoch < self.epoch {
+                found.push(format!("frame {} has epoch {} after epoch {}", frame.index, frame.epoch, self.epoch));
+            }
+            self.epoch = frame.epoch;
+            for fact in &frame.facts {
+                self.take(fact, &mut found);
+            }
+        }
+        self.frames_read = frames.len();
+        found
+    }
+
+    fn take(&mut self, fact: &Fact, found: &mut Vec<String>) {
+        match fact {
+            Fact::IncidentDeclared { incident, ordered_by, .. } => {
+                self.incidents.insert(incident.clone(), None);
+                if ordered_by.is_some() {
+                    self.ordered.insert(incident.clone());
+                }
+                self.excepted.clear();
+            }
+            Fact::PlanMade { plan, steps, .. } => self.learn(plan, steps, found),
+            Fact::PlanGrown { plan, steps, shares, .. } => {
+                self.learn(plan, steps, found);
+                for (step, after) in shares {
+                    if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
+                        known.is_settled = known.is_settled && known.undo_attempts == 0;
+                        if known.attempts == 0 {
+                            known.after.extend(after.iter().filter(|id| *id != step).cloned());
+                        }
+                    }
+                }
+            }
+            Fact::CommitPointPassed { plan, step, exceptions, .. } => {
+                if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
+                    known.is_committed = true;
+                    if let (Action::DatabasePromoted { database, .. }, false) =
+                        (&known.step.action, exceptions.is_empty())
+                    {
+                        self.excepted.insert(database.component.clone());
+                    }
+                }
+            }
+            Fact::StepStarted { plan, step, attempt, .. } => self.edit(plan, step, |known| known.attempts = *attempt),
+            Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| known.undo_attempts = *attempt),
+            Fact::StepDone { plan, step, .. }
+            | Fact::StepOwed { plan, step, .. }
+            | Fact::StepSkipped { plan, step, .. }
+            | Fact::StepCancelled { plan, step }
+            | Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| known.is_settled = true),
+            Fact::OwedFenceStarted { database, attempt } => {
+                self.owed_attempts.insert((database.clone(), *attempt));
+            }
+            Fact::Paused { until, .. } => self.paused = Some(*until),
+            Fact::Resumed { .. } => self.paused = None,
+            Fact::Halted { .. } => self.halted = true,
+            Fact::PlacementAdopted { .. } => self.halted = false,
+            Fact::IncidentClosed { incident, outcome } => {
+                self.incidents.insert(incident.clone(), Some(*outcome));
+            }
+            Fact::LedgerCreated { .. }
+            | Fact::EpochStarted { .. }
+            | Fact::SeenAlive { .. }
+            | Fact::SuspicionRaised { .. }
+            | Fact::SuspicionCleared { .. }
+            | Fact::Withheld { .. }
+            | Fact::IncidentEscalated { .. }
+            | Fact::ApprovalRequested { .. }
+            | Fact::Approved { .. }
+            | Fact::StepFailed { .. }
+            | Fact::PlacementChanged { .. }
+            | Fact::UnwindingStarted { .. }
+            | Fact::UndoFailed { .. }
+            | Fact::PartUnwound { .. }
+            | Fact::PlanStuck { .. }
+            | Fact::OwedFenceSettled { .. }
+            | Fact::Held { .. }
+            | Fact::Released { .. }
+            | Fact::Acknowledged { .. }
+            | Fact::RetryOrdered { .. } => {}
+        }
+    }
+
+    fn learn(&mut self, plan: &PlanId, steps: &[Step], found: &mut Vec<String>) {
+        for step in steps {
+            let known = Known {
+                step: step.clone(),
+                after: step.after.clone(),
+                attempts: 0,
+                undo_attempts: 0,
+                is_settled: false,
+                is_committed: false,
+            };
+            if self.steps.insert((plan.clone(), step.id.clone()), known).is_some() {
+                found.push(format!("{plan}/{} was planned twice", step.id));
+            }
+        }
+    }
+
+    fn edit(&mut self, plan: &PlanId, step: &StepId, edit: impl FnOnce(&mut Known)) {
+        if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
+            edit(known);
+        }
+    }
+
+    /// An effect is about to be performed: is its fact durable, and may it be?
+    pub(super) fn starts(&self, running: &Running, now: Now) -> Vec<String> {
+        let mut found = Vec::new();
+        let key = running.key();
+        match &running.work {
+            Work::Perform(task) => self.starts_step(task, &mut found),
+            Work::Undo { task, .. } => match self.known(task) {
+                Some(known) if known.undo_attempts == task.attempt => {}
+                Some(_) | None => found.push(format!("{key}: undone without a durable fact")),
+            },
+            Work::Fence { database, attempt, .. } => {
+                if !self.owed_attempts.contains(&(database.clone(), *attempt)) {
+                    found.push(format!("{database}: owed fence without a durable fact"));
+                }
+                return found;
+            }
+        }
+        if self.mode == Mode::Observe && self.ordered.is_empty() {
+            found.push(format!("{key}: performed in mode observe"));
+        }
+        if self.halted {
+            found.push(format!("{key}: performed while halted"));
+        }
+        if self.paused.is_some_and(|until| until > now.wall) {
+            found.push(format!("{key}: started while paused"));
+        }
+        found
+    }
+
+    fn known(&self, task: &Task) -> Option<&Known> {
+        self.steps.get(&(task.plan.clone(), task.step.clone()))
+    }
+
+    fn starts_step(&self, task: &Task, found: &mut Vec<String>) {
+        let key = task.key();
+        let Some(known) = self.known(task) else {
+            return found.push(format!("{key}: performed, and not in any durable plan"));
+        };
+        if known.attempts != task.attempt {
+            found.push(format!("{key}: attempt {} performed without a durable fact", task.attempt));
+        }
+        if !is_same_goal(&known.step.action, &task.action) {
+            found.push(format!("{key}: performs `{}` where the plan says `{}`", task.action, known.step.action));
+        }
+        if known.step.commit_point && !known.is_committed {
+            found.push(format!("{key}: performed without passing its commit point"));
+        }
+        for id in &known.after {
+            let settled = self.steps.get(&(task.plan.clone(), id.clone())).is_some_and(|before| before.is_settled);
+            if !settled {
+                found.push(format!("{key}: performed before {id}"));
+            }
+        }
+    }
+
+    /// A mutating call is about to be sent.
+    pub(super) fn call(&self, running: &Running, world: &World, now: std::time::Duration) -> Vec<String> {
+        let mut found = Vec::new();
+        let Work::Perform(task) = &running.work else { return found };
+        if let Action::Traffic { weights, .. } = &task.action {
+            // Who gets the clients has to have the databases that this plan moves there.
+            let writable = world.writable(now);
+            for ((plan, step), known) in &self.steps {
+                if *plan == task.plan
+                    && let Action::DatabasePromoted { database, .. } = &known.step.action
+                    && weights.get(&database.region).copied().unwrap_or(0) > 0
+                    && known.undo_attempts == 0
+                    && !writable.contains(database)
+                {
+                    found.push(format!("{}: traffic moved before {step} made {database} writable", task.key()));
+                }
+            }
+        }
+        found
+    }
+
+    /// A call was accepted: nothing irreversible happens twice.
+    pub(super) fn accepted(&self, world: &World) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (database, key) in &world.promotions {
+            let plan = key.split_once('/').map_or(key.as_str(), |(plan, _)| plan);
+            if !seen.insert((database, plan)) {
+                found.push(format!("{database} was promoted twice in {plan}"));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (traffic, key) in &world.traffic_changes {
+            if !seen.insert((traffic, key)) {
+                found.push(format!("{traffic} was changed twice by {key}"));
+            }
+        }
+        found
+    }
+
+    /// Never two databases that accept writes, unless that was allowed and recorded.
+    pub(super) fn world(&mut self, disk: &MemoryDisk, writable: &BTreeSet<InstanceId>) -> Vec<String> {
+        let mut found = self.read(disk);
+        let mut is_split = false;
+        for component in &self.databases {
+            let both: Vec<String> =
+                writable.iter().filter(|id| id.component == *component).map(ToString::to_string).collect();
+            if both.len() > 1 && !self.excepted.contains(component) {
+                is_split = true;
+                if !self.is_split {
+                    found.push(format!("{} accept writes at the same time", both.join(" and ")));
+                }
+            }
+        }
+        self.is_split = is_split;
+        found
+    }
+
+    /// A plan ends, or a person is paged; and some database takes writes if one could.
+    pub(super) fn end(&self, writable: &BTreeSet<InstanceId>, status: Option<&Status>) -> Vec<String> {
+        let mut found = Vec::new();
+        let is_paged = status.is_some_and(|status| status.alarms.iter().any(|alarm| alarm.severity == Severity::Page));
+        for (incident, outcome) in &self.incidents {
+            if outcome.is_none() && !is_paged {
+                found.push(format!("{incident} is open and nobody is paged"));
+            }
+        }
+        if let Some(status) = status {
+            for component in &self.databases {
+                let recovered = self.incidents.values().any(|outcome| *outcome == Some(Outcome::Recovered));
+                let placed = status.placement.get(component);
+                if let Some(region) = placed
+                    && recovered
+                    && self.home.get(component) != Some(region)
+                    && !writable.contains(&InstanceId { component: component.clone(), region: region.clone() })
+                {
+                    found.push(format!("{component} is placed in {region}, which takes no writes"));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The same goal as in the journal; only whether a promotion can be lossless is found out when it starts.
+fn is_same_goal(planned: &Action, performed: &Action) -> bool {
+    match (planned, performed) {
+        (
+            Action::DatabasePromoted { database, from, .. },
+            Action::DatabasePromoted { database: other, from: other_from, .. },
+        ) => database == other && from == other_from,
+        _ => planned == performed,
+    }
+}

@@ -1,0 +1,123 @@
+//! One run of a daemon: the controller, its ledger, and the steps it works on. Dies with everything in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::decide::{Controller, Effect, Frame, Task};
+use crate::domain::InstanceId;
+use crate::domain::time::human;
+use crate::ledger::{MemoryLedger, Permit};
+use crate::ports::{Lease, Setback};
+
+/// A run of the daemon.
+pub(super) struct Daemon {
+    pub(super) controller: Controller,
+    pub(super) ledger: MemoryLedger,
+    pub(super) lease: Lease,
+    pub(super) next_index: u64,
+    /// An append under way, and what comes after it.
+    pub(super) open: Option<(Frame, Vec<Effect>)>,
+    pub(super) running: BTreeMap<u64, Running>,
+    pub(super) next_task: u64,
+    /// Only the last deadline that the controller named counts.
+    pub(super) deadline: u64,
+}
+
+/// Work on one step.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) work: Work,
+    pub(super) began: Duration,
+    pub(super) phase: Phase,
+    pub(super) acted: bool,
+    pub(super) permit: Permit,
+    pub(super) cancelled: bool,
+    tries: u32,
+    last: Option<String>,
+}
+
+/// What is worked on.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Perform(Task),
+    Undo { task: Task, previous: Json },
+    Fence { database: InstanceId, key: String, attempt: u32, deadline: Duration },
+}
+
+/// The next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Look,
+    Act,
+    Verify,
+}
+
+/// Where a setback leads.
+pub(super) enum Then {
+    Again(Duration),
+    GiveUp(String),
+}
+
+/// A verification that is not there yet is repeated after this long.
+const POLL: Duration = Duration::from_secs(1);
+/// After throttling, a 5xx or no answer.
+const BACKOFF: Duration = Duration::from_secs(2);
+
+impl Running {
+    pub(super) fn new(work: Work, began: Duration, permit: Permit) -> Self {
+        let phase = match work {
+            Work::Undo { .. } => Phase::Act,
+            Work::Perform(_) | Work::Fence { .. } => Phase::Look,
+        };
+        Self { work, began, phase, acted: false, permit, cancelled: false, tries: 0, last: None }
+    }
+
+    pub(super) fn key(&self) -> String {
+        match &self.work {
+            Work::Perform(task) | Work::Undo { task, .. } => task.key(),
+            Work::Fence { key, .. } => key.clone(),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        match &self.work {
+            Work::Perform(task) | Work::Undo { task, .. } => task.deadline,
+            Work::Fence { deadline, .. } => *deadline,
+        }
+    }
+
+    pub(super) fn out_of_time(&self, now: Duration) -> Option<String> {
+        if now.saturating_sub(self.began) < self.deadline() {
+            return None;
+        }
+        let deadline = human(self.deadline());
+        Some(match &self.last {
+            Some(last) => format!("not reached within {deadline}, after {} tries; the last one: {last}", self.tries),
+            None => format!("not reached within {deadline}"),
+        })
+    }
+
+    pub(super) fn weigh(&mut self, now: Duration, setback: Setback) -> Then {
+        self.tries += 1;
+        let wait = match setback {
+            Setback::Refused(why) => return Then::GiveUp(format!("refused: {why}")),
+            Setback::NotYet(note) => {
+                self.last = Some(note);
+                POLL
+            }
+            Setback::Transient(why) => {
+                self.last = Some(why);
+                // Something may have been done all the same: look again before another call.
+                if !matches!(self.work, Work::Undo { .. }) {
+                    self.phase = Phase::Look;
+                }
+                BACKOFF
+            }
+        };
+        // Never past the deadline: that is when it is given up.
+        let left = (self.began + self.deadline()).saturating_sub(now);
+        Then::Again(wait.min(left).max(Duration::from_millis(1)))
+    }
+}

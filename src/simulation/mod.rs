@@ -1,0 +1,19 @@
+//! Stories in virtual time: the real controller, a ledger in memory, and a small world that goes on by itself.
+//!
+//! `failoverd replay` asks it "what would have been done?"; the tests let it crash everywhere and check the
+//! invariants of the design in the world, after every call. One thread, no clock, no randomness but a seed: the same
+//! story gives the same run.
+
+mod check;
+mod daemon;
+mod dice;
+mod parse;
+mod report;
+mod run;
+mod story;
+mod world;
+
+pub use parse::{SEPARATOR, StoryError, parse};
+pub use report::{Detail, End, Entry, Report, What};
+pub use run::{Crash, Options, Setup, SetupError, run};
+pub use story::*;

@@ -1,0 +1,787 @@
+//! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use jiff::SignedDuration;
+
+use super::check::Checks;
+use super::daemon::{Daemon, Phase, Running, Then, Work};
+use super::dice::Dice;
+use super::report::{Counts, End, Entry, Report, What};
+use super::story::{Condition, Happening, LedgerBefore, Order, Story};
+use super::world::{LATENCY, World};
+use crate::decide::{
+    Command, Controller, Decision, Effect, Fact, Frame, Input, ReferenceObservation, Scope, StepOutcome,
+};
+use crate::domain::{Finding, InstanceId, Layer, Now, Observation, Policy, ReferenceId};
+use crate::ledger::{MemoryDisk, MemoryLedger, Permit, Sabotage};
+use crate::plan::{self, Action, Part};
+use crate::ports::{AppendError, Ledger};
+
+/// The daemon has been watching for that long when a story begins.
+const WARM_UP: Duration = Duration::from_secs(300);
+/// The machine has been up for that long when a story begins.
+const START: Duration = Duration::from_secs(10_000);
+/// Looked at for that long after the last line, unless the story says until when.
+const AFTER: Duration = Duration::from_secs(20 * 60);
+/// An fsync.
+const APPEND: Duration = Duration::from_millis(2);
+/// A daemon that crashed is back after this.
+const BACK_AFTER: Duration = Duration::from_secs(5);
+/// Events after which a simulation is given up: it does not settle.
+const EVENTS_MAX: u64 = 20_000_000;
+const LEDGER: &str = "0190a1b2-0000-7000-8000-5701240000ff";
+
+/// What a story is played with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The policy of the configuration, with the story's settings.
+    pub policy: Policy,
+    /// Its hash.
+    pub policy_hash: String,
+    /// How long a permit lasts.
+    pub permit: Duration,
+}
+
+/// What else goes wrong.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// With a seed, probes are spread, answers take their time, come twice and overtake each other. Without one,
+    /// everything is on time.
+    pub seed: Option<u64>,
+    /// The daemon dies there, once.
+    pub crash: Option<Crash>,
+}
+
+/// Where a daemon dies. It is back a moment later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// While it records this frame (from 0): before it is written, or after.
+    Frame {
+        /// Which.
+        nth: u64,
+        /// It is durable.
+        written: bool,
+    },
+    /// At this mutating call (from 0): before it is sent, or before its answer is heard.
+    Call {
+        /// Which.
+        nth: u64,
+        /// It was sent.
+        sent: bool,
+    },
+    /// When this step's end (from 0) is known, and before it is recorded.
+    Outcome {
+        /// Which.
+        nth: u64,
+    },
+}
+
+/// A story that cannot be played.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// A line is about something that is not in the configuration.
+    #[error("line {line}: {what}")]
+    Line {
+        /// Line number.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// It goes on for ever.
+    #[error("the simulation did not come to its end: {0} events and counting")]
+    Endless(u64),
+}
+
+/// Plays the story.
+///
+/// # Errors
+/// See [`SetupError`]. Whatever failoverd does wrong is not an error of this function but in the report.
+pub fn run(story: &Story, setup: &Setup, options: &Options) -> Result<Report, SetupError> {
+    let mut simulation = Simulation::new(story, setup, options);
+    simulation.run()?;
+    Ok(simulation.report())
+}
+
+enum Event {
+    Story(usize),
+    World,
+    Boot,
+    /// For the run of the daemon with this number; lost if it is another one.
+    Daemon(u64, ForDaemon),
+}
+
+enum ForDaemon {
+    Probe(InstanceId),
+    Ask(ReferenceId),
+    Observed(Box<Observation>),
+    Answered(ReferenceObservation),
+    Deadline(u64),
+    Appended,
+    Task(u64),
+    Deliver(Box<Input>),
+}
+
+struct Simulation<'a> {
+    story: &'a Story,
+    setup: &'a Setup,
+    now: Duration,
+    queue: BTreeMap<(Duration, u64), Event>,
+    events: u64,
+    world: World,
+    disk: MemoryDisk,
+    daemon: Option<Daemon>,
+    run: u64,
+    /// Stopped until then, without knowing.
+    paused: Option<Duration>,
+    dice: Option<Dice>,
+    probe_dice: Dice,
+    crash: Option<Crash>,
+    checks: Checks,
+    counts: Counts,
+    entries: Vec<Entry>,
+    /// Those that are on, with their texts but for the numbers.
+    alarms: BTreeMap<String, String>,
+    next_command: u64,
+    end: Duration,
+}
+
+impl<'a> Simulation<'a> {
+    fn new(story: &'a Story, setup: &'a Setup, options: &Options) -> Self {
+        let last = story.lines.last().map_or(Duration::ZERO, |line| line.at);
+        let world = World::new(&setup.policy);
+        let mut simulation = Self {
+            story,
+            setup,
+            now: START - WARM_UP,
+            queue: BTreeMap::new(),
+            events: 0,
+            world,
+            disk: MemoryDisk::default(),
+            daemon: None,
+            run: 0,
+            paused: None,
+            dice: options.seed.map(Dice::new),
+            probe_dice: Dice::new(options.seed.unwrap_or(1)),
+            crash: options.crash,
+            checks: Checks::new(&setup.policy),
+            counts: Counts::default(),
+            entries: Vec::new(),
+            alarms: BTreeMap::new(),
+            next_command: 1,
+            end: START + story.settings.until.unwrap_or(last + AFTER),
+        };
+        simulation.prepare_ledger();
+        simulation.schedule(simulation.now, Event::Boot);
+        for (n, line) in story.lines.iter().enumerate() {
+            simulation.schedule(START + line.at, Event::Story(n));
+        }
+        simulation
+    }
+
+    fn prepare_ledger(&mut self) {
+        let now = self.clock();
+        self.disk = MemoryDisk::new(LEDGER, now);
+        if self.story.settings.ledger == LedgerBefore::Empty {
+            return;
+        }
+        let mut frames = self.disk.frames();
+        let adopted = Fact::PlacementAdopted { placement: self.checks.home(), by: "the story".to_owned() };
+        frames.push(Frame { index: 1, epoch: 0, at: now, facts: vec![adopted] });
+        self.disk = MemoryDisk::with(frames);
+    }
+
+    fn clock(&self) -> Now {
+        let since = SignedDuration::try_from(self.now).unwrap_or_default();
+        let start = SignedDuration::try_from(START).unwrap_or_default();
+        let from = self.story.settings.from;
+        Now { monotonic: self.now, wall: from.checked_add(since - start).unwrap_or(from) }
+    }
+
+    fn schedule(&mut self, at: Duration, event: Event) {
+        self.events += 1;
+        self.queue.insert((at.max(self.now), self.events), event);
+    }
+
+    fn for_daemon(&mut self, after: Duration, event: ForDaemon) {
+        self.schedule(self.now + after, Event::Daemon(self.run, event));
+    }
+
+    fn note(&mut self, what: What) {
+        let is_warm_up = self.now < START;
+        self.entries.push(Entry { at: self.now.saturating_sub(START), is_warm_up, what });
+    }
+
+    fn broken(&mut self, found: Vec<String>) {
+        for text in found {
+            self.checks.broken.push(text.clone());
+            self.note(What::Broken { text });
+        }
+    }
+
+    // --- the loop ---
+
+    fn run(&mut self) -> Result<(), SetupError> {
+        let mut taken = 0;
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            if at > self.end {
+                break;
+            }
+            taken += 1;
+            if taken > EVENTS_MAX {
+                return Err(SetupError::Endless(taken));
+            }
+            self.now = at;
+            self.let_the_world_go_on();
+            match event {
+                Event::Story(n) => self.tell(n)?,
+                Event::World => {}
+                Event::Boot => self.boot(),
+                Event::Daemon(run, event) => {
+                    if run == self.run && self.daemon.is_some() {
+                        self.daemon_takes(event);
+                    }
+                }
+            }
+        }
+        self.now = self.end;
+        Ok(())
+    }
+
+    fn let_the_world_go_on(&mut self) {
+        self.world.go_on(self.now);
+        let found = self.checks.world(&self.disk, &self.world.writable(self.now));
+        self.broken(found);
+    }
+
+    fn daemon_takes(&mut self, event: ForDaemon) {
+        if let Some(until) = self.paused.filter(|until| *until > self.now) {
+            let event = match event {
+                // The timer of a probe in flight has long run out when the process goes on.
+                ForDaemon::Observed(observation) => ForDaemon::Observed(Box::new(Observation {
+                    ended: until,
+                    finding: Finding::Failing { layer: Layer::Tcp, why: "no answer in time".to_owned() },
+                    evidence: Default::default(),
+                    ..*observation
+                })),
+                ForDaemon::Answered(answered) => ForDaemon::Answered(ReferenceObservation {
+                    ended: until,
+                    answer: Err("no answer in time".to_owned()),
+                    ..answered
+                }),
+                event @ (ForDaemon::Probe(_)
+                | ForDaemon::Ask(_)
+                | ForDaemon::Deadline(_)
+                | ForDaemon::Appended
+                | ForDaemon::Task(_)
+                | ForDaemon::Deliver(_)) => event,
+            };
+            self.schedule(until, Event::Daemon(self.run, event));
+            return;
+        }
+        match event {
+            ForDaemon::Probe(id) => self.probe(id),
+            ForDaemon::Ask(id) => self.ask(id),
+            ForDaemon::Observed(observation) => self.step(Input::Observed(*observation)),
+            ForDaemon::Answered(answered) => self.step(Input::ReferenceObserved(answered)),
+            ForDaemon::Deadline(n) => {
+                if self.daemon.as_ref().is_some_and(|daemon| daemon.deadline == n) {
+                    self.step(Input::Tick);
+                }
+            }
+            ForDaemon::Appended => self.appended(),
+            ForDaemon::Task(id) => self.work_on(id),
+            ForDaemon::Deliver(input) => self.deliver(*input),
+        }
+    }
+
+    // --- the story ---
+
+    fn tell(&mut self, n: usize) -> Result<(), SetupError> {
+        let line = &self.story.lines[n];
+        self.note(What::Happens { text: line.text.clone() });
+        let at_line = |what: String| SetupError::Line { line: line.number, what };
+        match &line.happening {
+            Happening::Instances { which, condition } => {
+                if let Condition::Flaps { every, lasting } = condition {
+                    // The world has to be looked at when it changes by itself.
+                    self.schedule(self.now + (*every).min(*lasting), Event::World);
+                }
+                self.world.befall(self.now, which, condition).map_err(at_line)?;
+            }
+            Happening::References { which, answers } => {
+                self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
+            }
+            Happening::Link { cut } => self.world.link_cut = *cut,
+            Happening::Pause(lasting) => self.paused = Some(self.now + *lasting),
+            Happening::Restart(lasting) => self.die(*lasting),
+            Happening::Works { work, behaviour } => self.world.set_behaviour(work, behaviour),
+            Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
+            Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
+        }
+        self.let_the_world_go_on();
+        Ok(())
+    }
+
+    fn order(&mut self, order: Order) -> Result<(), String> {
+        let now = self.clock();
+        let Some(daemon) = &self.daemon else {
+            self.note(What::Answer { answer: Err("failoverd is not running".to_owned()) });
+            return Ok(());
+        };
+        let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
+        let incident = || latest.clone().ok_or_else(|| "there is no incident that an operator could mean".to_owned());
+        let by = "operator".to_owned();
+        let command = match order {
+            Order::Approve { accept_unfenced, accept_loss } => {
+                Command::Approve { by, incident: incident()?, hash: None, accept_unfenced, accept_loss }
+            }
+            Order::Hold => Command::Hold { by, incident: incident()? },
+            Order::Pause { lasting, reason } => {
+                let until = now.wall.checked_add(lasting).unwrap_or(now.wall);
+                Command::Pause { by, until, reason }
+            }
+            Order::Resume => Command::Resume { by },
+            Order::Failover { from, component, force } => {
+                Command::Failover { by, reason: "the story says so".to_owned(), from, component, force }
+            }
+            Order::Ack { false_positive } => {
+                Command::Ack { by, incident: incident()?, false_positive, note: String::new() }
+            }
+            Order::Retry(step) => Command::Retry { by, incident: incident()?, step },
+            Order::Skip(step) => Command::Skip { by, incident: incident()?, step },
+            Order::Abort => Command::Abort { by, incident: incident()? },
+            Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
+        };
+        let id = self.next_command;
+        self.next_command += 1;
+        self.for_daemon(Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
+        Ok(())
+    }
+
+    // --- the daemon's life ---
+
+    fn boot(&mut self) {
+        self.run += 1;
+        let frames = self.disk.frames();
+        let next_index = frames.len() as u64;
+        let mut ledger = MemoryLedger::open(&self.disk);
+        let Some(Ok(lease)) = ledger.campaign(self.clock()).now_or_never() else { return };
+        let controller = Controller::recover(self.setup.policy.clone(), self.setup.policy_hash.clone(), frames);
+        let controller = match controller {
+            Ok(controller) => controller,
+            Err(corrupt) => return self.broken(vec![format!("its own ledger is refused: {corrupt}")]),
+        };
+        self.daemon = Some(Daemon {
+            controller,
+            ledger,
+            lease,
+            next_index,
+            open: None,
+            running: BTreeMap::new(),
+            next_task: 0,
+            deadline: 0,
+        });
+        self.alarms.clear();
+        self.step(Input::Restarted);
+        let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
+        for id in instances {
+            let after = self.spread(self.interval(&id));
+            self.for_daemon(after, ForDaemon::Probe(id));
+        }
+        let references: Vec<ReferenceId> = self.world.references().cloned().collect();
+        for id in references {
+            let after = self.spread(Duration::from_secs(5));
+            self.for_daemon(after, ForDaemon::Ask(id));
+        }
+    }
+
+    fn die(&mut self, back_after: Duration) {
+        if self.daemon.take().is_some() {
+            self.note(What::Daemon { text: "stops".to_owned() });
+        }
+        // What it had under way is lost with it.
+        self.run += 1;
+        self.schedule(self.now + back_after, Event::Boot);
+    }
+
+    fn crashes(&mut self, here: impl FnOnce(Crash) -> bool) -> bool {
+        if !self.crash.is_some_and(here) {
+            return false;
+        }
+        self.crash = None;
+        true
+    }
+
+    // --- probes ---
+
+    fn interval(&self, id: &InstanceId) -> Duration {
+        self.setup.policy.components.get(&id.component).map_or(Duration::from_secs(5), |c| c.probing.interval)
+    }
+
+    /// Nothing without a seed; with one, some part of `limit`.
+    fn spread(&mut self, limit: Duration) -> Duration {
+        match &mut self.dice {
+            Some(dice) => Duration::from_millis(dice.below(u64::try_from(limit.as_millis()).unwrap_or(1))),
+            None => Duration::ZERO,
+        }
+    }
+
+    fn probe(&mut self, id: InstanceId) {
+        let dice = self.probe_dice.percent();
+        let (finding, evidence, takes) = self.world.observe(self.now, &id, dice);
+        let observation =
+            Observation { instance: id.clone(), began: self.now, ended: self.now + takes, finding, evidence };
+        self.for_daemon(takes, ForDaemon::Observed(Box::new(observation)));
+        let interval = self.interval(&id);
+        let jitter = self.spread(interval / 10);
+        self.for_daemon((interval - jitter).max(takes + Duration::from_millis(1)), ForDaemon::Probe(id));
+    }
+
+    fn ask(&mut self, id: ReferenceId) {
+        let Some(probing) = self.setup.policy.references.get(&id).map(|reference| reference.probing) else { return };
+        let answers = self.world.reference_answers(&id);
+        let takes = if answers { LATENCY } else { probing.timeout };
+        let answer = if answers { Ok(()) } else { Err("no answer".to_owned()) };
+        let answered = ReferenceObservation { reference: id.clone(), began: self.now, ended: self.now + takes, answer };
+        self.for_daemon(takes, ForDaemon::Answered(answered));
+        self.for_daemon(probing.interval.max(takes + Duration::from_millis(1)), ForDaemon::Ask(id));
+    }
+
+    // --- deciding ---
+
+    fn deliver(&mut self, input: Input) {
+        if matches!(input, Input::Finished { .. } | Input::UndoFinished { .. } | Input::OwedFenceFinished { .. }) {
+            let nth = self.counts.outcomes;
+            self.counts.outcomes += 1;
+            if self.crashes(|crash| crash == Crash::Outcome { nth }) {
+                return self.die(BACK_AFTER);
+            }
+        }
+        self.step(input);
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = self.clock();
+        let Some(daemon) = &mut self.daemon else { return };
+        let Decision { record, perform } = daemon.controller.step(now, input);
+        let is_open = daemon.open.is_some();
+        if record.is_empty() {
+            self.perform_freely(perform);
+        } else if is_open {
+            self.broken(vec!["the controller decided while an append was open".to_owned()]);
+        } else if let Some(daemon) = &mut self.daemon {
+            let frame = Frame { index: daemon.next_index, epoch: daemon.lease.epoch, at: now, facts: record };
+            daemon.open = Some((frame, perform));
+            self.for_daemon(APPEND, ForDaemon::Appended);
+        }
+        self.watch_the_deadline();
+    }
+
+    fn watch_the_deadline(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        if daemon.open.is_some() {
+            return;
+        }
+        let Some((due, _)) = daemon.controller.next_deadline() else { return };
+        daemon.deadline += 1;
+        let n = daemon.deadline;
+        let after = due.saturating_sub(self.now).max(Duration::from_millis(1));
+        self.for_daemon(after, ForDaemon::Deadline(n));
+    }
+
+    fn appended(&mut self) {
+        let nth = self.counts.frames;
+        self.counts.frames += 1;
+        let before = self.crashes(|crash| crash == Crash::Frame { nth, written: false });
+        let after = self.crashes(|crash| crash == Crash::Frame { nth, written: true });
+        let Some(daemon) = &mut self.daemon else { return };
+        let Some((frame, perform)) = daemon.open.take() else { return };
+        if before {
+            daemon.ledger.sabotage_next(Sabotage::CrashBefore);
+        } else if after {
+            daemon.ledger.sabotage_next(Sabotage::CrashAfter);
+        }
+        let appended = daemon.ledger.append(frame.clone()).now_or_never();
+        let durable = match appended {
+            Some(Ok(durable)) => durable,
+            Some(Err(AppendError::Halted(_))) if before || after => return self.die(BACK_AFTER),
+            Some(Err(error)) => return daemon.controller.halt(error.to_string()),
+            None => return daemon.controller.halt("the ledger does not answer".to_owned()),
+        };
+        daemon.next_index += 1;
+        daemon.controller.apply(frame.at, &frame.facts);
+        let permit = durable.permit(self.clock(), self.setup.permit);
+        for fact in frame.facts {
+            let would = self.would_do(&fact);
+            self.note(What::Fact { recorded: fact });
+            if let Some(plan) = would {
+                self.note(What::Would { plan });
+            }
+        }
+        let found = self.checks.read(&self.disk);
+        self.broken(found);
+        for effect in perform {
+            self.perform(effect, &permit);
+        }
+        self.step(Input::Tick);
+    }
+
+    /// The plan that the mode holds back.
+    fn would_do(&self, fact: &Fact) -> Option<String> {
+        let Fact::Withheld { source, part, .. } = fact else { return None };
+        let scope = match part {
+            Part::Region => Scope::Region(source.clone()),
+            Part::Component(component) => Scope::Component(component.clone()),
+        };
+        let dry_run = self.daemon.as_ref()?.controller.plan_if(self.clock(), &scope).ok()?;
+        Some(plan::render(&dry_run.steps))
+    }
+
+    // --- performing ---
+
+    fn perform_freely(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Look { plan, step, action } => {
+                    let takes = LATENCY + self.spread(Duration::from_secs(1));
+                    let result = self.world.look(self.now, &format!("{plan}/{step}"), &action);
+                    self.answer(takes, Input::Looked { plan, step, result });
+                }
+                Effect::Survey => {
+                    let takes = LATENCY + self.spread(Duration::from_secs(1));
+                    let claims = self.world.claims(self.now);
+                    self.answer(takes, Input::Surveyed { claims });
+                }
+                Effect::Cancel { plan, step } => {
+                    let key = format!("{plan}/{step}");
+                    let Some(daemon) = &mut self.daemon else { return };
+                    let hit: Vec<u64> = daemon
+                        .running
+                        .iter_mut()
+                        .filter(|(_, running)| running.key() == key)
+                        .map(|(id, running)| {
+                            running.cancelled = true;
+                            *id
+                        })
+                        .collect();
+                    for id in hit {
+                        self.for_daemon(LATENCY, ForDaemon::Task(id));
+                    }
+                }
+                Effect::Alarm(alarm) => {
+                    // A text in which only a number has changed ("6 min left") is no news.
+                    let text: String = alarm.text.chars().filter(|c| !c.is_ascii_digit()).collect();
+                    if self.alarms.insert(alarm.key.clone(), text.clone()) != Some(text) {
+                        self.note(What::Alarm { alarm });
+                    }
+                }
+                Effect::AlarmCleared { key } => {
+                    self.alarms.remove(&key);
+                    self.note(What::Over { key });
+                }
+                Effect::Reply { id: _, answer } => self.note(What::Answer { answer }),
+                effect @ (Effect::Perform(_)
+                | Effect::Undo { .. }
+                | Effect::FenceOwed { .. }
+                | Effect::Claim { .. }) => {
+                    self.broken(vec![format!("an effect without a fact: {effect:?}")]);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, permit: &Permit) {
+        let (work, text) = match effect {
+            Effect::Perform(task) => {
+                let text = does(&task.action, task.attempt);
+                (Work::Perform(task), text)
+            }
+            Effect::Undo { task, previous } => {
+                let text = format!("undo: {}", does(&task.action, task.attempt));
+                (Work::Undo { task, previous }, text)
+            }
+            Effect::FenceOwed { database, key, attempt, deadline } => {
+                let text = format!("fence {database}, which is owed");
+                (Work::Fence { database, key, attempt, deadline }, text)
+            }
+            Effect::Claim { ledger, replace } => {
+                self.world.put_claim(self.now, &ledger, replace);
+                let text = if replace { "claim the clusters, replacing other claims" } else { "claim the clusters" };
+                self.note(What::Does { text: text.to_owned() });
+                let claims = self.world.claims(self.now);
+                return self.answer(LATENCY, Input::Surveyed { claims });
+            }
+            effect @ (Effect::Look { .. }
+            | Effect::Survey
+            | Effect::Cancel { .. }
+            | Effect::Alarm(_)
+            | Effect::AlarmCleared { .. }
+            | Effect::Reply { .. }) => return self.perform_freely(vec![effect]),
+        };
+        self.note(What::Does { text });
+        let running = Running::new(work, self.now, permit.clone());
+        let found = self.checks.starts(&running, self.clock());
+        self.broken(found);
+        let Some(daemon) = &mut self.daemon else { return };
+        let id = daemon.next_task;
+        daemon.next_task += 1;
+        daemon.running.insert(id, running);
+        let takes = LATENCY + self.spread(Duration::from_millis(500));
+        self.for_daemon(takes, ForDaemon::Task(id));
+    }
+
+    /// An answer on its way to the controller; with a seed it may come twice.
+    fn answer(&mut self, after: Duration, input: Input) {
+        if let Some(dice) = &mut self.dice
+            && dice.percent() < 20
+        {
+            let later = Duration::from_millis(dice.below(10_000));
+            self.for_daemon(after + later, ForDaemon::Deliver(Box::new(input.clone())));
+        }
+        self.for_daemon(after, ForDaemon::Deliver(Box::new(input)));
+    }
+
+    /// One call of a task.
+    fn work_on(&mut self, id: u64) {
+        let Some(mut running) = self.daemon.as_mut().and_then(|daemon| daemon.running.remove(&id)) else { return };
+        if running.cancelled {
+            return self.ended(&running, StepOutcome::Cancelled);
+        }
+        if let Some(why) = running.out_of_time(self.now) {
+            return self.ended(&running, StepOutcome::Failed { why });
+        }
+        let key = running.key();
+        let action = match &running.work {
+            Work::Perform(task) | Work::Undo { task, .. } => task.action.clone(),
+            Work::Fence { database, .. } => Action::Fenced { database: database.clone() },
+        };
+        let next = match running.phase {
+            Phase::Look => self.world.look(self.now, &key, &action).map(|look| {
+                running.phase = if look.satisfied { Phase::Verify } else { Phase::Act };
+                None
+            }),
+            Phase::Act => {
+                if let Some(early) = self.before_a_call(&mut running) {
+                    return early;
+                }
+                let made = self.call(&key, &action, &mut running);
+                let nth = self.counts.calls - 1;
+                self.let_the_world_go_on();
+                if self.crashes(|crash| crash == Crash::Call { nth, sent: true }) {
+                    return self.die(BACK_AFTER);
+                }
+                made
+            }
+            Phase::Verify => self
+                .world
+                .verify(self.now, &key, &action)
+                .map(|note| Some(StepOutcome::Reached { note, acted: running.acted })),
+        };
+        match next {
+            Ok(Some(outcome)) => self.ended(&running, outcome),
+            Ok(None) => self.again(id, running, LATENCY),
+            Err(setback) => match running.weigh(self.now, setback) {
+                Then::Again(wait) => self.again(id, running, wait),
+                Then::GiveUp(why) => self.ended(&running, StepOutcome::Failed { why }),
+            },
+        }
+        if let Some(next) = self.world.next() {
+            self.schedule(next, Event::World);
+        }
+    }
+
+    /// The permit, and a crash before the call is sent. `Some` means that there is no call.
+    fn before_a_call(&mut self, running: &mut Running) -> Option<()> {
+        let nth = self.counts.calls;
+        self.counts.calls += 1;
+        if self.crashes(|crash| crash == Crash::Call { nth, sent: false }) {
+            self.die(BACK_AFTER);
+            return Some(());
+        }
+        let now = self.clock();
+        let lease = self.daemon.as_ref()?.lease;
+        if let Some(renewed) = running.permit.renewed(&lease, now, self.setup.permit) {
+            running.permit = renewed;
+        }
+        if running.permit.time_left(now).is_err() {
+            let why = "the permit ran out".to_owned();
+            self.ended(running, StepOutcome::Failed { why });
+            return Some(());
+        }
+        let found = self.checks.call(running, &self.world, self.now);
+        self.broken(found);
+        None
+    }
+
+    fn call(
+        &mut self,
+        key: &str,
+        action: &Action,
+        running: &mut Running,
+    ) -> Result<Option<StepOutcome>, crate::ports::Setback> {
+        running.acted = true;
+        match &running.work {
+            Work::Undo { previous, .. } => self
+                .world
+                .undo(self.now, key, action, previous)
+                .map(|note| Some(StepOutcome::Reached { note, acted: true })),
+            Work::Perform(_) | Work::Fence { .. } => {
+                self.world.act(self.now, key, action)?;
+                running.phase = Phase::Verify;
+                let found = self.checks.accepted(&self.world);
+                self.broken(found);
+                Ok(None)
+            }
+        }
+    }
+
+    fn again(&mut self, id: u64, running: Running, wait: Duration) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.running.insert(id, running);
+            self.for_daemon(wait, ForDaemon::Task(id));
+        }
+    }
+
+    fn ended(&mut self, running: &Running, outcome: StepOutcome) {
+        let takes = LATENCY + self.spread(Duration::from_secs(1));
+        let told = match outcome.clone() {
+            StepOutcome::Reached { note, .. } => Ok(note),
+            StepOutcome::Failed { why } => Err(why),
+            StepOutcome::Cancelled => Err("cancelled".to_owned()),
+        };
+        let input = match &running.work {
+            Work::Perform(task) => {
+                Input::Finished { plan: task.plan.clone(), step: task.step.clone(), attempt: task.attempt, outcome }
+            }
+            Work::Undo { task, .. } => Input::UndoFinished {
+                plan: task.plan.clone(),
+                step: task.step.clone(),
+                attempt: task.attempt,
+                outcome: told,
+            },
+            Work::Fence { database, attempt, .. } => {
+                Input::OwedFenceFinished { database: database.clone(), attempt: *attempt, outcome: told }
+            }
+        };
+        self.answer(takes, input);
+    }
+
+    // --- the end ---
+
+    fn report(mut self) -> Report {
+        let now = self.clock();
+        let status = self.daemon.as_ref().map(|daemon| daemon.controller.status(now));
+        let found = self.checks.end(&self.world.writable(self.now), status.as_ref());
+        self.broken(found);
+        let alarms: BTreeSet<String> = self.alarms.into_keys().collect();
+        let end = End::of(&self.world, self.now, status.as_ref(), alarms);
+        Report { entries: self.entries, end, broken: self.checks.broken, counts: self.counts }
+    }
+}
+
+fn does(action: &Action, attempt: u32) -> String {
+    if attempt > 1 { format!("{action} (attempt {attempt})") } else { action.to_string() }
+}

@@ -1,0 +1,210 @@
+//! A story: what happens to a deployment, as an operator would tell it. The format is in `docs/stories.md`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::domain::{ComponentId, InstanceId, Layer, LedgerId, ReferenceId, RegionId, StepId};
+
+/// What happens, and perhaps what is expected to come of it.
+#[derive(Debug, Clone)]
+pub struct Story {
+    /// What holds before anything happens.
+    pub settings: Settings,
+    /// What happens, in order.
+    pub lines: Vec<Line>,
+    /// The text after `----`, if there is one: what a replay prints.
+    pub expected: Option<String>,
+    /// Everything before the expectation, as it was written.
+    pub told: String,
+}
+
+/// What holds before anything happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Path of the configuration, relative to the story.
+    pub config: Option<String>,
+    /// Keys of the configuration that are different in this story, as `a.b.c` and the value.
+    pub overrides: Vec<(String, String)>,
+    /// When the story begins, by the wall.
+    pub from: Timestamp,
+    /// Whether the ledger knows the deployment.
+    pub ledger: LedgerBefore,
+    /// When to stop looking; none means a while after the last line.
+    pub until: Option<Duration>,
+}
+
+/// What is in the ledger when the story begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LedgerBefore {
+    /// The placement was adopted: everything is served by the primary region.
+    Adopted,
+    /// Nothing: failoverd was just installed, or somebody lost the file.
+    Empty,
+}
+
+/// One line of a story.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// Line number in the file, from 1.
+    pub number: usize,
+    /// After the beginning of the story.
+    pub at: Duration,
+    /// What happens.
+    pub happening: Happening,
+    /// The line without its time.
+    pub text: String,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Happening {
+    /// To what we watch.
+    Instances {
+        /// Whom it happens to.
+        which: Which,
+        /// How they are from then on.
+        condition: Condition,
+    },
+    /// To reference points; none means all of them.
+    References {
+        /// Which.
+        which: Option<ReferenceId>,
+        /// Whether they answer.
+        answers: bool,
+    },
+    /// The daemon's own network: everything looks dead to it, and nothing is.
+    Link {
+        /// Whether it is cut.
+        cut: bool,
+    },
+    /// The daemon is stopped and goes on later, without having been told.
+    Pause(Duration),
+    /// The daemon dies, and is back after a while.
+    Restart(Duration),
+    /// A person gives an order.
+    Operator(Order),
+    /// A kind of work (or one step) goes differently from then on.
+    Works {
+        /// Which.
+        work: Work,
+        /// How.
+        behaviour: Behaviour,
+    },
+    /// Another ledger claims the clusters of a region.
+    Claimed {
+        /// Where.
+        region: RegionId,
+        /// Whose.
+        ledger: LedgerId,
+    },
+}
+
+/// Whom something happens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// One instance: `database@us-east-1`.
+    Instance(InstanceId),
+    /// All instances of a region: `everything@us-east-1`.
+    Region(RegionId),
+}
+
+/// How an instance is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Well; ends everything below.
+    Answers,
+    /// Probes fail, all of them or a share.
+    Fails {
+        /// At which layer.
+        layer: Layer,
+        /// Percent of the probes.
+        percent: u8,
+        /// What is seen; none means what is usual at that layer.
+        why: Option<String>,
+    },
+    /// It fails for a while again and again.
+    Flaps {
+        /// From one failure to the next.
+        every: Duration,
+        /// How long each lasts.
+        lasting: Duration,
+    },
+    /// Nothing can be said, for a reason of our own.
+    Unknown(String),
+    /// It lives and refuses our credential.
+    RefusesCredential,
+    /// It works, not well.
+    Degraded(String),
+    /// It could not take over.
+    NotReady(String),
+    /// A replica that is behind.
+    Lags(Duration),
+}
+
+/// What a person orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the same as the commands of the command line
+pub enum Order {
+    Approve { accept_unfenced: bool, accept_loss: Option<Duration> },
+    Hold,
+    Pause { lasting: Duration, reason: String },
+    Resume,
+    Failover { from: RegionId, component: Option<ComponentId>, force: bool },
+    Ack { false_positive: bool },
+    Retry(StepId),
+    Skip(StepId),
+    Abort,
+    Adopt(Vec<(ComponentId, RegionId)>),
+}
+
+/// Kinds of work, each with its own pace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)] // named after the actions
+pub enum Work {
+    Declare,
+    Scale,
+    Fence,
+    Promote,
+    Publish,
+    Rollout,
+    Cache,
+    Storage,
+    Traffic,
+    Manifests,
+    Verify,
+    /// One step of any kind, by its name in the plan.
+    Step(StepId),
+}
+
+impl Work {
+    /// The kinds with their names in a story.
+    pub const NAMED: [(&'static str, Self); 11] = [
+        ("declare", Self::Declare),
+        ("scale", Self::Scale),
+        ("fence", Self::Fence),
+        ("promote", Self::Promote),
+        ("publish", Self::Publish),
+        ("rollout", Self::Rollout),
+        ("cache", Self::Cache),
+        ("storage", Self::Storage),
+        ("route53", Self::Traffic),
+        ("manifests", Self::Manifests),
+        ("verify", Self::Verify),
+    ];
+}
+
+/// How work goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behaviour {
+    /// As usual.
+    Works,
+    /// It takes that long.
+    Takes(Duration),
+    /// It is refused, with an error that trying again does not cure.
+    Refuses(String),
+    /// It is accepted and never ends.
+    Hangs,
+    /// Nobody answers.
+    Unreachable,
+}

@@ -1,0 +1,380 @@
+//! A small world: instances that live, fail, lag and are promoted, clusters, records. It goes on by itself, whatever
+//! becomes of the daemon that watches it.
+//!
+//! Deliberately simple where no decision depends on it: a write-ahead log grows at a steady rate, and work takes as
+//! long as the story says.
+
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::story::{Behaviour, Condition, Which, Work};
+use crate::domain::{
+    ComponentId, Evidence, Finding, InstanceId, Kind, Layer, LedgerId, Policy, ReferenceId, RegionId, Serving,
+};
+use crate::plan::Action;
+use crate::ports::Claim;
+
+/// A primary writes that many bytes a second.
+const WAL_BYTES_PER_SECOND: u64 = 1 << 20;
+/// Where the log stood when the world began.
+const WAL_START: u64 = 1 << 40;
+/// A healthy standby is that far behind.
+const LAG: Duration = Duration::from_millis(200);
+/// From a question to its answer.
+pub(super) const LATENCY: Duration = Duration::from_millis(20);
+
+/// Everything outside of the daemon.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    policy: Policy,
+    instances: BTreeMap<InstanceId, Instance>,
+    references: BTreeMap<ReferenceId, bool>,
+    pub(super) link_cut: bool,
+    claims: BTreeMap<RegionId, Claim>,
+    replicas: BTreeMap<(InstanceId, String), u32>,
+    /// Everything that is a text at a place: keys of objects, restarts, declarations, manifests.
+    texts: BTreeMap<(InstanceId, String), String>,
+    weights: BTreeMap<ComponentId, BTreeMap<RegionId, u8>>,
+    behaviours: BTreeMap<Work, Behaviour>,
+    under_way: Vec<Operation>,
+    /// Accepted calls that cannot be taken back, with the key that each carried.
+    pub(super) promotions: Vec<(InstanceId, String)>,
+    /// Accepted changes of DNS weights, with the key that each carried.
+    pub(super) traffic_changes: Vec<(ComponentId, String)>,
+}
+
+#[derive(Debug, Clone)]
+struct Instance {
+    kind: Kind,
+    reach: Reach,
+    credential_refused: bool,
+    degraded: Option<String>,
+    not_ready: Option<String>,
+    lag: Duration,
+    writable: bool,
+    fenced: bool,
+    /// Since when it has not taken writes, while it is down or fenced.
+    silent_since: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Reach {
+    Well,
+    Failing { layer: Layer, percent: u8, why: Option<String> },
+    Flapping { from: Duration, every: Duration, lasting: Duration },
+    Unknown(String),
+}
+
+#[derive(Debug, Clone)]
+struct Operation {
+    done: Option<Duration>,
+    key: String,
+    action: Action,
+}
+
+impl World {
+    pub(super) fn new(policy: &Policy) -> Self {
+        let primary = policy.primary().cloned();
+        let instances = policy
+            .components
+            .iter()
+            .flat_map(|(component, c)| c.regions.iter().map(move |region| (component, c, region)))
+            .map(|(component, c, region)| {
+                let is_primary = primary.as_ref() == Some(region);
+                // A managed backup cache is a group of its own and not a replica.
+                let writable = is_primary || (c.kind == Kind::Cache && c.managed);
+                (InstanceId { component: component.clone(), region: region.clone() }, Instance::new(c.kind, writable))
+            })
+            .collect();
+        let replicas = policy
+            .of_kind(Kind::Kubernetes)
+            .flat_map(|(component, c)| {
+                let primary = primary.clone();
+                c.regions.iter().flat_map(move |region| {
+                    let is_primary = primary.as_ref() == Some(region);
+                    let cluster = InstanceId { component: component.clone(), region: region.clone() };
+                    c.workloads.iter().map(move |workload| {
+                        let count = if is_primary { workload.active } else { workload.standby };
+                        ((cluster.clone(), workload.name.clone()), count)
+                    })
+                })
+            })
+            .collect();
+        let weights = policy
+            .of_kind(Kind::Traffic)
+            .map(|(component, c)| {
+                let weights =
+                    c.regions.iter().map(|r| (r.clone(), if primary.as_ref() == Some(r) { 100 } else { 0 })).collect();
+                (component.clone(), weights)
+            })
+            .collect();
+        Self {
+            instances,
+            references: policy.references.keys().map(|reference| (reference.clone(), true)).collect(),
+            link_cut: false,
+            claims: BTreeMap::new(),
+            replicas,
+            texts: BTreeMap::new(),
+            weights,
+            behaviours: BTreeMap::new(),
+            under_way: Vec::new(),
+            promotions: Vec::new(),
+            traffic_changes: Vec::new(),
+            policy: policy.clone(),
+        }
+    }
+
+    // --- what the story does to it ---
+
+    pub(super) fn befall(&mut self, now: Duration, which: &Which, condition: &Condition) -> Result<(), String> {
+        let hit: Vec<InstanceId> = match which {
+            Which::Instance(id) => vec![id.clone()],
+            Which::Region(region) => self.instances.keys().filter(|id| id.region == *region).cloned().collect(),
+        };
+        if hit.is_empty() {
+            return Err("no instance is there".to_owned());
+        }
+        for id in &hit {
+            let instance = self.instances.get_mut(id).ok_or_else(|| format!("{id} is not in the configuration"))?;
+            // The record is not in the region: it is an answer of the name servers, which go on.
+            if instance.kind == Kind::Traffic && matches!(which, Which::Region(_)) {
+                continue;
+            }
+            instance.befall(now, condition);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_references(&mut self, which: Option<&ReferenceId>, answers: bool) -> Result<(), String> {
+        match which {
+            None => self.references.values_mut().for_each(|reference| *reference = answers),
+            Some(id) => match self.references.get_mut(id) {
+                Some(reference) => *reference = answers,
+                None => return Err(format!("{id} is no reference point of the configuration")),
+            },
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_behaviour(&mut self, work: &Work, behaviour: &Behaviour) {
+        self.behaviours.insert(work.clone(), behaviour.clone());
+    }
+
+    pub(super) fn claim_as_another(&mut self, region: &RegionId, ledger: &LedgerId) {
+        self.claims.insert(region.clone(), Claim { ledger: ledger.clone(), holder: "another failoverd".to_owned() });
+    }
+
+    // --- what can be seen of it ---
+
+    pub(super) fn instances(&self) -> impl Iterator<Item = &InstanceId> {
+        self.instances.keys()
+    }
+
+    pub(super) fn references(&self) -> impl Iterator<Item = &ReferenceId> {
+        self.references.keys()
+    }
+
+    pub(super) fn reference_answers(&self, id: &ReferenceId) -> bool {
+        !self.link_cut && self.references.get(id).copied().unwrap_or(false)
+    }
+
+    /// What a probe of it finds, and how long that takes. `dice` is a number from 0 to 99.
+    pub(super) fn observe(&self, now: Duration, id: &InstanceId, dice: u8) -> (Finding, Evidence, Duration) {
+        let (Some(instance), Some(component)) = (self.instances.get(id), self.policy.components.get(&id.component))
+        else {
+            return (Finding::Unknown { why: "it is not in this world".to_owned() }, Evidence::default(), LATENCY);
+        };
+        let timeout = component.probing.timeout;
+        let nothing = Evidence::default();
+        if self.link_cut {
+            let why = format!("no connection within {timeout:?}");
+            return (Finding::Failing { layer: Layer::Tcp, why }, nothing, timeout);
+        }
+        match instance.failure(now, dice) {
+            Some(Failure::Unknown(why)) => return (Finding::Unknown { why }, nothing, LATENCY),
+            Some(Failure::At(layer, why)) => {
+                let takes = if layer == Layer::Tcp { timeout } else { LATENCY };
+                let why = why.unwrap_or_else(|| usual(layer, timeout));
+                return (Finding::Failing { layer, why }, nothing, takes);
+            }
+            None => {}
+        }
+        let mut evidence = Evidence {
+            latency: Some(LATENCY),
+            credential_refused: instance.credential_refused,
+            degraded: instance.degraded.clone(),
+            not_ready: instance.not_ready.iter().cloned().collect(),
+            ..Evidence::default()
+        };
+        if !instance.credential_refused {
+            match instance.kind {
+                Kind::Database => {
+                    evidence.serving = Some(instance.serving());
+                    evidence.position = Some(self.position(now, id));
+                }
+                Kind::Cache => evidence.serving = Some(instance.serving()),
+                Kind::Traffic => {
+                    let weight = self.weights.get(&id.component).and_then(|w| w.get(&id.region)).copied().unwrap_or(0);
+                    evidence.serving = Some(if weight > 0 { Serving::Writable } else { Serving::Replica });
+                }
+                Kind::Kubernetes | Kind::Storage | Kind::Http | Kind::Cloud => {}
+            }
+        }
+        (Finding::Alive, evidence, LATENCY)
+    }
+
+    /// Where the write-ahead log of a database stands.
+    fn position(&self, now: Duration, id: &InstanceId) -> u64 {
+        let Some(own) = self.instances.get(id) else { return 0 };
+        if own.writable {
+            return written(own.silent_since.unwrap_or(now).min(now));
+        }
+        let source = self
+            .instances
+            .iter()
+            .filter(|(other, instance)| other.component == id.component && *other != id && instance.writable)
+            .map(|(_, instance)| instance.silent_since.unwrap_or(now).min(now))
+            .max()
+            .unwrap_or(now);
+        // What a dead primary did not send will never arrive.
+        written(source.saturating_sub(own.lag))
+    }
+
+    /// The claims of the clusters that can be reached.
+    pub(super) fn claims(&self, now: Duration) -> BTreeMap<RegionId, Option<Claim>> {
+        self.clusters(now).into_iter().map(|region| (region.clone(), self.claims.get(&region).cloned())).collect()
+    }
+
+    pub(super) fn put_claim(&mut self, now: Duration, ledger: &LedgerId, replace: bool) {
+        for region in self.clusters(now) {
+            let foreign = self.claims.get(&region).is_some_and(|claim| claim.ledger != *ledger);
+            if !foreign || replace {
+                self.claims.insert(region, Claim { ledger: ledger.clone(), holder: "failoverd".to_owned() });
+            }
+        }
+    }
+
+    fn clusters(&self, now: Duration) -> BTreeSet<RegionId> {
+        self.instances
+            .iter()
+            .filter(|(id, instance)| instance.kind == Kind::Kubernetes && self.reaches(now, id))
+            .map(|(id, _)| id.region.clone())
+            .collect()
+    }
+
+    /// Whether the daemon can do anything there.
+    fn reaches(&self, now: Duration, id: &InstanceId) -> bool {
+        !self.link_cut && self.instances.get(id).is_some_and(|instance| instance.failure(now, 50).is_none())
+    }
+
+    /// The databases that accept the application's writes.
+    pub(super) fn writable(&self, now: Duration) -> BTreeSet<InstanceId> {
+        self.instances
+            .iter()
+            .filter(|(_, instance)| instance.kind == Kind::Database && instance.writable && !instance.fenced)
+            .filter(|(_, instance)| !matches!(instance.failure(now, 50), Some(Failure::At(..))))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    pub(super) fn fenced(&self) -> BTreeSet<InstanceId> {
+        self.instances.iter().filter(|(_, instance)| instance.fenced).map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(super) fn weights(&self) -> &BTreeMap<ComponentId, BTreeMap<RegionId, u8>> {
+        &self.weights
+    }
+
+    pub(super) fn replicas(&self) -> &BTreeMap<(InstanceId, String), u32> {
+        &self.replicas
+    }
+
+    /// Published values, restarts, declarations, manifests.
+    pub(super) fn texts(&self) -> &BTreeMap<(InstanceId, String), String> {
+        &self.texts
+    }
+}
+
+enum Failure {
+    At(Layer, Option<String>),
+    Unknown(String),
+}
+
+impl Instance {
+    fn new(kind: Kind, writable: bool) -> Self {
+        Self {
+            kind,
+            reach: Reach::Well,
+            credential_refused: false,
+            degraded: None,
+            not_ready: None,
+            lag: LAG,
+            writable,
+            fenced: false,
+            silent_since: None,
+        }
+    }
+
+    fn befall(&mut self, now: Duration, condition: &Condition) {
+        match condition {
+            Condition::Answers => {
+                let (writable, fenced) = (self.writable, self.fenced);
+                let silent_since = self.silent_since.filter(|_| fenced);
+                *self = Self { writable, fenced, silent_since, ..Self::new(self.kind, writable) };
+            }
+            Condition::Fails { layer, percent, why } => {
+                self.reach = Reach::Failing { layer: *layer, percent: *percent, why: why.clone() };
+                if *percent == 100 {
+                    self.silent_since.get_or_insert(now);
+                }
+            }
+            Condition::Flaps { every, lasting } => {
+                self.reach = Reach::Flapping { from: now, every: *every, lasting: *lasting };
+            }
+            Condition::Unknown(why) => self.reach = Reach::Unknown(why.clone()),
+            Condition::RefusesCredential => self.credential_refused = true,
+            Condition::Degraded(why) => self.degraded = Some(why.clone()),
+            Condition::NotReady(why) => self.not_ready = Some(why.clone()),
+            Condition::Lags(lag) => self.lag = *lag,
+        }
+    }
+
+    fn failure(&self, now: Duration, dice: u8) -> Option<Failure> {
+        match &self.reach {
+            Reach::Well => None,
+            Reach::Failing { layer, percent, why } => (dice < *percent).then(|| Failure::At(*layer, why.clone())),
+            Reach::Flapping { from, every, lasting } => {
+                let into = now.saturating_sub(*from).as_millis() % every.as_millis().max(1);
+                (into < lasting.as_millis()).then_some(Failure::At(Layer::Tcp, None))
+            }
+            Reach::Unknown(why) => Some(Failure::Unknown(why.clone())),
+        }
+    }
+
+    fn serving(&self) -> Serving {
+        if self.writable { Serving::Writable } else { Serving::Replica }
+    }
+}
+
+fn written(until: Duration) -> u64 {
+    let millis = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+    WAL_START.saturating_add(millis.saturating_mul(WAL_BYTES_PER_SECOND) / 1000)
+}
+
+fn usual(layer: Layer, timeout: Duration) -> String {
+    match layer {
+        Layer::Dns => "the name does not resolve".to_owned(),
+        Layer::Tcp => format!("no connection within {timeout:?}"),
+        Layer::Tls => "no TLS session".to_owned(),
+        Layer::Greeting => "connected, and no greeting came".to_owned(),
+        Layer::Query => "it answers with errors".to_owned(),
+        Layer::Role => "it answers in recovery".to_owned(),
+        Layer::Write => "it takes no writes".to_owned(),
+    }
+}
+
+pub(super) fn weights_text(weights: &BTreeMap<RegionId, u8>) -> String {
+    weights.iter().map(|(region, weight)| format!("{region} {weight}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,320 @@
+//! What a daemon can do to the world: look, act, verify, undo. Work that was accepted goes on by itself.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::{Operation, World, weights_text};
+use crate::domain::InstanceId;
+use crate::plan::{Action, Value};
+use crate::ports::{Look, Setback};
+use crate::simulation::story::{Behaviour, Work};
+
+impl World {
+    /// When the next piece of work ends by itself.
+    pub(in crate::simulation) fn next(&self) -> Option<Duration> {
+        self.under_way.iter().filter_map(|operation| operation.done).min()
+    }
+
+    /// Ends the work whose time has come.
+    pub(in crate::simulation) fn go_on(&mut self, now: Duration) {
+        while let Some(place) =
+            self.under_way.iter().position(|operation| operation.done.is_some_and(|done| done <= now))
+        {
+            let operation = self.under_way.remove(place);
+            self.finish(now, &operation);
+        }
+    }
+
+    pub(in crate::simulation) fn look(&self, now: Duration, key: &str, action: &Action) -> Result<Look, Setback> {
+        self.answers(now, key, action)?;
+        let satisfied = self.holds(now, key, action);
+        let (summary, previous) = match action {
+            Action::Replicas { cluster, workload, .. } => {
+                let count = self.replicas.get(&(cluster.clone(), workload.clone())).copied().unwrap_or(0);
+                (format!("{count} replicas"), json!({ "replicas": count }))
+            }
+            Action::Traffic { traffic, .. } => {
+                let weights = self.weights.get(traffic).cloned().unwrap_or_default();
+                (weights_text(&weights), json!(weights))
+            }
+            Action::Published { cluster, object: _, name, key, .. } => {
+                let old = self.texts.get(&(cluster.clone(), format!("{name}/{key}")));
+                (old.cloned().unwrap_or_else(|| "not set".to_owned()), json!({ "value": old }))
+            }
+            Action::IncidentDeclared { .. }
+            | Action::Fenced { .. }
+            | Action::DatabasePromoted { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => {
+                ((if satisfied { "it is so already" } else { "it is not so" }).to_owned(), json!({ "was": satisfied }))
+            }
+        };
+        Ok(Look { satisfied, summary, previous })
+    }
+
+    /// One mutating call. Accepted means that the work has begun.
+    pub(in crate::simulation) fn act(&mut self, now: Duration, key: &str, action: &Action) -> Result<(), Setback> {
+        self.answers(now, key, action)?;
+        if self.under_way.iter().any(|operation| operation.action == *action && operation.done.is_some()) {
+            return Err(Setback::Transient("InvalidState: a change is under way already".to_owned()));
+        }
+        let takes = match self.behaviour(key, action) {
+            Behaviour::Refuses(why) => return Err(Setback::Refused(why)),
+            Behaviour::Unreachable => return Err(Setback::Transient("no answer".to_owned())),
+            Behaviour::Takes(takes) => Some(takes),
+            Behaviour::Hangs => None,
+            Behaviour::Works => Some(self.usual_time(action)),
+        };
+        match action {
+            Action::DatabasePromoted { database, .. } => self.promotions.push((database.clone(), key.to_owned())),
+            Action::Traffic { traffic, .. } => self.traffic_changes.push((traffic.clone(), key.to_owned())),
+            Action::IncidentDeclared { .. }
+            | Action::Replicas { .. }
+            | Action::Fenced { .. }
+            | Action::Published { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => {}
+        }
+        let done = takes.map(|takes| now + takes);
+        self.under_way.push(Operation { done, key: key.to_owned(), action: action.clone() });
+        Ok(())
+    }
+
+    pub(in crate::simulation) fn verify(&self, now: Duration, key: &str, action: &Action) -> Result<String, Setback> {
+        self.answers(now, key, action)?;
+        if self.holds(now, key, action) {
+            Ok(seen(action))
+        } else {
+            Err(Setback::NotYet("it is not so yet".to_owned()))
+        }
+    }
+
+    /// Takes it back, at once.
+    pub(in crate::simulation) fn undo(
+        &mut self,
+        now: Duration,
+        key: &str,
+        action: &Action,
+        previous: &Json,
+    ) -> Result<String, Setback> {
+        self.answers(now, key, action)?;
+        self.under_way.retain(|operation| operation.action != *action);
+        match action {
+            Action::Replicas { cluster, workload, .. } => {
+                if let Some(count) = previous.get("replicas").and_then(Json::as_u64).and_then(|n| u32::try_from(n).ok())
+                {
+                    self.replicas.insert((cluster.clone(), workload.clone()), count);
+                }
+            }
+            Action::Fenced { database } => {
+                if let Some(instance) = self.instances.get_mut(database) {
+                    instance.fenced = false;
+                    instance.silent_since = None;
+                }
+            }
+            Action::IncidentDeclared { cluster, .. } => {
+                self.texts.insert((cluster.clone(), "dr-mode".to_owned()), "inactive".to_owned());
+            }
+            Action::Published { cluster, name, key, .. } => {
+                let place = (cluster.clone(), format!("{name}/{key}"));
+                match previous.get("value").and_then(Json::as_str) {
+                    Some(old) => self.texts.insert(place, old.to_owned()),
+                    None => self.texts.remove(&place),
+                };
+            }
+            Action::Traffic { traffic, .. } => {
+                if let Ok(old) = serde_json::from_value(previous.clone()) {
+                    self.weights.insert(traffic.clone(), old);
+                }
+            }
+            Action::DatabasePromoted { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => return Err(Setback::Refused("this cannot be taken back".to_owned())),
+        }
+        Ok("as it was".to_owned())
+    }
+
+    /// Whether the place that the action is about answers at all.
+    fn answers(&self, now: Duration, key: &str, action: &Action) -> Result<(), Setback> {
+        let silent = |id: &InstanceId| Err(Setback::Transient(format!("{id} does not answer")));
+        if self.link_cut {
+            return Err(Setback::Transient("no answer".to_owned()));
+        }
+        if self.behaviour(key, action) == Behaviour::Unreachable {
+            return Err(Setback::Transient("no answer".to_owned()));
+        }
+        let Some(place) = place(action) else { return Ok(()) };
+        // A managed database is promoted by the cloud's API, which answers for it.
+        match self.instances.get(place) {
+            Some(_) if !self.reaches(now, place) => silent(place),
+            Some(instance) if instance.credential_refused => {
+                Err(Setback::Refused(format!("{place} refuses our credential")))
+            }
+            Some(instance) if matches!(action, Action::DatabasePromoted { .. }) && instance.not_ready.is_some() => {
+                Err(Setback::Transient("InvalidDBInstanceState: not in a state to be promoted".to_owned()))
+            }
+            Some(_) => Ok(()),
+            None => Err(Setback::Refused(format!("{place} does not exist"))),
+        }
+    }
+
+    fn behaviour(&self, key: &str, action: &Action) -> Behaviour {
+        let step = key.rsplit_once('/').map_or(key, |(_, step)| step);
+        self.behaviours
+            .get(&Work::Step(step.into()))
+            .or_else(|| self.behaviours.get(&work_of(action)))
+            .cloned()
+            .unwrap_or(Behaviour::Works)
+    }
+
+    fn usual_time(&self, action: &Action) -> Duration {
+        let managed = |id: &InstanceId| self.policy.components.get(&id.component).is_some_and(|c| c.managed);
+        Duration::from_secs(match action {
+            Action::DatabasePromoted { database, .. } if managed(database) => 180,
+            Action::DatabasePromoted { .. } => 10,
+            Action::CacheActive { cache, .. } if managed(cache) => 120,
+            Action::Replicas { .. } | Action::Traffic { .. } => 30,
+            Action::RolledOut { .. } => 40,
+            Action::IncidentDeclared { .. }
+            | Action::Fenced { .. }
+            | Action::Published { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => 1,
+        })
+    }
+
+    fn holds(&self, now: Duration, key: &str, action: &Action) -> bool {
+        let text = |cluster: &InstanceId, name: String, value: &str| {
+            self.texts.get(&(cluster.clone(), name)).is_some_and(|found| found == value)
+        };
+        match action {
+            Action::Replicas { cluster, workload, replicas, .. } => {
+                self.replicas.get(&(cluster.clone(), workload.clone())) == Some(replicas)
+            }
+            Action::Fenced { database } => self.instances.get(database).is_some_and(|instance| instance.fenced),
+            Action::DatabasePromoted { database, .. } => {
+                self.instances.get(database).is_some_and(|instance| instance.writable)
+            }
+            Action::CacheActive { cache, .. } => {
+                self.instances.get(cache).is_some_and(|c| c.writable) && text(cache, "active".to_owned(), "yes")
+            }
+            Action::Traffic { traffic, weights } => self.weights.get(traffic) == Some(weights),
+            Action::IncidentDeclared { cluster, incident, .. } => text(cluster, "dr-mode".to_owned(), incident),
+            Action::Published { cluster, name, key, value, .. } => {
+                text(cluster, format!("{name}/{key}"), &value_text(value))
+            }
+            Action::RolledOut { cluster, workload, .. } => text(cluster, format!("restarted {workload}"), key),
+            Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
+            Action::StorageReachable { storage } => self.reaches(now, storage),
+            Action::Verified { .. } => !matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_)),
+        }
+    }
+
+    fn finish(&mut self, now: Duration, operation: &Operation) {
+        match &operation.action {
+            Action::Replicas { cluster, workload, replicas, .. } => {
+                self.replicas.insert((cluster.clone(), workload.clone()), *replicas);
+            }
+            Action::Fenced { database } => {
+                if let Some(instance) = self.instances.get_mut(database) {
+                    instance.fenced = true;
+                    instance.silent_since.get_or_insert(now);
+                }
+            }
+            Action::DatabasePromoted { database, .. } => {
+                if let Some(instance) = self.instances.get_mut(database) {
+                    instance.writable = true;
+                }
+            }
+            Action::CacheActive { cache, .. } => {
+                if let Some(instance) = self.instances.get_mut(cache) {
+                    instance.writable = true;
+                }
+                self.texts.insert((cache.clone(), "active".to_owned()), "yes".to_owned());
+            }
+            Action::Traffic { traffic, weights } => {
+                self.weights.insert(traffic.clone(), weights.clone());
+            }
+            Action::IncidentDeclared { cluster, incident, .. } => {
+                self.texts.insert((cluster.clone(), "dr-mode".to_owned()), incident.clone());
+            }
+            Action::Published { cluster, name, key, value, .. } => {
+                self.texts.insert((cluster.clone(), format!("{name}/{key}")), value_text(value));
+            }
+            Action::RolledOut { cluster, workload, .. } => {
+                self.texts.insert((cluster.clone(), format!("restarted {workload}")), operation.key.clone());
+            }
+            Action::Manifests { cluster, path } => {
+                self.texts.insert((cluster.clone(), format!("manifest {path}")), "applied".to_owned());
+            }
+            Action::StorageReachable { .. } | Action::Verified { .. } => {}
+        }
+    }
+}
+
+/// The instance that has to answer for the action.
+fn place(action: &Action) -> Option<&InstanceId> {
+    match action {
+        Action::IncidentDeclared { cluster, .. }
+        | Action::Replicas { cluster, .. }
+        | Action::Published { cluster, .. }
+        | Action::RolledOut { cluster, .. }
+        | Action::Manifests { cluster, .. } => Some(cluster),
+        Action::Fenced { database } | Action::DatabasePromoted { database, .. } => Some(database),
+        Action::CacheActive { cache, .. } => Some(cache),
+        Action::StorageReachable { storage } => Some(storage),
+        Action::Traffic { .. } | Action::Verified { .. } => None,
+    }
+}
+
+fn work_of(action: &Action) -> Work {
+    match action {
+        Action::IncidentDeclared { .. } => Work::Declare,
+        Action::Replicas { .. } => Work::Scale,
+        Action::Fenced { .. } => Work::Fence,
+        Action::DatabasePromoted { .. } => Work::Promote,
+        Action::Published { .. } => Work::Publish,
+        Action::RolledOut { .. } => Work::Rollout,
+        Action::CacheActive { .. } => Work::Cache,
+        Action::StorageReachable { .. } => Work::Storage,
+        Action::Traffic { .. } => Work::Traffic,
+        Action::Manifests { .. } => Work::Manifests,
+        Action::Verified { .. } => Work::Verify,
+    }
+}
+
+fn value_text(value: &Value) -> String {
+    match value {
+        Value::Literal(text) => text.clone(),
+        Value::Of { instance, property } => format!("{property:?} of {instance}").to_lowercase(),
+    }
+}
+
+/// What a verification sees, for the record.
+fn seen(action: &Action) -> String {
+    match action {
+        Action::IncidentDeclared { .. } => "read back".to_owned(),
+        Action::Replicas { replicas, .. } => format!("{replicas} ready"),
+        Action::Fenced { .. } => "a write is refused on a new connection".to_owned(),
+        Action::DatabasePromoted { .. } => "no source any more, and a write was read back".to_owned(),
+        Action::Published { .. } => "read back".to_owned(),
+        Action::RolledOut { .. } => "the new pods are ready".to_owned(),
+        Action::CacheActive { .. } => "a write was read back".to_owned(),
+        Action::StorageReachable { .. } => "it lists".to_owned(),
+        Action::Traffic { .. } => "INSYNC, and the answer is right".to_owned(),
+        Action::Manifests { .. } => "they are there".to_owned(),
+        Action::Verified { .. } => "it does".to_owned(),
+    }
+}
