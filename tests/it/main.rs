@@ -11,12 +11,17 @@ mod config_mistakes;
 mod controller;
 mod data_plane;
 mod facts;
+mod http;
+mod http_server;
+mod kubernetes;
 mod lab;
 mod ledger;
 mod postgres;
 mod postgres_fence;
 mod postgres_promote;
+mod prober;
 mod redis;
 mod redis_cluster;
 mod scenarios;
 mod tidy;
+
