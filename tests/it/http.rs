@@ -210,6 +210,10 @@ async fn a_check_sends_what_a_user_would_and_waits_for_what_has_to_come_back() {
     check.status = 200;
     let not_yet = checks.run(&check, &west).await;
     assert!(matches!(&not_yet, Err(Setback::NotYet(why)) if why.contains("answered 201, expected 200")), "{not_yet:?}");
+    check.repeatable = false;
+    let refused = checks.run(&check, &west).await;
+    assert!(matches!(&refused, Err(Setback::Refused(why)) if why.contains("repeatable = true")), "{refused:?}");
+    check.method = None;
     check.url = "nonsense".into();
     assert!(matches!(checks.prepare(&check, &west), Err(Setback::Refused(_))));
 }

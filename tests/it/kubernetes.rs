@@ -309,10 +309,10 @@ async fn claims(lab: &Lab, hands: &Hands) {
     // Of two that claim at once exactly one succeeds.
     let maps: Api<ConfigMap> = Api::namespaced(admin(lab, WEST).await, NAMESPACE);
     maps.delete("failoverd-claim", &Default::default()).await.unwrap();
-    let permit = permit();
+    let (west, permit) = (west(), permit());
     let (one, two) = tokio::join!(
-        actuator.ensure_claim(&west(), &ours, "a", false, &permit),
-        actuator.ensure_claim(&west(), &theirs, "b", false, &permit),
+        actuator.ensure_claim(&west, &ours, "a", false, &permit),
+        actuator.ensure_claim(&west, &theirs, "b", false, &permit),
     );
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
 }

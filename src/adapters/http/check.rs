@@ -73,6 +73,11 @@ impl HttpChecks {
         let name = check.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
         let method = Method::from_bytes(name.as_bytes())
             .map_err(|_| Setback::Refused(format!("`{name}` is not an HTTP method; write GET or POST")))?;
+        if !check.repeatable && !method.is_safe() {
+            return Err(Setback::Refused(format!(
+                "the check sends {method} and is not declared repeatable; write repeatable = true if that does no harm"
+            )));
+        }
         let trust = self.trust.get(region).unwrap_or(&self.default_trust);
         let patience = Patience { total: self.timeout, keep_connection: false };
         let target = Target::new(&url, check.connect_to.get(region).copied(), trust, &self.names, patience)

@@ -104,12 +104,15 @@ impl HttpProbe {
         let within = human(self.timeout);
         if error.is_timeout() {
             let (layer, what) = match (error.is_connect(), self.target.phase.waiting()) {
-                (_, Waiting::Resolver) => {
+                (true, Waiting::Resolver) => {
                     return Finding::Unknown { why: format!("our resolver did not answer within {within}") };
                 }
                 (true, Waiting::Connection) => (Layer::Tcp, "no connection"),
                 (true, Waiting::Session) => (Layer::Tls, "connected, but no TLS session"),
-                (false, Waiting::Connection | Waiting::Session) => (Layer::Greeting, "connected, but no answer"),
+                // A kept connection asks no resolver.
+                (false, Waiting::Resolver | Waiting::Connection | Waiting::Session) => {
+                    (Layer::Greeting, "connected, but no answer")
+                }
             };
             return Finding::Failing { layer, why: format!("{what} within {within}") };
         }

@@ -65,9 +65,11 @@ impl ReferenceProbe for HttpReference {
                     Err(error) => {
                         let error = error.without_url();
                         match from_chain(&error) {
-                            // It showed a certificate, so it is there; whether we like it is another matter.
-                            Some(NetworkFailure::UntrustedByUs) => Ok(()),
-                            Some(_) | None => Err(describe(&error)),
+                            // Whatever is wrong with its certificate: it showed one, so it is there.
+                            Some(NetworkFailure::UntrustedByUs | NetworkFailure::Tls) => Ok(()),
+                            Some(NetworkFailure::Dns | NetworkFailure::Tcp | NetworkFailure::Own(_)) | None => {
+                                Err(describe(&error))
+                            }
                         }
                     }
                 }

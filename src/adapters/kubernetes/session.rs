@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -91,8 +92,11 @@ fn client(access: &Access, sender: SendRequest<Body>) -> Result<kube::Client, St
 #[derive(Clone)]
 struct Wire(Arc<Mutex<SendRequest<Body>>>);
 
+/// Bytes of one answer; the largest that is asked for, a page of pods, has a few megabytes.
+const ANSWER_MAX: usize = 32 * 1024 * 1024;
+
 impl Service<Request<Body>> for Wire {
-    type Response = Response<Incoming>;
+    type Response = Response<Limited<Incoming>>;
     type Error = hyper::Error;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -110,7 +114,8 @@ impl Service<Request<Body>> for Wire {
         Box::pin(async move {
             let mut sender = sender.lock().await;
             sender.ready().await?;
-            sender.send_request(request).await
+            let answer = sender.send_request(request).await?;
+            Ok(answer.map(|body| Limited::new(body, ANSWER_MAX)))
         })
     }
 }
