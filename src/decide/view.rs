@@ -214,10 +214,11 @@ impl Draft<'_> {
                 self.is_active(id) && watch.judge(&self.soft.limits, self.now.monotonic).kind != VerdictKind::Alive
             })
             .count();
-        if suspects > 0 {
-            return format!("watching {}; {suspects} serving instances are not well; {standbys}", serving.join(", "));
-        }
         let paused = if self.hard.paused.is_some() { " (paused)" } else { "" };
+        if suspects > 0 {
+            let serving = serving.join(", ");
+            return format!("watching{paused} {serving}; {suspects} serving instances are not well; {standbys}");
+        }
         format!("watching{paused}: {} serves, {standbys}", serving.join(" and "))
     }
 
@@ -445,6 +446,9 @@ pub fn explain(status: &Status) -> String {
         Mode::Observe => lines.push("Mode observe: it records what it would do, and does nothing.".to_owned()),
         Mode::Approve => lines.push("Mode approve: it prepares a plan and waits for `failoverd approve`.".to_owned()),
         Mode::Automatic => lines.push("Mode automatic: it acts by itself when nothing below holds it back.".to_owned()),
+    }
+    if let Some(until) = status.paused_until {
+        lines.push(format!("Paused until {until}: nothing starts before that, or before `failoverd resume`."));
     }
     for pending in &status.pending {
         lines.push(String::new());

@@ -6,6 +6,7 @@ mod aws_rds;
 mod aws_s3;
 mod aws_traffic;
 mod cli;
+mod cli_daemon;
 mod config;
 mod config_mistakes;
 mod controller;
