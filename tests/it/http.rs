@@ -233,7 +233,7 @@ async fn observe(probe: &HttpProbe) -> Observation {
 
 async fn assert_failing(probe: &HttpProbe, layer: Layer, said: &str) {
     let seen = observe(probe).await;
-    let named = matches!(&seen.finding, Finding::Failing { layer: at, why } if *at == layer && why.contains(said));
+    let named = matches!(&seen.finding, Finding::Failing { layer: at, why } if *at == layer && why.to_lowercase().contains(&said.to_lowercase()));
     assert!(named, "expected {layer} and `{said}`: {seen:?}");
 }
 

@@ -64,7 +64,8 @@ async fn the_probe_tells_what_of_a_cluster_is_missing() {
     let unknown = observe(&untrusting, EAST).await;
     assert!(matches!(unknown.finding, Finding::Unknown { .. }), "{unknown:?}");
     // Neither does a kubeconfig that is not there.
-    let nowhere = configuration(&lab, &reached_by("kubeconfig = \"/nonexistent\"", "kubeconfig = \"/nonexistent\""));
+    let nowhere =
+        configuration(&lab, &reached_by("kubeconfig = \"/nonexistent\"", "kubeconfig = \"/nonexistent-west\""));
     let unknown = observe(&nowhere, EAST).await;
     assert!(matches!(&unknown.finding, Finding::Unknown { why } if why.contains("/nonexistent")), "{unknown:?}");
 
@@ -150,7 +151,7 @@ async fn replicas(lab: &Lab, hands: &Hands) {
     assert!(matches!(&stale, Err(Setback::Transient(why)) if why.contains("scaled to 3 meanwhile")), "{stale:?}");
     scale(lab, WEST, "nexus-prime-core", 2).await;
 
-    let absent = hands.actuator.look(KEY, &scaled("go-node-proxies", 10)).await;
+    let absent = hands.actuator.look(KEY, &scaled("no-such-workload", 10)).await;
     assert!(matches!(&absent, Err(Setback::Refused(why)) if why.contains("does not exist")), "{absent:?}");
 }
 
@@ -216,25 +217,25 @@ async fn rollout(lab: &Lab, hands: &Hands) {
         cluster: west(),
         namespace: NAMESPACE.into(),
         kind: WorkloadKind::Deployment,
-        workload: "go-node-proxy".into(),
+        workload: "go-node-proxies".into(),
     };
     let look = hands.look(&action).await;
     assert!(!look.satisfied);
     assert!(matches!(hands.verify(&action).await, Err(Setback::NotYet(_))));
     hands.act(&action, &look).await.unwrap();
     until(async || hands.verify(&action).await.ok()).await;
-    let generation = deployment(lab, "go-node-proxy").await.metadata.generation;
+    let generation = deployment(lab, "go-node-proxies").await.metadata.generation;
     hands.act(&action, &look).await.unwrap();
-    assert_eq!(deployment(lab, "go-node-proxy").await.metadata.generation, generation, "restarted once per step");
+    assert_eq!(deployment(lab, "go-node-proxies").await.metadata.generation, generation, "restarted once per step");
     assert!(hands.look(&action).await.satisfied);
 
     // Another step restarts again, unless that would not replace any pod.
     let deployments: Api<Deployment> = Api::namespaced(admin(lab, WEST).await, NAMESPACE);
     let pause = |paused: bool| json!({ "spec": { "paused": paused } });
-    deployments.patch("go-node-proxy", &PatchParams::default(), &Patch::Merge(&pause(true))).await.unwrap();
+    deployments.patch("go-node-proxies", &PatchParams::default(), &Patch::Merge(&pause(true))).await.unwrap();
     let refused = hands.actuator.look("plan-1/step-2", &action).await;
     assert!(matches!(&refused, Err(Setback::Refused(why)) if why.contains("paused")), "{refused:?}");
-    deployments.patch("go-node-proxy", &PatchParams::default(), &Patch::Merge(&pause(false))).await.unwrap();
+    deployments.patch("go-node-proxies", &PatchParams::default(), &Patch::Merge(&pause(false))).await.unwrap();
     assert!(!hands.actuator.look("plan-1/step-2", &action).await.unwrap().satisfied);
 }
 
@@ -484,7 +485,7 @@ fn configuration(lab: &Lab, clusters: &str) -> Arc<Config> {
          [regions.{EAST}]\nrole = \"primary\"\n[regions.{WEST}]\nrole = \"secondary\"\n\
          [clusters.kubernetes]\nnamespace = \"{NAMESPACE}\"\nworkloads = [\
          {{ kind = \"deployment\", name = \"nexus-prime-core\", active = 5, standby = 2 }},\
-         {{ kind = \"deployment\", name = \"go-node-proxy\", active = 10, standby = 3 }},\
+         {{ kind = \"deployment\", name = \"go-node-proxies\", active = 10, standby = 3 }},\
          {{ kind = \"deployment\", name = \"ai-agents\", active = 20, standby = 5 }}]\n{clusters}\
          [buckets.storage.regions.{EAST}]\nbucket = \"omnimesh-prod-us-east-1\"\n\
          [buckets.storage.regions.{WEST}]\nbucket = \"omnimesh-prod-us-west-2\"\n",

@@ -25,4 +25,3 @@ mod redis;
 mod redis_cluster;
 mod scenarios;
 mod tidy;
-
