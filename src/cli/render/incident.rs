@@ -1,5 +1,6 @@
 //! An incident: what happened, how the time goes, and its plan step by step.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::palette::{step_mark, step_word};
@@ -12,8 +13,8 @@ use crate::domain::time::human;
 /// Lines of evidence shown with an incident.
 const EVIDENCE_MAX: usize = 5;
 
-/// An incident that is under way.
-pub(super) fn open(incident: &IncidentStatus, palette: Palette) -> String {
+/// An incident that is under way. What the headline says is not said again.
+pub(super) fn open(incident: &IncidentStatus, headline: &str, palette: Palette) -> String {
     let dot = palette.dot();
     let title = format!(
         "Incident {}{dot}{}{dot}{} {} {}",
@@ -24,7 +25,9 @@ pub(super) fn open(incident: &IncidentStatus, palette: Palette) -> String {
         incident.target
     );
     let mut text = paragraph(palette, 0, Ink::Heading, &title);
-    text.push_str(&paragraph(palette, 2, Ink::Plain, &incident.summary));
+    if incident.summary != headline {
+        text.push_str(&paragraph(palette, 2, Ink::Plain, &incident.summary));
+    }
     text.push_str(&clock(incident, palette));
     for line in incident.evidence.iter().take(EVIDENCE_MAX) {
         text.push_str(&paragraph(palette, 2, Ink::Faint, &format!("seen: {line}")));
@@ -112,7 +115,13 @@ fn steps(incident: &IncidentStatus, palette: Palette) -> String {
     let legend = format!("{} commit point", palette.symbol(Symbol::Commit));
     let _ = writeln!(text, "  {}   {}", palette.ink(Ink::Heading, &title), palette.ink(Ink::Faint, &legend));
     let mut table = Table::new(2, vec![Column::Fixed, Column::Fixed, Column::Flexible, Column::Fixed]);
+    // A lost region owes many steps for one reason: they are told together, below.
+    let mut owed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for step in &incident.steps {
+        if step.state == StepState::Owed {
+            owed.entry(&step.note).or_default().push(step.step.as_str());
+            continue;
+        }
         let (symbol, ink) = step_mark(step.state);
         let commit = if step.commit_point { palette.symbol(Symbol::Commit) } else { "" };
         let mut what = vec![(if ink == Ink::Good { Ink::Plain } else { ink }, step.what.clone())];
@@ -127,6 +136,11 @@ fn steps(incident: &IncidentStatus, palette: Palette) -> String {
         ]);
     }
     text.push_str(&table.render(palette));
+    for (why, steps) in owed {
+        let line = format!("{} owed, and nothing waits for it: {why}", palette.symbol(Symbol::Held));
+        text.push_str(&paragraph(palette, 2, Ink::Warning, &line));
+        text.push_str(&paragraph(palette, 4, Ink::Faint, &steps.join(", ")));
+    }
     for step in incident.steps.iter().filter(|step| !step.guards.is_empty()) {
         text.push_str(&paragraph(palette, 2, Ink::Heading, &format!("Why not {}?", step.what)));
         text.push_str(&guards(&step.guards, palette, 4));

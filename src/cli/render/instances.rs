@@ -112,12 +112,19 @@ fn loss(instance: &InstanceStatus) -> String {
 fn remarks(instance: &InstanceStatus) -> Vec<(Ink, String)> {
     let mut remarks = vec![];
     let name = &instance.instance;
+    // A standby that is down cannot take over because it is down: said once.
+    let is_said_below = !instance.active && instance.not_ready.contains(&instance.why);
     match instance.verdict {
-        VerdictKind::Failing => remarks.push((Ink::Bad, format!("{name}: {}", instance.why))),
-        VerdictKind::Unknown | VerdictKind::Degraded | VerdictKind::Suspect => {
+        VerdictKind::Failing if !is_said_below => remarks.push((Ink::Bad, format!("{name}: {}", instance.why))),
+        VerdictKind::Unknown | VerdictKind::Degraded | VerdictKind::Suspect if !is_said_below => {
             remarks.push((Ink::Warning, format!("{name}: {}", instance.why)));
         }
-        VerdictKind::Alive | VerdictKind::Recovering => {}
+        VerdictKind::Failing
+        | VerdictKind::Unknown
+        | VerdictKind::Degraded
+        | VerdictKind::Suspect
+        | VerdictKind::Alive
+        | VerdictKind::Recovering => {}
     }
     if !instance.active {
         remarks

@@ -21,20 +21,21 @@ pub fn status(status: &Status, palette: Palette) -> String {
     if let Some(why) = &status.halted {
         text.push_str(&paragraph(palette, 0, Ink::Bad, &format!("HALTED: {why}")));
     }
+    // Above everything that may not fit on the screen.
+    let commands = next(status);
+    if !commands.is_empty() {
+        section(&mut text, palette, "What to type next");
+        text.push_str(&commands.render(palette));
+    }
     for incident in status.incidents.iter().filter(|incident| incident.closed.is_none()) {
         text.push('\n');
-        text.push_str(&open(incident, palette));
+        text.push_str(&open(incident, &status.headline, palette));
     }
     if !status.pending.is_empty() {
         section(&mut text, palette, "Running or held back");
         for pending in &status.pending {
             text.push_str(&pending_lines(pending, palette));
         }
-    }
-    let commands = next(status);
-    if !commands.is_empty() {
-        section(&mut text, palette, "What to type next");
-        text.push_str(&commands.render(palette));
     }
     section(&mut text, palette, "Instances");
     text.push_str(&instances(status, palette));
