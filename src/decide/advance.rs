@@ -437,7 +437,7 @@ impl Draft<'_> {
             .of_kind(crate::domain::Kind::Database)
             .filter_map(|(component, _)| match self.expected_loss(component, source, target) {
                 crate::health::Loss::AtMost(loss) => Some(loss),
-                crate::health::Loss::Unknown(_) => None,
+                crate::health::Loss::MoreThan(_) | crate::health::Loss::Unknown(_) => None,
             })
             .max()
     }

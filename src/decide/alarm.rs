@@ -1,10 +1,14 @@
 //! What people have to know, and when to decide again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::controller::Draft;
 use super::{Alarm, Effect, Severity};
-use crate::domain::{InstanceId, Mode, RegionId, Role, time::human};
+use crate::domain::{InstanceId, Level, Mode, RegionId, Role, time::human};
+
+/// After this long every instance has been probed once: the longest usual interval and timeout, twice.
+const FIRST_PROBES: Duration = Duration::from_secs(60);
 
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
@@ -12,7 +16,7 @@ impl Draft<'_> {
         let wanted = self.wanted_alarms();
         let former = std::mem::take(&mut self.soft.alarms);
         for (key, alarm) in &wanted {
-            if former.get(key).is_none_or(|old| old.text != alarm.text || old.severity != alarm.severity) {
+            if former.get(key).is_none_or(|old| alarm.is_news_after(old)) {
                 self.perform(Effect::Alarm(alarm.clone()));
             }
         }
@@ -44,6 +48,10 @@ impl Draft<'_> {
                 continue;
             }
             let guards = self.guards_of(&candidate);
+            if guards.is_empty() {
+                // It is about to be declared, alone or with its region.
+                continue;
+            }
             let what = match &candidate.part {
                 crate::plan::Part::Component(component) => format!("{component}@{}", candidate.source),
                 crate::plan::Part::Region => format!("all of {}", candidate.source),
@@ -61,6 +69,8 @@ impl Draft<'_> {
                 "is STUCK and needs a person: `failoverd explain`"
             } else if incident.plan.is_unwinding() {
                 "is unwinding"
+            } else if incident.plan.progress.values().any(|progress| progress.state == super::StepState::Failed) {
+                "has a step that FAILED: `failoverd explain`; what does not need it goes on"
             } else {
                 "is under way"
             };
@@ -99,7 +109,24 @@ impl Draft<'_> {
                 format!("{database} is not fenced and will be when it comes back; do not let applications write to it"),
             );
         }
+        for (id, lasting) in self.degraded() {
+            raise(
+                format!("degraded-{id}"),
+                Severity::Page,
+                Some(&id.region),
+                format!(
+                    "{}: {id} has been only partly available for {}; that is no outage, and nothing is moved",
+                    Level::ServiceDegradation,
+                    human(lasting)
+                ),
+            );
+        }
         for (id, reasons) in self.unready_standbys() {
+            // A daemon that has just started knows nothing yet; a prober that does not probe is found out soon.
+            let is_probed = self.soft.watches.get(&id).is_some_and(crate::health::Watch::is_probed);
+            if !is_probed && self.now.monotonic < self.soft.started_at + FIRST_PROBES {
+                continue;
+            }
             raise(
                 format!("standby-{id}"),
                 Severity::Page,
@@ -132,6 +159,22 @@ impl Draft<'_> {
             }
         }
         alarms
+    }
+
+    /// What matters and serves, and has been partly available for too long. What fails all the time is another matter.
+    fn degraded(&self) -> BTreeMap<InstanceId, Duration> {
+        let limit = self.policy.degradation.after;
+        self.soft
+            .watches
+            .iter()
+            .filter(|(id, _)| self.is_active(id) && self.failing_for(id).is_none_or(|failing| failing < limit))
+            .filter(|(id, _)| {
+                let policy = self.policy.components.get(&id.component);
+                policy.is_some_and(|policy| policy.critical || policy.independent_evidence)
+            })
+            .filter_map(|(id, watch)| Some((id.clone(), watch.degraded_for(self.now.monotonic)?)))
+            .filter(|(_, lasting)| *lasting >= limit)
+            .collect()
     }
 
     /// Standbys that were seen alive once and could not take over now, with the reasons.
@@ -172,7 +215,11 @@ impl Draft<'_> {
                 crate::health::Loss::AtMost(loss) if loss > rpo => {
                     reasons.push(format!("it lags {} behind, more than the RPO of {}", human(loss), human(rpo)));
                 }
-                crate::health::Loss::AtMost(_) | crate::health::Loss::Unknown(_) => {}
+                crate::health::Loss::MoreThan(loss) if loss > rpo => {
+                    reasons.push(format!("it lags more than {} behind; the RPO is {}", human(loss), human(rpo)));
+                }
+                crate::health::Loss::AtMost(_) | crate::health::Loss::MoreThan(_) | crate::health::Loss::Unknown(_) => {
+                }
             }
         }
         reasons

@@ -45,6 +45,7 @@ pub(super) struct Soft {
     pub(super) halted: Option<String>,
     pub(super) limits: Limits,
     pub(super) is_started: bool,
+    pub(super) started_at: Duration,
 }
 
 /// A look that was asked for, and what came of it.
@@ -150,12 +151,12 @@ impl Controller {
         for fact in facts {
             self.hard.apply(at, fact);
             if let Fact::PlacementChanged { component, region } = fact {
-                // What was seen where it served before says nothing about its new role. What was seen where it serves
-                // from now on still holds: it answers, and the plan goes on with it.
-                let former =
-                    self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component && id.region != *region);
-                for (_, watch) in former {
-                    watch.forget();
+                // Which role it has, and where its log stood, says nothing any more. Whether it answers still holds.
+                for (id, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component) {
+                    watch.evidence.serving = None;
+                    if id.region != *region {
+                        watch.positions.clear();
+                    }
                 }
             }
         }
@@ -306,6 +307,7 @@ impl Soft {
                 degraded_over: policy.degradation.after,
             },
             is_started: false,
+            started_at: Duration::ZERO,
         }
     }
 }
@@ -420,6 +422,7 @@ impl Draft<'_> {
     /// A restart is an input: a new epoch begins, and whatever was under way is looked at and performed again.
     fn restart(&mut self) {
         self.soft.is_started = true;
+        self.soft.started_at = self.now.monotonic;
         self.soft.under_way.clear();
         self.soft.looks.clear();
         self.soft.owed_under_way.clear();

@@ -125,3 +125,34 @@ pub struct Alarm {
     /// Which region it concerns, if one.
     pub region: Option<RegionId>,
 }
+
+impl Alarm {
+    /// Whether people have to be told once more. A text in which only a number or a duration went on ("6 min left") is
+    /// no news.
+    pub fn is_news_after(&self, former: &Self) -> bool {
+        self.severity != former.severity || gist(&self.text) != gist(&former.text)
+    }
+}
+
+fn gist(text: &str) -> Vec<&str> {
+    let is_passing = |word: &str| {
+        let word = word.trim_matches(|c: char| c.is_ascii_punctuation());
+        word.starts_with(|c: char| c.is_ascii_digit()) || matches!(word, "" | "s" | "min" | "h")
+    };
+    text.split_whitespace().filter(|word| !is_passing(word)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_goes_by_is_no_news_and_another_reason_is() {
+        let alarm = |severity, text: &str| Alarm { key: "a".to_owned(), severity, text: text.to_owned(), region: None };
+        let page = |text| alarm(Severity::Page, text);
+        let first = page("all of us-east-1 has been failing for 57 s. Lifted by: 2 min more");
+        assert!(!page("all of us-east-1 has been failing for 1 min 02 s. Lifted by: 1 min more").is_news_after(&first));
+        assert!(page("all of us-west-2 has been failing for 57 s. Lifted by: 2 min more").is_news_after(&first));
+        assert!(alarm(Severity::Warning, &first.text).is_news_after(&first));
+    }
+}

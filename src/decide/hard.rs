@@ -169,6 +169,7 @@ impl Hard {
             Fact::PlanGrown { plan, part, steps, shares } => {
                 if let Some(incident) = self.incident_of_mut(plan) {
                     incident.plan.grow(part, steps, shares);
+                    incident.plan.expect_nothing_of(&incident.source, part);
                 }
             }
             Fact::PlacementChanged { component, region } => {

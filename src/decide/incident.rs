@@ -246,6 +246,23 @@ impl Plan {
         }
     }
 
+    /// What an earlier part wanted to do in the place that is left now is owed where it cannot be done: nothing waits
+    /// for a lost region. A fence is owed in any case.
+    pub(super) fn expect_nothing_of(&mut self, source: &RegionId, part: &Part) {
+        for step in &mut self.steps {
+            let is_left = step.action.acts_at().is_some_and(|at| {
+                at.region == *source
+                    && match part {
+                        Part::Region => true,
+                        Part::Component(component) => at.component == *component,
+                    }
+            });
+            if is_left && !matches!(step.action, Action::Fenced { .. }) {
+                step.best_effort = true;
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, stamp: Stamp, fact: &Fact) {
         match fact {
             Fact::ApprovalRequested { hash, .. } => self.requested = Some((hash.clone(), stamp)),

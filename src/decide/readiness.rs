@@ -213,6 +213,20 @@ impl Draft<'_> {
                 ),
                 lifted_by: format!("the standby catching up, or {command} {}s", loss.as_secs() + 1),
             }),
+            Loss::MoreThan(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
+                Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
+            }
+            Loss::MoreThan(loss) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!(
+                    "promoting {database} would lose more than {} of writes: it is behind everything that was sampled; \
+                     the RPO of {} is {}",
+                    human(loss),
+                    incident.level,
+                    human(rpo)
+                ),
+                lifted_by: format!("the standby catching up, or {command} with as much as you accept"),
+            }),
             Loss::Unknown(why) if accepted.is_some() => {
                 Ok((None, Some(format!("an unknown loss was accepted ({why})"))))
             }

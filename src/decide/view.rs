@@ -310,7 +310,7 @@ impl Draft<'_> {
             (Some(Kind::Database), Some(source)) if !active => {
                 match self.expected_loss(&id.component, source, &id.region) {
                     Loss::AtMost(loss) => Some(loss),
-                    Loss::Unknown(_) => None,
+                    Loss::MoreThan(_) | Loss::Unknown(_) => None,
                 }
             }
             (Some(_) | None, Some(_) | None) => None,

@@ -14,6 +14,8 @@ use crate::decide::Sample;
 pub enum Loss {
     /// At most the writes of this long before the failure.
     AtMost(Duration),
+    /// More than the writes of this long; how much more is not known.
+    MoreThan(Duration),
     /// It cannot be said.
     Unknown(String),
 }
@@ -60,12 +62,18 @@ impl Positions {
     pub fn recorded(&self) -> Vec<Sample> {
         let mut kept = Vec::new();
         let (mut n, mut stride) = (0, 1);
-        while n < self.samples.len() && kept.len() < RECORDED_MAX {
+        while n < self.samples.len() && kept.len() + 1 < RECORDED_MAX {
             kept.push(self.samples[self.samples.len() - 1 - n]);
             if kept.len() % 12 == 0 {
                 stride *= 4;
             }
             n += stride;
+        }
+        // How far back the samples go is what a loss can be compared with.
+        if let (Some(oldest), Some(last)) = (self.samples.front(), kept.last())
+            && oldest != last
+        {
+            kept.push(*oldest);
         }
         kept.reverse();
         kept
@@ -87,10 +95,7 @@ pub fn expected(samples: &[Sample], standby: Option<u64>, failing_since: Timesta
     };
     match samples.iter().rev().find(|sample| sample.position <= standby) {
         Some(common) => Loss::AtMost(duration_between(common.at, failing_since)),
-        None => Loss::Unknown(format!(
-            "the standby is behind everything that was sampled: more than {}",
-            crate::domain::time::human(duration_between(oldest.at, failing_since))
-        )),
+        None => Loss::MoreThan(duration_between(oldest.at, failing_since)),
     }
 }
 
@@ -133,7 +138,12 @@ mod tests {
     fn what_was_never_sampled_is_unknown() {
         assert!(matches!(expected(&[], Some(1), at(0)), Loss::Unknown(_)));
         assert!(matches!(expected(&[sample(0, 5)], None, at(0)), Loss::Unknown(_)));
-        assert!(matches!(expected(&[sample(0, 5)], Some(4), at(0)), Loss::Unknown(_)));
+    }
+
+    #[test]
+    fn a_standby_behind_everything_that_was_sampled_loses_more_than_that() {
+        let samples = [sample(0, 5), sample(60, 9)];
+        assert_eq!(expected(&samples, Some(4), at(90)), Loss::MoreThan(Duration::from_secs(90)));
     }
 
     #[test]

@@ -71,7 +71,11 @@ impl Watch {
         self.last = Some(finding);
         self.last_ended = Some(observation.ended);
         let degraded = matches!(self.last, Some(Finding::Alive)) && self.evidence.degraded.is_some()
-            || self.window.failing_share(limits.degraded_over, now).is_some_and(|share| share >= limits.degraded_ratio);
+            // Failing all the time is no degradation, and neither is coming back from it.
+            || self
+                .window
+                .failing_share(limits.degraded_over, now)
+                .is_some_and(|share| share >= limits.degraded_ratio && share < limits.failing_ratio);
         if !degraded {
             self.degraded_since = None;
         } else if self.degraded_since.is_none() {
@@ -166,16 +170,14 @@ impl Watch {
         }
     }
 
+    /// It was probed since this daemon started.
+    pub fn is_probed(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// The verdict of the last observation.
     pub fn verdict(&self) -> Verdict {
         self.verdict
-    }
-
-    /// What was seen so far says nothing about the new state of affairs (it was promoted, fenced, moved).
-    pub fn forget(&mut self) {
-        self.window.clear();
-        self.positions.clear();
-        self.degraded_since = None;
     }
 }
 

@@ -45,6 +45,11 @@ impl MemoryDisk {
         self.lock().clone()
     }
 
+    /// What is on it from `index` on.
+    pub fn frames_from(&self, index: usize) -> Vec<Frame> {
+        self.lock().get(index..).unwrap_or_default().to_vec()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -125,6 +125,24 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The instance that has to answer for the action to come about; none where it is the record of the clients' names,
+    /// or a check.
+    pub fn acts_at(&self) -> Option<&InstanceId> {
+        match self {
+            Self::IncidentDeclared { cluster, .. }
+            | Self::Replicas { cluster, .. }
+            | Self::Published { cluster, .. }
+            | Self::RolledOut { cluster, .. }
+            | Self::Manifests { cluster, .. } => Some(cluster),
+            Self::Fenced { database } | Self::DatabasePromoted { database, .. } => Some(database),
+            Self::CacheActive { cache, .. } => Some(cache),
+            Self::StorageReachable { storage } => Some(storage),
+            Self::Traffic { .. } | Self::Verified { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -74,8 +74,8 @@ impl Checks {
     /// Takes in what has become durable.
     pub(super) fn read(&mut self, disk: &MemoryDisk) -> Vec<String> {
         let mut found = Vec::new();
-        let frames = disk.frames();
-        for frame in frames.iter().skip(self.frames_read) {
+        let frames = disk.frames_from(self.frames_read);
+        for frame in &frames {
             if frame.epoch < self.epoch {
                 found.push(format!("frame {} has epoch {} after epoch {}", frame.index, frame.epoch, self.epoch));
             }
@@ -84,7 +84,7 @@ impl Checks {
                 self.take(fact, &mut found);
             }
         }
-        self.frames_read = frames.len();
+        self.frames_read += frames.len();
         found
     }
 

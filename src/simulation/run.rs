@@ -144,8 +144,7 @@ struct Simulation<'a> {
     checks: Checks,
     counts: Counts,
     entries: Vec<Entry>,
-    /// Those that are on, with their texts but for the numbers.
-    alarms: BTreeMap<String, String>,
+    alarms: BTreeSet<String>,
     next_command: u64,
     end: Duration,
 }
@@ -171,7 +170,7 @@ impl<'a> Simulation<'a> {
             checks: Checks::new(&setup.policy),
             counts: Counts::default(),
             entries: Vec::new(),
-            alarms: BTreeMap::new(),
+            alarms: BTreeSet::new(),
             next_command: 1,
             end: START + story.settings.until.unwrap_or(last + AFTER),
         };
@@ -542,15 +541,14 @@ impl<'a> Simulation<'a> {
         Some(plan::render(&dry_run.steps))
     }
 
-    // --- performing ---
+    // --- the end ---
 
     fn report(mut self) -> Report {
         let now = self.clock();
         let status = self.daemon.as_ref().map(|daemon| daemon.controller.status(now));
         let found = self.checks.end(&self.world.writable(self.now), status.as_ref());
         self.broken(found);
-        let alarms: BTreeSet<String> = self.alarms.into_keys().collect();
-        let end = End::of(&self.world, self.now, status.as_ref(), alarms);
+        let end = End::of(&self.world, self.now, status.as_ref(), self.alarms);
         Report { entries: self.entries, end, broken: self.checks.broken, counts: self.counts }
     }
 }

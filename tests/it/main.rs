@@ -24,4 +24,5 @@ mod prober;
 mod redis;
 mod redis_cluster;
 mod scenarios;
+mod simulation;
 mod tidy;

@@ -33,11 +33,8 @@ impl Simulation<'_> {
                     }
                 }
                 Effect::Alarm(alarm) => {
-                    // A text in which only a number has changed ("6 min left") is no news.
-                    let text: String = alarm.text.chars().filter(|c| !c.is_ascii_digit()).collect();
-                    if self.alarms.insert(alarm.key.clone(), text.clone()) != Some(text) {
-                        self.note(What::Alarm { alarm });
-                    }
+                    self.alarms.insert(alarm.key.clone());
+                    self.note(What::Alarm { alarm });
                 }
                 Effect::AlarmCleared { key } => {
                     self.alarms.remove(&key);

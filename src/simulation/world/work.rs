@@ -153,7 +153,7 @@ impl World {
         if self.behaviour(key, action) == Behaviour::Unreachable {
             return Err(Setback::Transient("no answer".to_owned()));
         }
-        let Some(place) = place(action) else { return Ok(()) };
+        let Some(place) = action.acts_at() else { return Ok(()) };
         // A managed database is promoted by the cloud's API, which answers for it.
         match self.instances.get(place) {
             Some(_) if !self.reaches(now, place) => silent(place),
@@ -261,21 +261,6 @@ impl World {
             }
             Action::StorageReachable { .. } | Action::Verified { .. } => {}
         }
-    }
-}
-
-/// The instance that has to answer for the action.
-fn place(action: &Action) -> Option<&InstanceId> {
-    match action {
-        Action::IncidentDeclared { cluster, .. }
-        | Action::Replicas { cluster, .. }
-        | Action::Published { cluster, .. }
-        | Action::RolledOut { cluster, .. }
-        | Action::Manifests { cluster, .. } => Some(cluster),
-        Action::Fenced { database } | Action::DatabasePromoted { database, .. } => Some(database),
-        Action::CacheActive { cache, .. } => Some(cache),
-        Action::StorageReachable { storage } => Some(storage),
-        Action::Traffic { .. } | Action::Verified { .. } => None,
     }
 }
 

@@ -1,0 +1,155 @@
+//! One daemon that dies anywhere: before a frame is written and after it, before a call is sent and before its answer
+//! is heard, between an answer and its record. Probes are spread, answers come twice and overtake each other. The
+//! invariants are checked in the world after every call, and the same end is reached.
+
+use std::path::Path;
+
+use failoverd::cli::replay;
+use failoverd::decide::Outcome;
+use failoverd::simulation::{Crash, Detail, End, Options, Report, Setup, Story, parse, run};
+
+/// What is played. Whenever the daemon dies in it, the world has to end as it ends without a crash.
+struct Case {
+    name: &'static str,
+    story: &'static str,
+}
+
+/// A daemon that comes up in the middle of an outage never saw the old primary alive, and so cannot say what a promotion
+/// loses: a person does, at the end of each story.
+const CASES: [Case; 5] = [
+    Case {
+        name: "a lost region",
+        story: "until +20m
+            +0    everything@us-east-1 fails tcp
+            +12m  operator approve accept-loss 5m
+            +13m  operator approve accept-loss 5m",
+    },
+    Case {
+        name: "a lost database whose unfenced promotion needs a person",
+        story: "set databases.database.unfenced_promotion approve
+            until +30m
+            +0    database@us-east-1 fails query 50000 out of memory
+            +18m  operator approve accept-loss 5m accept-unfenced
+            +19m  operator approve accept-loss 5m accept-unfenced",
+    },
+    Case {
+        name: "a cache, then its whole region",
+        story: "until +28m
+            +0    cache@us-east-1 fails tcp
+            +4m   everything@us-east-1 fails tcp
+            +20m  operator approve accept-loss 5m
+            +21m  operator approve accept-loss 5m",
+    },
+    // An order that was not recorded is not in effect, and is given again.
+    Case {
+        name: "a switchover",
+        story: "until +16m
+            +1s   operator failover us-east-1
+            +8m   operator failover us-east-1",
+    },
+    Case {
+        name: "forty-three seconds",
+        story: "until +12m
+            +0    everything@us-east-1 fails tcp
+            +43s  everything@us-east-1 answers",
+    },
+];
+
+#[test]
+fn a_crash_anywhere_leads_to_the_same_end_and_nothing_happens_twice() {
+    for case in &CASES {
+        let (story, setup) = case.load();
+        let baseline = play(&story, &setup, &Options::default());
+        assert!(baseline.broken.is_empty(), "{}: {:?}", case.name, baseline.broken);
+        for crash in everywhere(&baseline) {
+            check(case, &story, &setup, &baseline, &Options { seed: None, crash: Some(crash) });
+        }
+    }
+}
+
+#[test]
+fn answers_that_come_twice_or_late_and_crashes_among_them_change_nothing() {
+    let (first, count) = match std::env::var("SIMULATION_SEED") {
+        Ok(seed) => (seed.parse().expect("SIMULATION_SEED is a number"), 1),
+        Err(_) => (1, 12),
+    };
+    for case in &CASES {
+        let (story, setup) = case.load();
+        let baseline = play(&story, &setup, &Options::default());
+        for seed in first..first + count {
+            let quiet = Options { seed: Some(seed), crash: None };
+            let report = check(case, &story, &setup, &baseline, &quiet);
+            let crashes = everywhere(&report);
+            // Another crash for another seed: all of them come up over the seeds.
+            let picked = [seed * 7, seed * 31 + 5].map(|n| crashes[n as usize % crashes.len()]);
+            for crash in picked {
+                check(case, &story, &setup, &baseline, &Options { seed: Some(seed), crash: Some(crash) });
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let (story, setup) = CASES[0].load();
+    let options = Options { seed: Some(42), crash: Some(Crash::Frame { nth: 9, written: true }) };
+    let [first, second] = [(); 2].map(|()| play(&story, &setup, &options).render(Detail::Plans));
+    assert_eq!(first, second);
+    let other = play(&story, &setup, &Options { seed: Some(43), ..options }).render(Detail::Plans);
+    assert_ne!(first, other, "a seed that changes nothing tests nothing");
+}
+
+fn check(case: &Case, story: &Story, setup: &Setup, baseline: &Report, options: &Options) -> Report {
+    let report = play(story, setup, options);
+    let told = || {
+        format!(
+            "{} with {options:?}\n{}\n\nAgain: SIMULATION_SEED={} cargo nextest run simulation",
+            case.name,
+            report.render(Detail::Story),
+            options.seed.unwrap_or(0)
+        )
+    };
+    assert!(report.broken.is_empty(), "{:?}\n{}", report.broken, told());
+    assert!(settled(&report.end), "it did not settle\n{}", told());
+    assert_eq!(world(&report.end), world(&baseline.end), "another end\n{}", told());
+    assert_eq!(report.end.placement, baseline.end.placement, "another placement\n{}", told());
+    report
+}
+
+/// Every incident has ended, well.
+fn settled(end: &End) -> bool {
+    end.incidents.values().all(|outcome| matches!(outcome, Some(Outcome::Recovered | Outcome::Unwound)))
+}
+
+/// What a client of the deployment can see. Who restarted a pod, and for which incident, is not the point.
+fn world(end: &End) -> impl PartialEq + std::fmt::Debug {
+    let texts: Vec<(String, String)> = end
+        .texts
+        .iter()
+        .filter(|(place, _)| !place.starts_with("restarted ") && !place.starts_with("dr-mode"))
+        .map(|(place, text)| (place.clone(), text.clone()))
+        .collect();
+    (end.writable.clone(), end.fenced.clone(), end.weights.clone(), end.replicas.clone(), texts)
+}
+
+/// Every place where a run like this one can crash.
+fn everywhere(report: &Report) -> Vec<Crash> {
+    let frames = (0..report.counts.frames).flat_map(|nth| [false, true].map(|written| Crash::Frame { nth, written }));
+    let calls = (0..report.counts.calls).flat_map(|nth| [false, true].map(|sent| Crash::Call { nth, sent }));
+    let outcomes = (0..report.counts.outcomes).map(|nth| Crash::Outcome { nth });
+    frames.chain(calls).chain(outcomes).collect()
+}
+
+impl Case {
+    fn load(&self) -> (Story, Setup) {
+        let text = format!("config ../../config/omnimesh.toml\n{}", self.story);
+        let story = parse(&text).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/story.txt");
+        let setup = replay::setup(&path, &story, &[]).unwrap_or_else(|error| panic!("{}: {error:#}", self.name));
+        (story, setup)
+    }
+}
+
+fn play(story: &Story, setup: &Setup, options: &Options) -> Report {
+    run(story, setup, options).unwrap_or_else(|error| panic!("{options:?}: {error}"))
+}
