@@ -106,7 +106,7 @@ async fn a_fence_that_is_interrupted_anywhere_is_completed_by_the_next_attempt()
     let hba = std::fs::read(pair.hba(EAST)).unwrap();
     let previous = pair.postgres.look(KEY, &fence()).await.unwrap().previous;
     let mut cut = [0, 0];
-    for after in (2..80).step_by(6).map(Duration::from_millis) {
+    for after in (2..80).step_by(6).chain([150, 300]).map(Duration::from_millis) {
         cut[0] += usize::from(pair.postgres.act(KEY, &fence(), &nothing_seen(), &permit_for(after)).await.is_err());
         fenced(&pair.postgres).await;
         assert!(app_writes(&pair, EAST).await.is_err());

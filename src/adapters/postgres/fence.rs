@@ -16,6 +16,8 @@
 //!
 //! A fence holds for the roles it names. A role that is not named can still `SET TRANSACTION READ WRITE`.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
@@ -248,7 +250,8 @@ impl Postgres {
         }
     }
 
-    /// Ends the sessions of the application's roles, and waits until they are gone.
+    /// Ends the sessions of the application's roles, and waits until there have been none for a moment: a login that was
+    /// under way while the rules were loaded is still judged by the old ones, and shows only when it is through.
     async fn end_sessions(
         &self,
         database: &InstanceId,
@@ -257,14 +260,17 @@ impl Postgres {
         permit: &Permit,
         until: Instant,
     ) -> Result<(), Setback> {
+        let mut quiet_since = None;
         loop {
             self.time_left(permit)?;
             let ended = session.query(END_SESSIONS, &[(&fence.application_roles, Type::TEXT_ARRAY)]).await;
             let left = ended.map_err(|trouble| trouble.setback(database))?.len();
-            if left == 0 {
+            if left > 0 {
+                quiet_since = None;
+            } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
                 return Ok(());
             }
-            pause(until, || format!("{database} has not ended {left} sessions of the application yet")).await?;
+            pause(until, || format!("the application's sessions on {database} have not ended yet")).await?;
         }
     }
 
@@ -333,9 +339,12 @@ SELECT current_setting('default_transaction_read_only') = 'on' AS read_only, \
   ARRAY(SELECT wanted FROM unnest($1) AS wanted \
         WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname::text = wanted AND rolcanlogin)) AS missing";
 
+/// Logging in takes milliseconds; one that takes longer than this is seen by the verification.
+const QUIET: Duration = Duration::from_millis(250);
+
 /// Waits a moment before looking again, or gives up where there is no time for it.
 async fn pause(until: Instant, late: impl FnOnce() -> String) -> Result<(), Setback> {
-    const MOMENT: std::time::Duration = std::time::Duration::from_millis(50);
+    const MOMENT: Duration = Duration::from_millis(50);
     if Instant::now() + MOMENT >= until {
         return Err(Setback::Transient(late()));
     }

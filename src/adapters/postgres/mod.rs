@@ -9,6 +9,9 @@
 //!   `pg_reload_conf()` and `pg_hba_file_rules()`, `SELECT` on the view `pg_hba_file_rules`, and
 //!   `ALTER SYSTEM ON PARAMETER default_transaction_read_only`. Whoever may write the server's files can become
 //!   superuser with some effort: guard this password like one.
+//!
+//! While the application holds every connection, failoverd gets none either and cannot fence; on PostgreSQL 16 and
+//! newer `reserved_connections` with `pg_use_reserved_connections` keeps one for it.
 
 mod actuator;
 mod errors;

@@ -12,6 +12,7 @@ use super::Postgres;
 use super::errors::Trouble;
 use super::session::Session;
 use crate::adapters::Readiness;
+use crate::adapters::connect::Broken;
 use crate::domain::{Evidence, Finding, InstanceId, Layer, Observation, Serving};
 use crate::ports::Probe;
 
@@ -45,10 +46,9 @@ impl PostgresProbe {
     }
 
     async fn ask(&self, until: Instant, evidence: &mut Evidence) -> Result<(), Trouble> {
-        let at =
-            self.postgres.0.endpoints.recent(&self.instance).await.map_err(|unknown| {
-                Trouble::Garbled(format!("where {} answers is not known: {unknown}", self.instance))
-            })?;
+        let at = self.postgres.0.endpoints.recent(&self.instance).await.map_err(|unknown| Broken::Here {
+            why: format!("where {} answers is not known: {unknown}", self.instance),
+        })?;
         let session = self.postgres.open_at(&self.instance, &at, until).await?;
         let rows = session.rows(&format!("{}; {QUESTION}", session.statement_timeout())).await?;
         let Some(answer) = rows.first().map(Answer::read) else {
