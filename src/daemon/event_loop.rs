@@ -23,7 +23,7 @@ use super::prober::Sighting;
 use super::pulse::Pulse;
 use super::supervise::panic_message;
 use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
-use crate::domain::{ComponentId, Now, RegionId};
+use crate::domain::{ComponentId, Now, PlanId, RegionId, StepId};
 use crate::ports::{AppendError, Clock, Durable, Lease, Ledger, Notice};
 use crate::telemetry::{self, Meters};
 
@@ -35,6 +35,10 @@ const STATUS_FRESH: Duration = Duration::from_millis(100);
 const DEADLINE_AGAIN: Duration = Duration::from_millis(1);
 /// The same where nothing can be recorded and a decision is as good a second later.
 const DEADLINE_AGAIN_HALTED: Duration = Duration::from_millis(500);
+/// A step's progress is logged no more often than this; the status has every word of it.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// An alarm whose text differs in its numbers only is told again after this.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// A controller that panics this often is beyond help; the supervisor above starts the process anew.
 const PANICS_MAX: u32 = 20;
 
@@ -103,6 +107,9 @@ pub struct EventLoop {
     waiting: BTreeMap<u64, (&'static str, oneshot::Sender<Answer>)>,
     next_command: u64,
     alarms: BTreeMap<String, Alarm>,
+    /// What people were told under each key, and when.
+    told: BTreeMap<String, (Severity, String, Duration)>,
+    progress_logged: BTreeMap<StepId, Duration>,
     status: Option<(Duration, Arc<Status>)>,
     panics: u32,
 }
@@ -148,6 +155,8 @@ impl EventLoop {
             waiting: BTreeMap::new(),
             next_command: 1,
             alarms: alarms.into_iter().map(|alarm| (alarm.key.clone(), alarm)).collect(),
+            told: BTreeMap::new(),
+            progress_logged: BTreeMap::new(),
             status: None,
             panics: 0,
         }
@@ -167,8 +176,8 @@ impl EventLoop {
     pub async fn run(mut self, give_up: CancellationToken) -> Result<(), BeyondHelp> {
         let mut beat = tokio::time::interval(self.parts.pulse.every());
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for alarm in self.alarms.values() {
-            self.parts.notices.tell(Notice::Raised(alarm.clone()));
+        for alarm in self.alarms.values().cloned().collect::<Vec<_>>() {
+            self.tell(alarm);
         }
         self.parts.board.set_ledger_healthy(self.ledger.is_some() && self.broken.is_none());
         self.step(Input::Restarted);
@@ -259,7 +268,7 @@ impl EventLoop {
         match &input {
             Input::Observed(observation) => self.parts.meters.observed(observation),
             Input::ReferenceObserved(observation) => self.parts.meters.reference(observation.answer.is_ok()),
-            Input::Progressed { plan, step, note } => info!(%plan, %step, "{step}: {note}"),
+            Input::Progressed { plan, step, note } => self.log_progress(plan, step, note),
             Input::Restarted
             | Input::Tick
             | Input::Looked { .. }
@@ -270,6 +279,15 @@ impl EventLoop {
             | Input::Commanded { .. } => {}
         }
         self.step(input);
+    }
+
+    fn log_progress(&mut self, plan: &PlanId, step: &StepId, note: &str) {
+        let now = self.now().monotonic;
+        self.progress_logged.retain(|_, at| now.saturating_sub(*at) < PROGRESS_EVERY);
+        if !self.progress_logged.contains_key(step) {
+            self.progress_logged.insert(step.clone(), now);
+            info!(%plan, %step, "{step}: {note}");
+        }
     }
 
     /// One input to the controller, and what it decided on its way. A panic in it halts.
@@ -383,8 +401,8 @@ impl EventLoop {
                 Effect::Look { plan, step, action } => self.parts.executor.look(plan, step, action),
                 Effect::Survey => self.parts.executor.survey(),
                 Effect::Cancel { plan, step } => self.parts.executor.cancel(&plan, &step),
-                Effect::Alarm(alarm) => self.parts.notices.tell(Notice::Raised(alarm)),
-                Effect::AlarmCleared { key } => self.parts.notices.tell(Notice::Cleared { key }),
+                Effect::Alarm(alarm) => self.tell(alarm),
+                Effect::AlarmCleared { key } => self.tell_cleared(key),
                 Effect::Reply { id, answer } => {
                     let answer = match answer {
                         Ok(text) => Answer::InEffect(text),
@@ -433,24 +451,45 @@ impl EventLoop {
         self.broken = Some(why.clone());
         self.parts.board.set_ledger_healthy(false);
         self.status = None;
-        self.raise("halted", format!("failoverd is halted and performs nothing: {why}"));
+        self.raise("halted", Severity::Page, format!("failoverd is halted and performs nothing: {why}"));
         self.fail_commands(&why);
     }
 
-    fn raise(&mut self, key: &str, text: String) {
-        let alarm = Alarm { key: format!("daemon/{key}"), severity: Severity::Page, text, region: None };
+    /// An alarm of the daemon itself; the controller's are its own.
+    fn raise(&mut self, key: &str, severity: Severity, text: String) {
+        let alarm = Alarm { key: format!("daemon/{key}"), severity, text, region: None };
         if self.alarms.get(&alarm.key) != Some(&alarm) {
-            self.parts.notices.tell(Notice::Raised(alarm.clone()));
-            self.alarms.insert(alarm.key.clone(), alarm);
+            self.alarms.insert(alarm.key.clone(), alarm.clone());
             self.status = None;
+            self.tell(alarm);
         }
     }
 
     fn clear(&mut self, key: &str) {
         let key = format!("daemon/{key}");
         if self.alarms.remove(&key).is_some() {
-            self.parts.notices.tell(Notice::Cleared { key });
             self.status = None;
+            self.tell_cleared(key);
+        }
+    }
+
+    /// Once per meaning: an alarm that counts seconds is not told every second.
+    fn tell(&mut self, alarm: Alarm) {
+        let now = self.now().monotonic;
+        let meaning: String = alarm.text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if let Some((severity, told, at)) = self.told.get(&alarm.key)
+            && (*severity, told) == (alarm.severity, &meaning)
+            && now.saturating_sub(*at) < TOLD_AGAIN_AFTER
+        {
+            return;
+        }
+        self.told.insert(alarm.key.clone(), (alarm.severity, meaning, now));
+        self.parts.notices.tell(Notice::Raised(alarm));
+    }
+
+    fn tell_cleared(&mut self, key: String) {
+        if self.told.remove(&key).is_some() {
+            self.parts.notices.tell(Notice::Cleared { key });
         }
     }
 
@@ -510,6 +549,8 @@ impl EventLoop {
             Request::Reload(reload, answer) => {
                 let _ = answer.send(self.reload(*reload));
             }
+            Request::Warning { key, text: Some(text) } => self.raise(key, Severity::Warning, text),
+            Request::Warning { key, text: None } => self.clear(key),
         }
     }
 
@@ -554,7 +595,7 @@ impl EventLoop {
         match self.parts.pulse.stop_file() {
             Some(Err(closed)) => {
                 self.parts.board.set_stopped(true);
-                self.raise("stop-file", format!("nothing is performed: {closed}"));
+                self.raise("stop-file", Severity::Page, format!("nothing is performed: {closed}"));
             }
             Some(Ok(())) => {
                 self.parts.board.set_stopped(false);

@@ -30,6 +30,13 @@ pub enum Request {
     Command(Command, oneshot::Sender<Answer>),
     /// The configuration was read again.
     Reload(Box<Reload>, oneshot::Sender<Result<(), String>>),
+    /// Something about the daemon itself that people should look at tomorrow, or its end.
+    Warning {
+        /// Tells it from other warnings.
+        key: &'static str,
+        /// What is wrong; none where it is over.
+        text: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for Request {
@@ -39,6 +46,7 @@ impl std::fmt::Debug for Request {
             Self::PlanIf(..) => "PlanIf",
             Self::Command(..) => "Command",
             Self::Reload(..) => "Reload",
+            Self::Warning { .. } => "Warning",
         })
     }
 }
@@ -127,6 +135,11 @@ impl Handle {
         self.ask(|answer| Request::Reload(Box::new(reload), answer)).await.map_err(|error| error.to_string())?
     }
 
+    /// Shows a warning about the daemon itself until it is over. Lost where the loop does not take requests.
+    pub async fn warn(&self, key: &'static str, text: Option<String>) {
+        let _ = tokio::time::timeout(ANSWER_WITHIN, self.requests.send(Request::Warning { key, text })).await;
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, NoAnswer> {
         let (answer, answered) = oneshot::channel();
         let asking = async {
@@ -163,9 +176,9 @@ impl std::fmt::Debug for Board {
 }
 
 impl Board {
-    /// Nothing is confirmed yet: every role is somebody else's.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
+    /// Nothing is confirmed yet: every role is somebody else's. `frames` is what the ledger holds already.
+    pub fn new(clock: Arc<dyn Clock>, frames: Vec<Frame>) -> Self {
+        let board = Self {
             clock,
             roles: ArcSwap::default(),
             confirmed: AtomicU64::new(0),
@@ -174,7 +187,11 @@ impl Board {
             stopped: AtomicBool::new(false),
             frames: Mutex::default(),
             next_frame: watch::Sender::new(0),
+        };
+        for frame in frames {
+            board.add(Arc::new(frame));
         }
+        board
     }
 
     /// Whether `region` serves `component`, for sure, no longer than `within` ago.

@@ -154,12 +154,9 @@ impl Daemon {
         let metrics = telemetry::install();
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(Gate::new(config.ledger.stop_file.clone(), clock.clone()));
-        let board = Arc::new(Board::new(clock.clone()));
         let next_index = frames.len() as u64;
         telemetry::booting(&policy.deployment, policy.mode, next_index);
-        for frame in frames {
-            board.add(Arc::new(frame));
-        }
+        let board = Arc::new(Board::new(clock.clone(), frames));
         let (handle, requests) = Handle::channel(board.clone());
         let (permits, renewals) = Permits::channel();
         let (sightings, observations) = mpsc::channel::<Sighting>(OBSERVATIONS_MAX);
@@ -193,7 +190,7 @@ impl Daemon {
             outcomes,
             requests,
             renewals,
-            notices: notices.clone(),
+            notices,
             pulse,
             instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
             meters: Meters::new(&policy),
@@ -239,7 +236,6 @@ impl Daemon {
             policy,
             clock,
             handle: handle.clone(),
-            notices,
             sightings,
             prober: Some(prober),
             counters,

@@ -10,14 +10,12 @@ use tracing::{error, info};
 use super::boot;
 use super::executor::World;
 use super::handle::{Handle, Reload};
-use super::notices::Notices;
 use super::prober::{Prober, ProberCounters, Sighting};
 use crate::adapters::failure::describe;
 use crate::adapters::world::{self, Adapters};
 use crate::config::{Config, policy_hash};
-use crate::decide::{Alarm, Severity};
 use crate::domain::Policy;
-use crate::ports::{Clock, Notice};
+use crate::ports::Clock;
 use crate::telemetry;
 
 /// Owns what a new configuration replaces.
@@ -27,13 +25,12 @@ pub(super) struct Reloader {
     pub(super) policy: Policy,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handle: Handle,
-    pub(super) notices: Notices,
     pub(super) sightings: mpsc::Sender<Sighting>,
     pub(super) prober: Option<Prober>,
     pub(super) counters: Arc<ArcSwap<ProberCounters>>,
 }
 
-const ALARM: &str = "daemon/reload";
+const ALARM: &str = "reload";
 
 impl Reloader {
     /// Takes the new configuration over, or keeps the old one and says why.
@@ -42,19 +39,15 @@ impl Reloader {
             Ok(()) => {
                 telemetry::reloaded("taken_over");
                 info!("the configuration was read again and is in force");
-                self.notices.tell(Notice::Cleared { key: ALARM.to_owned() });
+                self.handle.warn(ALARM, None).await;
             }
             Err(lines) => {
                 telemetry::reloaded("kept_old");
                 for line in &lines {
                     error!("{line}");
                 }
-                self.notices.tell(Notice::Raised(Alarm {
-                    key: ALARM.to_owned(),
-                    severity: Severity::Warning,
-                    text: format!("the new configuration is NOT in force, the old one is: {}", lines.join("; ")),
-                    region: None,
-                }));
+                let text = format!("the new configuration is NOT in force, the old one is: {}", lines.join("; "));
+                self.handle.warn(ALARM, Some(text)).await;
             }
         }
     }

@@ -269,10 +269,16 @@ impl IntoResponse for NoAnswer {
 async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let wish =
         if request.method() == Method::GET || request.method() == Method::HEAD { Wish::Read } else { Wish::Order };
-    match api.access.check(request.headers(), wish) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => *refusal,
+    if let Err(refusal) = api.access.check(request.headers(), wish) {
+        return *refusal;
     }
+    // Refused as announced: nobody waits for a body that is too long anyway.
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > api.body_max as u64) {
+        let error = format!("NOT IN EFFECT: the body is longer than {} bytes", api.body_max);
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, &error, None);
+    }
+    next.run(request).await
 }
 
 /// Nothing takes for ever, and everything is counted under a name of ours.
