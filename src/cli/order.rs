@@ -40,7 +40,7 @@ pub(super) async fn failover(args: FailoverArgs, terminal: Terminal) -> Outcome 
     if !args.yes {
         let loss = Loss::ordered(args.component.clone(), args.from.clone());
         let dry_run = plan::ask(&daemon, &loss).await?;
-        terminal.print(&format!("{}\n", render::plan(&dry_run, args.component.as_ref(), terminal.palette())))?;
+        terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
         let what = args.component.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
         confirm(args.from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
     }

@@ -13,37 +13,58 @@ use crate::decide::{Controller, DryRun, Fact, Frame, Scope, Status, initial_plac
 use crate::domain::{ComponentId, RegionId};
 use crate::ports::Clock;
 
-/// The loss that is not a component.
+/// The losses that are not a component.
 const REGIONAL_OUTAGE: &str = "regional-outage";
+const DEGRADATION: &str = "degradation";
 
 /// Shows the plan for a loss.
 pub(super) async fn plan(args: &PlanArgs, terminal: Terminal) -> Outcome {
-    let loss = Loss::of(&args.loss, args.from.clone());
+    let loss = Loss::named(&args.loss, args.from.clone());
     let is_offline = !args.read.daemon.config.is_empty() && args.read.daemon.url.is_none();
     let dry_run =
         if is_offline { offline(&args.read.daemon, &loss)? } else { online(&args.read.daemon, &loss).await? };
     if args.read.json {
         terminal.print_json(&dry_run)?;
     } else {
-        terminal.print(&render::plan(&dry_run, loss.component.as_ref(), terminal.palette()))?;
+        terminal.print(&render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette()))?;
     }
     Ok(Exit::Ok)
 }
 
 /// What is lost, and where.
 pub(super) struct Loss {
-    component: Option<ComponentId>,
+    what: What,
     from: Option<RegionId>,
 }
 
+enum What {
+    Component(ComponentId),
+    Region,
+    Degradation,
+}
+
 impl Loss {
-    fn of(text: &str, from: Option<RegionId>) -> Self {
-        Self { component: (text != REGIONAL_OUTAGE).then(|| text.into()), from }
+    fn named(text: &str, from: Option<RegionId>) -> Self {
+        let what = match text {
+            REGIONAL_OUTAGE => What::Region,
+            DEGRADATION => What::Degradation,
+            component => What::Component(component.into()),
+        };
+        Self { what, from }
     }
 
     /// The loss that an ordered failover pretends.
     pub(super) fn ordered(component: Option<ComponentId>, from: RegionId) -> Self {
-        Self { component, from: Some(from) }
+        Self { what: component.map_or(What::Region, What::Component), from: Some(from) }
+    }
+
+    /// The loss, where the region that it is about is known.
+    pub(super) fn of(&self, region: &RegionId) -> Scope {
+        match &self.what {
+            What::Component(component) => Scope::Component(component.clone()),
+            What::Region => Scope::Region(region.clone()),
+            What::Degradation => Scope::Degradation(region.clone()),
+        }
     }
 }
 
@@ -51,9 +72,9 @@ impl Loss {
 fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let loaded = load(&daemon.config)?;
     let placement = placement(&loaded, loss.from.as_ref())?;
-    let scope = match &loss.component {
-        Some(component) => Scope::Component(component.clone()),
-        None => Scope::Region(lost_region(&placement, loss.from.as_ref())?),
+    let scope = match &loss.what {
+        What::Component(component) => Scope::Component(component.clone()),
+        What::Region | What::Degradation => loss.of(&lost_region(&placement, loss.from.as_ref())?),
     };
     let now = SystemClock.now();
     let adopted = Fact::PlacementAdopted { placement, by: "a dry run".to_owned() };
@@ -63,7 +84,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
         Failure::because(Exit::No, why)
-            .hint(format!("--if takes {REGIONAL_OUTAGE} or a component: {}", known.join(", ")))
+            .hint(format!("--if takes {REGIONAL_OUTAGE}, {DEGRADATION} or a component: {}", known.join(", ")))
     })?;
     // Nothing was probed here, so the guards that hold would say nothing about the daemon's.
     dry_run.guards.clear();
@@ -113,13 +134,14 @@ async fn online(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
 
 /// The same from a daemon that was found before.
 pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
-    let path = match &loss.component {
-        Some(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
-        None => {
+    let path = match &loss.what {
+        What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
+        What::Region | What::Degradation => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
             let region = lost_region(&status.placement, loss.from.as_ref())?;
-            format!("/v1/plan?if=region:{}", escape(region.as_str()))
+            let kind = if matches!(loss.what, What::Region) { "region" } else { "degradation" };
+            format!("/v1/plan?if={kind}:{}", escape(region.as_str()))
         }
     };
     let body = daemon.get(&path).await?;

@@ -50,9 +50,6 @@ impl Draft<'_> {
 
     fn unwind_what_recovered(&mut self, id: &IncidentId) {
         let Some(incident) = self.incident(id) else { return };
-        if incident.ordered_by.is_some() {
-            return;
-        }
         let source = incident.source.clone();
         let plan = incident.plan.id.clone();
         let parts: Vec<Part> = incident
@@ -60,15 +57,27 @@ impl Draft<'_> {
             .parts
             .iter()
             .filter(|(part, state)| **state == PartState::Open && !incident.plan.is_committed(part))
+            .filter(|(part, _)| !incident.plan.ordered.contains(part))
             .map(|(part, _)| part.clone())
             .collect();
         for part in parts {
-            if !self.has_recovered(&source, &part) || self.has_unwound_lately() {
+            if part == Part::Reroute {
+                if !self.has_traffic(&source) {
+                    // All of the traffic has moved on from there: there is no share to take back.
+                    continue;
+                }
+                if let Some(since) = self.clients_well_since(&source) {
+                    self.wake(since + self.policy.recover_for, "a region has been well for long enough");
+                }
+            }
+            // What was never meant to last comes back whenever it can; its cooldown keeps it from going to and fro.
+            if !self.has_recovered(&source, &part) || (part.moves() && self.has_unwound_lately()) {
                 continue;
             }
             let why = match &part {
                 Part::Component(component) => format!("{component}@{source} answers again"),
                 Part::Region => format!("{source} is not lost: too few of its critical components still fail"),
+                Part::Reroute => format!("the clients of {source} are well served again"),
             };
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
         }
@@ -266,6 +275,7 @@ impl Draft<'_> {
             return;
         }
         let is_fence = incident.plan.fence_of(&step).is_some();
+        self.forget_who_gets_clients(&definition.action);
         self.soft.under_way.remove(&key);
         self.soft.notes.remove(&key);
         self.soft.looks.remove(&key);
@@ -291,6 +301,9 @@ impl Draft<'_> {
         if progress.state != StepState::Undoing || progress.undo_attempts != attempt || progress.undo_failed {
             return;
         }
+        if let Some(action) = self.hard.incident_of(&plan).and_then(|i| i.plan.step(&step)).map(|s| s.action.clone()) {
+            self.forget_who_gets_clients(&action);
+        }
         self.soft.under_way.remove(&(plan.clone(), step.clone()));
         let is_minor = self.hard.incident_of(&plan).is_some_and(|incident| {
             incident.plan.fence_of(&step).is_none()
@@ -303,6 +316,15 @@ impl Draft<'_> {
                 self.record(Fact::StepUndone { plan, step, note });
             }
             Err(why) => self.record(Fact::UndoFailed { plan, step, why }),
+        }
+    }
+
+    /// What was seen of a record before it was changed says nothing any more.
+    fn forget_who_gets_clients(&mut self, action: &Action) {
+        if let Action::Traffic { traffic, .. } = action {
+            for (_, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *traffic) {
+                watch.evidence.serving = None;
+            }
         }
     }
 
@@ -339,7 +361,7 @@ impl Draft<'_> {
             StepState::Failed => !plan.is_wanted(&step.id) && plan.is_taken_back(step),
             StepState::Waiting | StepState::Held | StepState::Running | StepState::Undoing => false,
         });
-        if is_settled && !plan.is_unwinding() {
+        if is_settled && !plan.is_unwinding() && !self.awaits_recovery(incident) {
             self.record(Fact::IncidentClosed { incident: id.clone(), outcome: Outcome::Recovered });
             return;
         }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::controller::Draft;
-use super::{Alarm, Effect, Severity};
-use crate::domain::{InstanceId, Level, Mode, RegionId, Role, time::human};
+use super::{Alarm, Effect, Incident, Severity, StepState};
+use crate::domain::{InstanceId, Level, Mode, RegionId, Role, StepId, time::human};
+use crate::plan::Part;
 
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
 const FIRST_PROBES: Duration = Duration::from_secs(60);
@@ -53,15 +54,20 @@ impl Draft<'_> {
                 continue;
             }
             let what = match &candidate.part {
-                crate::plan::Part::Component(component) => format!("{component}@{}", candidate.source),
-                crate::plan::Part::Region => format!("all of {}", candidate.source),
+                Part::Component(component) => format!("{component}@{}", candidate.source),
+                Part::Region => format!("all of {}", candidate.source),
+                Part::Reroute => format!("share-of-{}", candidate.source),
+            };
+            let told = match &candidate.part {
+                Part::Component(_) | Part::Region => format!("{what} is failing"),
+                Part::Reroute => self.told_of_rerouting(&candidate.source),
             };
             let why: Vec<String> = guards.iter().map(ToString::to_string).collect();
             raise(
                 format!("withheld-{what}"),
                 Severity::Page,
                 Some(&candidate.source),
-                format!("{what} is failing and nothing is done. {}", why.join("; ")),
+                format!("{told} and nothing is done. {}", why.join("; ")),
             );
         }
         for incident in self.hard.open_incidents() {
@@ -69,27 +75,22 @@ impl Draft<'_> {
                 "is STUCK and needs a person: `failoverd explain`"
             } else if incident.plan.is_unwinding() {
                 "is unwinding"
-            } else if incident.plan.progress.values().any(|progress| progress.state == super::StepState::Failed) {
+            } else if incident.plan.progress.values().any(|progress| progress.state == StepState::Failed) {
                 "has a step that FAILED: `failoverd explain`; what does not need it goes on"
             } else {
                 "is under way"
             };
-            raise(
-                incident.id.to_string(),
-                Severity::Page,
-                Some(&incident.source),
-                format!(
-                    "{}: {} of {}, moving to {}, {state}",
-                    incident.id, incident.level, incident.source, incident.target
-                ),
-            );
+            let (id, level, source, target) = (&incident.id, incident.level, &incident.source, &incident.target);
+            let doing = match incident.plan.parts.keys().any(Part::moves) {
+                true => format!("moving to {target}"),
+                false => format!("sending a share of the clients to {target}"),
+            };
+            raise(id.to_string(), Severity::Page, Some(source), format!("{id}: {level} of {source}, {doing}, {state}"));
             let held: Vec<String> = self
                 .soft
                 .held
                 .iter()
-                .filter(|((plan, step), _)| {
-                    *plan == incident.plan.id && incident.plan.state(step) == super::StepState::Waiting
-                })
+                .filter(|((plan, step), _)| *plan == incident.plan.id && self.is_paged_for(incident, step))
                 .flat_map(|((_, step), guards)| guards.iter().map(move |guard| format!("{step}: {guard}")))
                 .collect();
             if !held.is_empty() {
@@ -115,9 +116,10 @@ impl Draft<'_> {
                 Severity::Page,
                 Some(&id.region),
                 format!(
-                    "{}: {id} has been only partly available for {}; that is no outage, and nothing is moved",
+                    "{}: {id} has been only partly available for {}; {}",
                     Level::ServiceDegradation,
-                    human(lasting)
+                    human(lasting),
+                    self.told_of_degraded(&id)
                 ),
             );
         }
@@ -161,20 +163,22 @@ impl Draft<'_> {
         alarms
     }
 
-    /// What matters and serves, and has been partly available for too long. What fails all the time is another matter.
-    fn degraded(&self) -> BTreeMap<InstanceId, Duration> {
-        let limit = self.policy.degradation.after;
-        self.soft
-            .watches
-            .iter()
-            .filter(|(id, _)| self.is_active(id) && self.failing_for(id).is_none_or(|failing| failing < limit))
-            .filter(|(id, _)| {
-                let policy = self.policy.components.get(&id.component);
-                policy.is_some_and(|policy| policy.critical || policy.independent_evidence)
-            })
-            .filter_map(|(id, watch)| Some((id.clone(), watch.degraded_for(self.now.monotonic)?)))
-            .filter(|(_, lasting)| *lasting >= limit)
-            .collect()
+    /// A step that is held is worth a page. One that was under way when a former run of this daemon ended only after the
+    /// first probes: until then nothing is known.
+    fn is_paged_for(&self, incident: &Incident, step: &StepId) -> bool {
+        let is_settling = self.now.monotonic < self.soft.started_at + FIRST_PROBES;
+        match incident.plan.state(step) {
+            StepState::Waiting => true,
+            StepState::Running => !is_settling,
+            StepState::Held
+            | StepState::Done
+            | StepState::Failed
+            | StepState::Owed
+            | StepState::Skipped
+            | StepState::Undoing
+            | StepState::Undone
+            | StepState::Cancelled => false,
+        }
     }
 
     /// Standbys that were seen alive once and could not take over now, with the reasons.

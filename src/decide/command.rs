@@ -91,7 +91,7 @@ impl Draft<'_> {
             None => Part::Region,
         };
         let id = IncidentId::from("inc-0");
-        self.draw(&id, &source, &part, &Default::default()).map_err(|no_plan| no_plan.to_string())?;
+        self.draw(&id, &source, &part, None).map_err(|no_plan| no_plan.to_string())?;
         let candidate = Candidate {
             source: source.clone(),
             failing_for: Duration::ZERO,
@@ -100,6 +100,9 @@ impl Draft<'_> {
             missing: None,
             part,
         };
+        if let Some(incident) = self.hard.open_incidents().find(|i| i.source == source && i.plan.is_unwinding()) {
+            return Err(format!("{} is being undone; order it again when that has ended", incident.id));
+        }
         if self.is_answered(&candidate) {
             return Err(format!("an incident for {source} is open and covers it; see `failoverd status`"));
         }

@@ -195,9 +195,16 @@ impl Controller {
         Ok(())
     }
 
-    /// Whether `region` serves `component`, according to the durable facts.
+    /// Whether `region` serves `component`, according to the durable facts. While a share of the clients is rerouted,
+    /// what answers them serves in both regions.
     pub fn serves(&self, region: &RegionId, component: &crate::domain::ComponentId) -> bool {
+        let moves_with_clients = self
+            .policy
+            .components
+            .get(component)
+            .is_some_and(|policy| matches!(policy.kind, Kind::Traffic | Kind::Kubernetes | Kind::Http));
         self.hard.placement.get(component) == Some(region)
+            || (moves_with_clients && self.hard.shares().any(|(_, to)| to == region))
     }
 
     /// The epoch of the last daemon that took the ledger over.
@@ -281,8 +288,9 @@ impl Soft {
         let watches = policy
             .instances()
             .filter_map(|id| {
-                let probing = policy.components.get(&id.component)?.probing;
-                Some((id, Watch::new(probing, keep)))
+                let component = policy.components.get(&id.component)?;
+                let needed = component.workloads.iter().map(|w| (w.name.clone(), w.active)).collect();
+                Some((id, Watch::new(component.probing, keep, needed)))
             })
             .collect();
         Self {

@@ -138,6 +138,12 @@ pub enum Fact {
         /// Steps of other parts that this part needs as well, and what they wait for in addition if they have not
         /// started.
         shares: BTreeMap<StepId, BTreeSet<StepId>>,
+        /// Who ordered the part, if a person did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ordered_by: Option<String>,
+        /// They ordered it although the target is not known to be ready.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        forced: bool,
     },
     /// A person is asked to approve.
     ApprovalRequested {

@@ -23,7 +23,10 @@ impl fmt::Display for Fact {
             Self::SuspicionRaised { instance, why, .. } => write!(f, "{instance} is suspected: {why}"),
             Self::SuspicionCleared { instance } => write!(f, "{instance} is alive again"),
             Self::Withheld { source, part, guards, .. } => {
-                write!(f, "leaving {source} for {} withheld by ", part_text(part))?;
+                match part {
+                    Part::Component(_) | Part::Region => write!(f, "leaving {source} for {part} withheld by ")?,
+                    Part::Reroute => write!(f, "rerouting {part} of {source} withheld by ")?,
+                }
                 list(f, guards.iter().map(guard_text))
             }
             Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, .. } => {
@@ -35,12 +38,16 @@ impl fmt::Display for Fact {
             }
             Self::IncidentEscalated { incident, level, .. } => write!(f, "{incident} escalated to {level}"),
             Self::PlanMade { plan, part, steps, .. } => {
-                write!(f, "{plan} made for {}, {}: ", part_text(part), count(steps))?;
+                write!(f, "{plan} made for {}, {}: ", part, count(steps))?;
                 list(f, steps.iter().map(|step| step.id.to_string()))
             }
-            Self::PlanGrown { plan, part, steps, .. } => {
-                write!(f, "{plan} grown for {} by {}: ", part_text(part), count(steps))?;
-                list(f, steps.iter().map(|step| step.id.to_string()))
+            Self::PlanGrown { plan, part, steps, ordered_by, .. } => {
+                write!(f, "{plan} grown for {part} by {}: ", count(steps))?;
+                list(f, steps.iter().map(|step| step.id.to_string()))?;
+                match ordered_by {
+                    Some(by) => write!(f, ", ordered by {by}"),
+                    None => Ok(()),
+                }
             }
             Self::ApprovalRequested { plan, hash, guards, loss } => {
                 write!(f, "{plan} waits for approval of {}", short(hash))?;
@@ -83,16 +90,13 @@ impl fmt::Display for Fact {
             Self::StepSkipped { step, by, .. } => write!(f, "{step}: skipped by {by}"),
             Self::StepCancelled { step, .. } => write!(f, "{step}: cancelled"),
             Self::PlacementChanged { component, region } => write!(f, "{component} is served in {region}"),
-            Self::UnwindingStarted { plan, part, why, aborted } => write!(
-                f,
-                "{plan}: {} {}, {why}",
-                part_text(part),
-                if *aborted { "aborted, unwinding" } else { "unwinds" }
-            ),
+            Self::UnwindingStarted { plan, part, why, aborted } => {
+                write!(f, "{plan}: {} {}, {why}", part, if *aborted { "aborted, unwinding" } else { "unwinds" })
+            }
             Self::UndoStarted { step, attempt, .. } => write!(f, "{step}: undo started{}", again(*attempt)),
             Self::StepUndone { step, note, .. } => write!(f, "{step}: undone ({note})"),
             Self::UndoFailed { step, why, .. } => write!(f, "{step}: undo failed, {why}"),
-            Self::PartUnwound { plan, part } => write!(f, "{plan}: {} is unwound", part_text(part)),
+            Self::PartUnwound { plan, part } => write!(f, "{plan}: {} is unwound", part),
             Self::PlanStuck { plan, steps } => {
                 write!(f, "{plan} is stuck at ")?;
                 list(f, steps.iter().map(ToString::to_string))
@@ -133,13 +137,6 @@ impl fmt::Display for Fact {
             Self::RetryOrdered { step, by, .. } => write!(f, "{step}: retry ordered by {by}"),
             Self::Halted { why } => write!(f, "halted: {why}"),
         }
-    }
-}
-
-fn part_text(part: &Part) -> String {
-    match part {
-        Part::Component(component) => component.to_string(),
-        Part::Region => "the region".to_owned(),
     }
 }
 

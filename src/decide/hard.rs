@@ -31,6 +31,15 @@ pub(super) struct Moved {
     pub(super) acknowledged: bool,
 }
 
+/// An incident that counts towards those of a day.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Declared {
+    pub(super) stamp: Stamp,
+    incident: IncidentId,
+    /// Something was to be moved; otherwise it was eased where it is.
+    pub(super) moves: bool,
+}
+
 /// A fence that could not be put up, and has to be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Owed {
@@ -64,7 +73,9 @@ pub(super) struct Hard {
     pub(super) suspicions: BTreeMap<InstanceId, Suspicion>,
     pub(super) incidents: BTreeMap<IncidentId, Incident>,
     pub(super) incidents_ever: u64,
-    pub(super) declared: VecDeque<Stamp>,
+    pub(super) declared: VecDeque<Declared>,
+    /// When each part that moves nothing for good came to its end, and whether a person has seen it.
+    pub(super) eased: BTreeMap<(RegionId, Part), Moved>,
     pub(super) unwound: Option<Stamp>,
     pub(super) moved: BTreeMap<ComponentId, Moved>,
     pub(super) owed: BTreeMap<InstanceId, Owed>,
@@ -108,6 +119,17 @@ impl Hard {
         self.incidents.values().find(|incident| incident.plan.id == *plan)
     }
 
+    /// The shares of traffic that are moved, or were being moved, to a region that does not serve: which record, and
+    /// where to.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (&ComponentId, &RegionId)> {
+        self.open_incidents().flat_map(|incident| incident.plan.shares()).flat_map(|(traffic, weights)| {
+            weights
+                .iter()
+                .filter(|(region, weight)| **weight > 0 && self.placement.get(traffic) != Some(*region))
+                .map(move |(region, _)| (traffic, region))
+        })
+    }
+
     fn incident_of_mut(&mut self, plan: &PlanId) -> Option<&mut Incident> {
         self.incidents.values_mut().find(|incident| incident.plan.id == *plan)
     }
@@ -145,7 +167,7 @@ impl Hard {
             }
             Fact::IncidentDeclared { incident, source, .. } => {
                 self.incidents_ever += 1;
-                self.declared.push_back(stamp);
+                self.declared.push_back(Declared { stamp, incident: incident.clone(), moves: true });
                 if self.declared.len() > DECLARED_MAX {
                     self.declared.pop_front();
                 }
@@ -164,12 +186,26 @@ impl Hard {
                 if let Some(incident) = self.incidents.get_mut(incident) {
                     incident.plan.id = plan.clone();
                     incident.plan.grow(part, steps, &BTreeMap::new());
+                    if incident.ordered_by.is_some() {
+                        incident.plan.ordered.insert(part.clone());
+                    }
+                }
+                for declared in self.declared.iter_mut().filter(|declared| declared.incident == *incident) {
+                    declared.moves = part.moves();
                 }
             }
-            Fact::PlanGrown { plan, part, steps, shares } => {
-                if let Some(incident) = self.incident_of_mut(plan) {
-                    incident.plan.grow(part, steps, shares);
-                    incident.plan.expect_nothing_of(&incident.source, part);
+            Fact::PlanGrown { plan, part, steps, shares, ordered_by, forced } => {
+                let Some(incident) = self.incident_of_mut(plan) else { return };
+                incident.plan.grow(part, steps, shares);
+                incident.plan.expect_nothing_of(&incident.source, part, steps);
+                if ordered_by.is_some() {
+                    incident.plan.ordered.insert(part.clone());
+                    incident.ordered_by.clone_from(ordered_by);
+                }
+                incident.is_forced |= forced;
+                let id = incident.id.clone();
+                for declared in self.declared.iter_mut().filter(|declared| declared.incident == id) {
+                    declared.moves |= part.moves();
                 }
             }
             Fact::PlacementChanged { component, region } => {
@@ -244,7 +280,8 @@ impl Hard {
                         self.false_positives += 1;
                     }
                 }
-                for moved in self.moved.values_mut().filter(|moved| moved.incident.as_ref() == Some(incident)) {
+                let seen = |moved: &&mut Moved| moved.incident.as_ref() == Some(incident);
+                for moved in self.moved.values_mut().chain(self.eased.values_mut()).filter(seen) {
                     moved.acknowledged = true;
                 }
             }
@@ -261,9 +298,16 @@ impl Hard {
     fn close(&mut self, id: &IncidentId, outcome: Outcome, stamp: Stamp) {
         if let Some(incident) = self.incidents.get_mut(id) {
             incident.closed = Some((stamp, outcome));
-        }
-        if matches!(outcome, Outcome::Unwound) {
-            self.unwound = Some(stamp);
+            let parts = incident.plan.parts.keys();
+            for part in parts.clone().filter(|part| !part.moves()) {
+                let acknowledged = incident.acknowledged_by.is_some();
+                let eased = Moved { stamp, incident: Some(id.clone()), acknowledged };
+                self.eased.insert((incident.source.clone(), part.clone()), eased);
+            }
+            // What was never meant to last has a cooldown of its own.
+            if outcome == Outcome::Unwound && parts.clone().any(Part::moves) {
+                self.unwound = Some(stamp);
+            }
         }
         let mut closed: Vec<(u64, IncidentId)> = self
             .incidents

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::hard::Stamp;
 use super::{Fact, Outcome, StepState};
-use crate::domain::{IncidentId, InstanceId, Level, PlanId, RegionId, StepId};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Level, PlanId, RegionId, StepId};
 use crate::plan::{Action, Part, Reversal, Step};
 
 /// A declared loss.
@@ -57,6 +57,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) progress: BTreeMap<StepId, Progress>,
     pub(super) parts: BTreeMap<Part, PartState>,
+    /// Parts that a person ordered.
+    pub(super) ordered: BTreeSet<Part>,
     /// Which parts need a step.
     pub(super) needed_by: BTreeMap<StepId, BTreeSet<Part>>,
     pub(super) approval: Option<Approval>,
@@ -136,6 +138,7 @@ impl Incident {
                 steps: Vec::new(),
                 progress: BTreeMap::new(),
                 parts: BTreeMap::new(),
+                ordered: BTreeSet::new(),
                 needed_by: BTreeMap::new(),
                 approval: None,
                 requested: None,
@@ -173,6 +176,46 @@ impl Plan {
             | Action::Manifests { .. }
             | Action::Verified { .. } => None,
         }
+    }
+
+    /// Weights that give a share to a region without placing anything there, from the first attempt on until it is undone.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (&ComponentId, &BTreeMap<RegionId, u8>)> {
+        self.steps.iter().filter(|step| step.part == Part::Reroute).filter_map(|step| {
+            let progress = self.progress.get(&step.id)?;
+            let is_there = progress.attempts > 0 && progress.state != StepState::Undone;
+            match &step.action {
+                Action::Traffic { traffic, weights } if is_there => Some((traffic, weights)),
+                Action::Traffic { .. }
+                | Action::IncidentDeclared { .. }
+                | Action::Replicas { .. }
+                | Action::Fenced { .. }
+                | Action::DatabasePromoted { .. }
+                | Action::Published { .. }
+                | Action::RolledOut { .. }
+                | Action::CacheActive { .. }
+                | Action::StorageReachable { .. }
+                | Action::Manifests { .. }
+                | Action::Verified { .. } => None,
+            }
+        })
+    }
+
+    /// It has not started, or its start was lost with a former run of the daemon.
+    pub(super) fn is_to_start(&self, step: &StepId) -> bool {
+        matches!(self.state(step), StepState::Waiting | StepState::Running)
+    }
+
+    /// The steps that have begun and are not undone.
+    pub(super) fn begun(&self) -> BTreeSet<StepId> {
+        let begun = self.progress.iter().filter(|(_, progress)| {
+            progress.attempts > 0 && !matches!(progress.state, StepState::Undone | StepState::Cancelled)
+        });
+        begun.map(|(step, _)| step.clone()).collect()
+    }
+
+    /// A person ordered a part that needs the step.
+    pub(super) fn is_ordered(&self, step: &StepId) -> bool {
+        self.ordered.iter().any(|part| self.is_needed_by(step, part))
     }
 
     pub(super) fn hash(&self) -> String {
@@ -235,28 +278,37 @@ impl Plan {
         for (id, after) in shares {
             self.needed_by.entry(id.clone()).or_default().insert(part.clone());
             let Some(progress) = self.progress.get_mut(id) else { continue };
-            if matches!(progress.state, StepState::Undone | StepState::Cancelled) {
+            let Some(step) = self.steps.iter_mut().find(|step| step.id == *id) else { continue };
+            // What failed while a lesser trouble was to be eased is tried again when it is needed in earnest.
+            let is_anew = progress.state == StepState::Failed && part.moves() && !step.part.moves();
+            if matches!(progress.state, StepState::Undone | StepState::Cancelled) || is_anew {
                 progress.state = StepState::Waiting;
             }
-            if progress.state == StepState::Waiting
-                && let Some(step) = self.steps.iter_mut().find(|step| step.id == *id)
-            {
+            if progress.state == StepState::Waiting {
                 step.after.extend(after.iter().filter(|other| *other != id).cloned());
             }
         }
     }
 
     /// What an earlier part wanted to do in the place that is left now is owed where it cannot be done: nothing waits
-    /// for a lost region. A fence is owed in any case.
-    pub(super) fn expect_nothing_of(&mut self, source: &RegionId, part: &Part) {
+    /// for a lost region. A fence is owed in any case. And nothing waits for a share of the traffic where all of it moves.
+    pub(super) fn expect_nothing_of(&mut self, source: &RegionId, part: &Part, joined: &[Step]) {
+        let moves_traffic = joined.iter().any(|step| matches!(step.action, Action::Traffic { .. }));
         for step in &mut self.steps {
+            let is_share = step.part == Part::Reroute
+                && moves_traffic
+                && matches!(step.action, Action::Traffic { .. } | Action::Verified { .. });
             let is_left = step.action.acts_at().is_some_and(|at| {
                 at.region == *source
                     && match part {
                         Part::Region => true,
                         Part::Component(component) => at.component == *component,
+                        Part::Reroute => false,
                     }
             });
+            if is_share {
+                step.best_effort = true;
+            }
             if is_left && !matches!(step.action, Action::Fenced { .. }) {
                 step.best_effort = true;
             }

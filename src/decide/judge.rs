@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, StepId, time::human};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
 use crate::plan::{self, Part, Situation};
 
 /// A loss that a row of the matrix, or the rule for regions, sees.
@@ -32,6 +33,7 @@ impl Candidate {
         match self.part {
             Part::Component(_) => Level::ComponentFailure,
             Part::Region => Level::RegionalOutage,
+            Part::Reroute => Level::ServiceDegradation,
         }
     }
 }
@@ -75,7 +77,8 @@ impl Draft<'_> {
             && region.after - region.failing_for <= policy.probing.gap()
     }
 
-    /// Everything that fails and has a row, the regions first: a region takes its components along.
+    /// Everything that fails and has a row, the regions first: a region takes its components along. Then what is only partly
+    /// there.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> =
             self.policy.regions.keys().filter_map(|region| self.regional(region)).collect();
@@ -97,6 +100,9 @@ impl Draft<'_> {
                 });
             }
         }
+        let shares: Vec<Candidate> =
+            self.policy.regions.keys().filter_map(|region| self.rerouting(region, &candidates)).collect();
+        candidates.extend(shares);
         candidates
     }
 
@@ -173,16 +179,25 @@ impl Draft<'_> {
                 let down = critical.iter().filter(|id| !recovered(id)).count();
                 down < needed.max(1)
             }
+            Part::Reroute => self
+                .clients_well_since(source)
+                .is_some_and(|since| self.now.monotonic.saturating_sub(since) >= self.policy.recover_for),
         }
     }
 
     /// A plan for it exists.
     pub(super) fn is_answered(&self, candidate: &Candidate) -> bool {
         self.hard.open_incidents().filter(|incident| incident.source == candidate.source).any(|incident| {
-            use super::incident::PartState;
             let is_open = |part: &Part| incident.plan.parts.get(part) == Some(&PartState::Open);
+            // Something that leaves for good is not eased any more, and nothing is eased twice in one incident.
+            let is_beyond_easing = !candidate.part.moves()
+                && incident
+                    .plan
+                    .parts
+                    .iter()
+                    .any(|(part, state)| *part == candidate.part || (part.moves() && *state == PartState::Open));
             // The unwinding ends first; only then may a new part join.
-            incident.plan.is_unwinding() || is_open(&candidate.part) || is_open(&Part::Region)
+            incident.plan.is_unwinding() || is_open(&candidate.part) || is_open(&Part::Region) || is_beyond_easing
         })
     }
 
@@ -199,8 +214,11 @@ impl Draft<'_> {
         guards.extend(self.doubt(&candidate.source, candidate.since));
         guards.extend(self.cooldown(candidate));
         guards.extend(self.blast_radius(candidate));
+        if candidate.part == Part::Reroute {
+            guards.extend(self.useless_rerouting(&candidate.source));
+        }
         let incident = IncidentId::from("inc-0");
-        if let Err(no_plan) = self.draw(&incident, &candidate.source, &candidate.part, &BTreeSet::new()) {
+        if let Err(no_plan) = self.draw(&incident, &candidate.source, &candidate.part, None) {
             guards.push(Guard {
                 kind: GuardKind::TargetNotReady,
                 evidence: no_plan.to_string(),
@@ -269,7 +287,8 @@ impl Draft<'_> {
                     watch.is_answering(self.now.monotonic)
                         && watch.evidence.serving == Some(crate::domain::Serving::Writable)
                 });
-                if !writes || self.hard.owed.contains_key(&id) || self.hard.fenced.contains(&id) {
+                let is_our_share = self.hard.shares().any(|(record, to)| record == component && to == region);
+                if !writes || is_our_share || self.hard.owed.contains_key(&id) || self.hard.fenced.contains(&id) {
                     continue;
                 }
                 let what = if policy.kind == Kind::Traffic { "receives traffic" } else { "accepts writes" };
@@ -302,26 +321,38 @@ impl Draft<'_> {
     }
 
     fn cooldown(&self, candidate: &Candidate) -> Option<Guard> {
-        let Part::Component(component) = &candidate.part else { return None };
-        let moved = self.hard.moved.get(component)?;
-        let elapsed = self.hard.elapsed(moved.stamp, self.now);
-        if moved.acknowledged || elapsed >= self.policy.guards.cooldown {
-            return None;
-        }
+        let eased = (candidate.source.clone(), candidate.part.clone());
+        let moves = match &candidate.part {
+            Part::Component(component) => vec![(component.to_string(), "moved", self.hard.moved.get(component)?)],
+            Part::Region => Vec::new(),
+            // Clients are not sent to and fro, neither all of them nor a share.
+            Part::Reroute => {
+                let records = self.policy.of_kind(Kind::Traffic);
+                let moved = records.filter_map(|(id, _)| Some((id.to_string(), "moved", self.hard.moved.get(id)?)));
+                let shared = self.hard.eased.get(&eased).map(|eased| (candidate.part.to_string(), "taken back", eased));
+                moved.chain(shared).collect()
+            }
+        };
+        let (what, done, moved, elapsed) = moves
+            .into_iter()
+            .map(|(what, done, moved)| (what, done, moved, self.hard.elapsed(moved.stamp, self.now)))
+            .find(|(_, _, moved, elapsed)| !moved.acknowledged && *elapsed < self.policy.guards.cooldown)?;
         let acknowledge = match &moved.incident {
             Some(incident) => format!("`failoverd ack {incident}`"),
             None => "an acknowledgement".to_owned(),
         };
         Some(Guard {
             kind: GuardKind::Cooldown,
-            evidence: format!("{component} was moved {} ago", human(elapsed)),
+            evidence: format!("{what} was {done} {} ago", human(elapsed)),
             lifted_by: format!("{acknowledge}, or {} more", human(self.policy.guards.cooldown - elapsed)),
         })
     }
 
     fn blast_radius(&self, candidate: &Candidate) -> Option<Guard> {
         let day = Duration::from_secs(24 * 3600);
-        let today = self.hard.declared.iter().filter(|stamp| self.hard.elapsed(**stamp, self.now) < day).count();
+        // What only eases a trouble must not use up what a real loss needs.
+        let counted = self.hard.declared.iter().filter(|declared| declared.moves == candidate.part.moves());
+        let today = counted.filter(|declared| self.hard.elapsed(declared.stamp, self.now) < day).count();
         let joins = self.hard.open_incidents().any(|incident| incident.source == candidate.source);
         if !joins && today >= self.policy.guards.incidents_per_day as usize {
             return Some(Guard {
@@ -365,8 +396,10 @@ impl Draft<'_> {
         incident: &IncidentId,
         source: &RegionId,
         part: &Part,
-        existing: &BTreeSet<StepId>,
+        so_far: Option<&Plan>,
     ) -> Result<plan::Planned, plan::NoPlan> {
+        let existing = so_far.map(|plan| plan.steps.iter().map(|step| step.id.clone()).collect()).unwrap_or_default();
+        let begun = so_far.map(Plan::begun).unwrap_or_default();
         let alive = self.policy.instances().filter(|id| self.is_answering(id)).collect();
         let initial;
         let placement = if self.hard.placement.is_empty() {
@@ -375,7 +408,8 @@ impl Draft<'_> {
         } else {
             &self.hard.placement
         };
-        let situation = Situation { policy: self.policy, placement, source, incident, alive: &alive, existing };
+        let (policy, existing, begun) = (self.policy, &existing, &begun);
+        let situation = Situation { policy, placement, source, incident, alive: &alive, existing, begun };
         plan::plan(situation, part)
     }
 
@@ -388,16 +422,16 @@ impl Draft<'_> {
             .find(|incident| incident.source == candidate.source)
             .map(|incident| (incident.id.clone(), incident.level, incident.plan.id.clone()));
         if let Some((incident, level, plan)) = open {
-            let existing = self
-                .incident(&incident)
-                .map(|incident| incident.plan.steps.iter().map(|step| step.id.clone()).collect())
-                .unwrap_or_default();
-            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, &existing) else { return };
+            let Some(joined) = self.incident(&incident).cloned() else { return };
+            let part = candidate.part.clone();
+            let Ok(planned) = self.draw(&incident, &candidate.source, &part, Some(&joined.plan)) else { return };
             if candidate.level() < level {
                 self.record(Fact::IncidentEscalated { incident, level: candidate.level(), evidence });
             }
-            let part = candidate.part.clone();
-            self.record(Fact::PlanGrown { plan, part, steps: planned.steps, shares: planned.shares });
+            self.give_up_share(&joined, &planned);
+            let (ordered_by, forced) = order.map_or((None, false), |(by, forced)| (Some(by), forced));
+            let (steps, shares) = (planned.steps, planned.shares);
+            self.record(Fact::PlanGrown { plan, part, steps, shares, ordered_by, forced });
         } else {
             let number = self.hard.incidents_ever + 1;
             let incident = IncidentId::from(format!("inc-{number}"));
@@ -405,7 +439,7 @@ impl Draft<'_> {
                 self.hard.ledger.as_ref().map_or("none", |ledger| ledger.as_str()).chars().rev().take(8).collect();
             let ledger: String = ledger.chars().rev().collect();
             let plan_id = PlanId::from(format!("plan-{ledger}-{number}"));
-            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, &BTreeSet::new()) else {
+            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, None) else {
                 return;
             };
             if let Err(bad) = plan::check(&planned.steps) {
@@ -435,12 +469,17 @@ impl Draft<'_> {
         self.advance();
     }
 
-    fn target_of(&self, source: &RegionId, part: &Part) -> Option<RegionId> {
+    pub(super) fn target_of(&self, source: &RegionId, part: &Part) -> Option<RegionId> {
         match part {
             Part::Component(component) => self.policy.target_of(component, source).cloned(),
             Part::Region => {
                 self.policy.components.keys().find_map(|component| self.policy.target_of(component, source)).cloned()
             }
+            Part::Reroute => self
+                .policy
+                .of_kind(Kind::Traffic)
+                .find_map(|(record, _)| self.policy.target_of(record, source))
+                .cloned(),
         }
     }
 

@@ -8,6 +8,7 @@ mod advance;
 mod alarm;
 mod command;
 mod controller;
+mod degraded;
 mod effect;
 mod fact;
 mod fact_text;

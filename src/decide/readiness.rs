@@ -8,7 +8,7 @@ use super::incident::{Approval, Incident, PartState};
 use super::judge::Candidate;
 use super::{Guard, GuardKind};
 use crate::domain::{
-    ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, StepId, UnfencedPromotion, time::human,
+    ComponentId, IncidentId, InstanceId, Kind, Level, Mode, RegionId, StepId, UnfencedPromotion, time::human,
 };
 use crate::health::{Loss, expected_loss};
 use crate::plan::{Action, Part, Step};
@@ -25,18 +25,21 @@ impl Draft<'_> {
                 lifted_by: "`failoverd resume`".to_owned(),
             });
         }
-        guards.extend(self.missing_approval(&incident));
+        guards.extend(self.missing_approval(&incident, step));
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
         let is_restart = incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point);
         let mut loss = None;
         let mut exceptions = Vec::new();
+        // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
+        let moves_share = step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
+        let is_judged = step.commit_point || moves_share;
         if !is_restart {
             guards.extend(self.unready_target(&incident, step));
             if let Some(promotion) = self.promotion_behind(&incident, step) {
                 guards.extend(self.unready_target(&incident, &promotion));
-                match self.judge_loss(&incident, &promotion.action) {
+                match self.judge_loss(&incident, &promotion) {
                     Ok((expected, accepted)) => {
                         loss = expected;
                         exceptions.extend(accepted);
@@ -44,7 +47,10 @@ impl Draft<'_> {
                     Err(guard) => guards.push(guard),
                 }
             }
-            if step.commit_point {
+            if moves_share {
+                guards.extend(self.useless_rerouting(&incident.source));
+            }
+            if is_judged {
                 guards.extend(self.lost_verdict(&incident, step));
                 if matches!(step.action, Action::DatabasePromoted { .. }) {
                     match self.judge_fence(&incident, &step.action) {
@@ -76,7 +82,7 @@ impl Draft<'_> {
             self.wake(recheck, "a guard that holds a step is judged again");
             return Readiness::Held(guards);
         }
-        if step.commit_point && !is_restart && !self.is_surveyed() {
+        if is_judged && !is_restart && !self.is_surveyed() {
             return Readiness::Looking;
         }
         let look = match self.fresh_look(&incident.plan.id, &step.id) {
@@ -86,8 +92,9 @@ impl Draft<'_> {
         Readiness::Go { look, loss, exceptions }
     }
 
-    fn missing_approval(&self, incident: &Incident) -> Option<Guard> {
-        if self.policy.mode != Mode::Approve || incident.ordered_by.is_some() || self.approval(incident).is_some() {
+    fn missing_approval(&self, incident: &Incident, step: &Step) -> Option<Guard> {
+        let is_ordered = incident.plan.is_ordered(&step.id);
+        if self.policy.mode != Mode::Approve || is_ordered || self.approval(incident).is_some() {
             return None;
         }
         let hash = incident.plan.hash();
@@ -190,12 +197,13 @@ impl Draft<'_> {
         }
     }
 
-    fn judge_loss(&self, incident: &Incident, action: &Action) -> Result<(Option<Duration>, Option<String>), Guard> {
-        let Action::DatabasePromoted { database, from, lossless } = action else { return Ok((None, None)) };
+    fn judge_loss(&self, incident: &Incident, step: &Step) -> Result<(Option<Duration>, Option<String>), Guard> {
+        let Action::DatabasePromoted { database, from, lossless } = &step.action else { return Ok((None, None)) };
         if *lossless && self.is_answering(from) {
             return Ok((Some(Duration::ZERO), None));
         }
-        let rpo = self.policy.objectives(incident.level).rpo;
+        let level = level_of(incident, step);
+        let rpo = self.policy.objectives(level).rpo;
         let accepted = self.approval(incident).and_then(|approval| approval.accept_loss);
         let command = format!("`failoverd approve {} --accept-loss`", incident.id);
         match self.expected_loss(&database.component, &from.region, &database.region) {
@@ -208,7 +216,7 @@ impl Draft<'_> {
                 evidence: format!(
                     "promoting {database} would lose up to {} of writes; the RPO of {} is {}",
                     human(loss),
-                    incident.level,
+                    level,
                     human(rpo)
                 ),
                 lifted_by: format!("the standby catching up, or {command} {}s", loss.as_secs() + 1),
@@ -222,7 +230,7 @@ impl Draft<'_> {
                     "promoting {database} would lose more than {} of writes: it is behind everything that was sampled; \
                      the RPO of {} is {}",
                     human(loss),
-                    incident.level,
+                    level,
                     human(rpo)
                 ),
                 lifted_by: format!("the standby catching up, or {command} with as much as you accept"),
@@ -263,7 +271,7 @@ impl Draft<'_> {
 
     /// Until the part's first commit point, the loss has to be as clear as it was when it was declared.
     fn lost_verdict(&mut self, incident: &Incident, step: &Step) -> Option<Guard> {
-        if incident.ordered_by.is_some() {
+        if incident.plan.is_ordered(&step.id) {
             return None;
         }
         let source = &incident.source;
@@ -393,6 +401,12 @@ impl Draft<'_> {
         }
         false
     }
+}
+
+/// The level whose objectives hold for the step. A component that fails beside a lesser trouble of its region may lose no
+/// more for that.
+fn level_of(incident: &Incident, step: &Step) -> Level {
+    if incident.plan.is_needed_by(&step.id, &Part::Region) { Level::RegionalOutage } else { Level::ComponentFailure }
 }
 
 /// What the looks at the steps ahead say.

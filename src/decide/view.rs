@@ -22,6 +22,19 @@ pub enum Scope {
     Region(RegionId),
     /// One component fails where it is served.
     Component(ComponentId),
+    /// What answers the clients of the region is only partly there.
+    Degradation(RegionId),
+}
+
+impl Scope {
+    /// What the part would be planned for.
+    pub fn of(source: &RegionId, part: &Part) -> Self {
+        match part {
+            Part::Region => Self::Region(source.clone()),
+            Part::Component(component) => Self::Component(component.clone()),
+            Part::Reroute => Self::Degradation(source.clone()),
+        }
+    }
 }
 
 /// The plan that would be made, and what speaks against it now.
@@ -54,7 +67,8 @@ impl Controller {
             if self.hard.placement.is_empty() { initial_placement(&self.policy) } else { self.hard.placement.clone() };
         let (source, part) = match scope {
             Scope::Region(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Region),
-            Scope::Region(region) => return Err(format!("there is no region {region}")),
+            Scope::Degradation(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Reroute),
+            Scope::Region(region) | Scope::Degradation(region) => return Err(format!("there is no region {region}")),
             Scope::Component(component) => {
                 let source =
                     placement.get(component).ok_or_else(|| format!("there is no component {component} to move"))?;
@@ -64,6 +78,7 @@ impl Controller {
         let lost = |id: &InstanceId| match &part {
             Part::Region => id.region == source,
             Part::Component(component) => id.region == source && id.component == *component,
+            Part::Reroute => false,
         };
         let alive: BTreeSet<InstanceId> = self.policy.instances().filter(|id| !lost(id)).collect();
         let incident = IncidentId::from("inc-0");
@@ -75,6 +90,7 @@ impl Controller {
                 incident: &incident,
                 alive: &alive,
                 existing: &BTreeSet::new(),
+                begun: &BTreeSet::new(),
             },
             &part,
         )
@@ -86,7 +102,7 @@ impl Controller {
             .flat_map(|step| step.places.values())
             .next()
             .cloned()
-            .or_else(|| self.policy.regions.keys().find(|region| **region != source).cloned())
+            .or_else(|| self.with_draft(now, |draft| draft.target_of(&source, &part)))
             .ok_or_else(|| "there is no other region".to_owned())?;
         let guards = self.with_draft(now, |draft| draft.standing_guards());
         Ok(DryRun {
@@ -262,8 +278,13 @@ impl Draft<'_> {
             .soft
             .held
             .iter()
-            .find(|((of, step), _)| *of == plan.id && plan.state(step) == StepState::Waiting)
+            .find(|((of, step), _)| *of == plan.id && plan.is_to_start(step))
             .and_then(|((_, step), guards)| Some(format!("{step} waits: {}", guards.first()?)));
+        if held.is_none() && self.awaits_recovery(incident) && plan.shares().next().is_some() {
+            let percent = self.policy.degradation.reroute_percent;
+            let (id, source, target) = (&incident.id, &incident.source, &incident.target);
+            return format!("{id}: {percent} % of the clients of {source} are sent to {target} until it is well again");
+        }
         match held {
             Some(held) => format!("{}: {direction}, {progress}; {held}", incident.id),
             None => format!("{}: {direction}, {progress}", incident.id),
@@ -280,6 +301,7 @@ impl Draft<'_> {
             let what = match &candidate.part {
                 Part::Component(component) => format!("{component}@{} is failing", candidate.source),
                 Part::Region => format!("{} is failing as a whole", candidate.source),
+                Part::Reroute => self.told_of_rerouting(&candidate.source),
             };
             if let Some(missing) = &candidate.missing {
                 guards.push(Guard {
@@ -385,9 +407,8 @@ impl Draft<'_> {
         let key = (plan.id.clone(), step.id.clone());
         let progress = plan.progress.get(&step.id).cloned().unwrap_or_default();
         let guards = match progress.state {
-            StepState::Waiting => self.soft.held.get(&key).cloned().unwrap_or_default(),
+            StepState::Waiting | StepState::Running => self.soft.held.get(&key).cloned().unwrap_or_default(),
             StepState::Held
-            | StepState::Running
             | StepState::Done
             | StepState::Failed
             | StepState::Owed

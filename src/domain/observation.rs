@@ -72,6 +72,17 @@ pub enum Serving {
     Replica,
 }
 
+/// How many replicas a workload has, as its cluster says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadSeen {
+    /// Its name, as configured.
+    pub name: String,
+    /// Ready ones.
+    pub ready: u32,
+    /// As many as it is scaled to.
+    pub wanted: u32,
+}
+
 /// What came with the finding. Everything is optional: an empty or missing field is unknown, never a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -91,6 +102,9 @@ pub struct Evidence {
     /// It works, but not well (too many connections, over the latency limit, not all workloads ready).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
+    /// Kubernetes: the configured workloads; one that does not exist has none of anything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<WorkloadSeen>,
     /// Why this instance could not take over right now, one sentence each (an RDS replica that is `backing-up`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_ready: Vec<String>,

@@ -294,6 +294,18 @@ pub struct ComponentPolicy {
     pub ttl: Duration,
 }
 
+impl ComponentPolicy {
+    /// Clients are answered by it, and notice when it is only partly there: the service itself, and the cluster that it
+    /// runs on. A database or a bucket is behind them, wherever they are.
+    pub fn answers_clients(&self) -> bool {
+        match self.kind {
+            Kind::Http => self.critical || self.independent_evidence,
+            Kind::Kubernetes => self.critical,
+            Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => false,
+        }
+    }
+}
+
 /// Something outside the deployment that answers while our own network works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferencePolicy {

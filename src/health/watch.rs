@@ -1,10 +1,11 @@
 //! One instance under watch.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{FAILURES_IN_A_ROW, Positions, Window};
 use crate::decide::VerdictKind;
-use crate::domain::{Evidence, Finding, Layer, Observation, Probing};
+use crate::domain::{Evidence, Finding, Layer, Observation, Probing, WorkloadSeen};
 
 /// What an observer concludes about one instance, at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub struct Watch {
     last: Option<Finding>,
     last_ended: Option<Duration>,
     degraded_since: Option<Duration>,
+    /// Since when every observation was an answer, and not a degraded one.
+    well_since: Option<Duration>,
+    /// How many ready replicas each workload needs while its cluster serves.
+    needed: BTreeMap<String, u32>,
+    workloads: BTreeMap<String, Replicas>,
     /// What the last answer carried.
     pub evidence: Evidence,
     /// Where its write-ahead log stood while it was alive and writable.
@@ -30,15 +36,29 @@ pub struct Watch {
     verdict: Verdict,
 }
 
+/// A workload, as its cluster has told of it without a gap.
+#[derive(Debug, Clone, Copy)]
+struct Replicas {
+    is_short: bool,
+    /// Start of the first probe that saw it so.
+    since: Duration,
+    /// Start of the last one.
+    seen: Duration,
+}
+
 impl Watch {
-    /// Nothing observed yet. `keep` is the longest window that anybody asks for.
-    pub fn new(probing: Probing, keep: Duration) -> Self {
+    /// Nothing observed yet. `keep` is the longest window that anybody asks for, `needed` how many ready replicas each
+    /// workload needs while its cluster serves.
+    pub fn new(probing: Probing, keep: Duration, needed: BTreeMap<String, u32>) -> Self {
         Self {
             window: Window::new(probing.gap(), keep),
             probing,
             last: None,
             last_ended: None,
             degraded_since: None,
+            well_since: None,
+            needed,
+            workloads: BTreeMap::new(),
             evidence: Evidence::default(),
             positions: Positions::default(),
             verdict: Verdict { kind: VerdictKind::Unknown, since: None },
@@ -64,28 +84,64 @@ impl Watch {
             Finding::Alive => {
                 self.window.push(observation.began, false);
                 self.evidence = observation.evidence.clone();
+                self.count(&observation.evidence.workloads, observation.began);
             }
             Finding::Failing { .. } if counts => self.window.push(observation.began, true),
             Finding::Failing { .. } | Finding::Unknown { .. } => {}
         }
         self.last = Some(finding);
         self.last_ended = Some(observation.ended);
-        let degraded = matches!(self.last, Some(Finding::Alive)) && self.evidence.degraded.is_some()
-            // Failing all the time is no degradation, and neither is coming back from it.
-            || self
-                .window
-                .failing_share(limits.degraded_over, now)
-                .is_some_and(|share| share >= limits.degraded_ratio && share < limits.failing_ratio);
-        if !degraded {
-            self.degraded_since = None;
-        } else if self.degraded_since.is_none() {
-            self.degraded_since = Some(observation.began);
-        }
+        self.weigh(observation.began, limits, now);
         let verdict = self.judge(limits, now);
         let changed = verdict.kind != self.verdict.kind
             || (verdict.kind == VerdictKind::Failing && verdict.since != self.verdict.since);
         self.verdict = verdict;
         changed
+    }
+
+    /// Degraded, well, or neither.
+    fn weigh(&mut self, began: Duration, limits: &Limits, now: Duration) {
+        let share = self.window.failing_share(limits.degraded_over, now).unwrap_or_default();
+        let is_partly_failing = share >= limits.degraded_ratio && share < limits.failing_ratio;
+        let is_degraded = match &self.last {
+            Some(Finding::Alive) => self.evidence.degraded.is_some() || is_partly_failing,
+            // A failure among slow answers is no cure. But failing all the time is no degradation, and neither is coming
+            // back from that.
+            Some(Finding::Failing { .. }) => {
+                is_partly_failing || (self.degraded_since.is_some() && share < limits.failing_ratio)
+            }
+            Some(Finding::Unknown { .. }) | None => is_partly_failing,
+        };
+        if is_degraded {
+            self.degraded_since.get_or_insert(began);
+        } else {
+            self.degraded_since = None;
+        }
+        match &self.last {
+            Some(Finding::Alive) if !is_degraded => {
+                self.well_since.get_or_insert(began);
+            }
+            Some(Finding::Alive | Finding::Failing { .. }) => self.well_since = None,
+            // Not knowing is neither.
+            Some(Finding::Unknown { .. }) | None => {}
+        }
+    }
+
+    /// Takes in what a cluster says of its workloads.
+    fn count(&mut self, seen: &[WorkloadSeen], began: Duration) {
+        for workload in seen {
+            let Some(needed) = self.needed.get(&workload.name) else { continue };
+            let is_short = workload.ready < *needed;
+            let goes_on = |known: &&mut Replicas| {
+                known.is_short == is_short && began.saturating_sub(known.seen) <= self.probing.gap()
+            };
+            match self.workloads.get_mut(&workload.name).filter(goes_on) {
+                Some(known) => known.seen = began,
+                None => {
+                    self.workloads.insert(workload.name.clone(), Replicas { is_short, since: began, seen: began });
+                }
+            }
+        }
     }
 
     /// The verdict as of `now`; one that was fine may have gone stale.
@@ -131,6 +187,37 @@ impl Watch {
             return None;
         }
         self.degraded_since.map(|since| now.saturating_sub(since))
+    }
+
+    /// Since when it has been well: every probe answered, and none of the answers was degraded.
+    pub fn well_since(&self, now: Duration) -> Option<Duration> {
+        Some(self.window.alive_since(now)?.max(self.well_since?))
+    }
+
+    /// The workloads that have had fewer ready replicas than they need, with since when. What was not seen lately is not
+    /// known.
+    pub fn short_workloads(&self, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        self.known_workloads(now).filter(|(_, known)| known.is_short).map(|(name, known)| (name, known.since))
+    }
+
+    /// Since when the workload has had as many ready replicas as it needs.
+    pub fn workload_well_since(&self, workload: &str, now: Duration) -> Option<Duration> {
+        self.known_workloads(now)
+            .find(|(name, known)| *name == workload && !known.is_short)
+            .map(|(_, known)| known.since)
+    }
+
+    /// Since when all workloads have had as many ready replicas as they need; for ever where there are none.
+    pub fn workloads_well_since(&self, now: Duration) -> Option<Duration> {
+        let since = self.needed.keys().map(|name| self.workload_well_since(name, now));
+        since.collect::<Option<Vec<_>>>().map(|since| since.into_iter().max().unwrap_or_default())
+    }
+
+    fn known_workloads(&self, now: Duration) -> impl Iterator<Item = (&str, &Replicas)> {
+        self.workloads
+            .iter()
+            .filter(move |(_, known)| now.saturating_sub(known.seen) <= self.probing.gap())
+            .map(|(name, known)| (name.as_str(), known))
     }
 
     /// It answered the last time, and that is not long ago.

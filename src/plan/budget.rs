@@ -42,14 +42,16 @@ pub enum Unanswered {
     BadPlan(#[from] BadPlan),
 }
 
-/// The answers to everything that may be answered automatically: every row of the matrix, and the regional outage.
+/// The answers to everything that may be answered automatically: every row of the matrix, the regional outage, and the
+/// service degradation where a share of the traffic is rerouted.
 pub fn answers(policy: &Policy) -> Vec<Answer> {
     let Some(source) = policy.primary() else { return vec![] };
     let in_primary = || policy.components.iter().filter(|(_, component)| component.regions.contains(source));
     let rows = in_primary().filter(|(_, component)| component.row.is_some());
     let parts = rows.map(|(id, _)| Part::Component(id.clone()));
     let regional = in_primary().any(|(_, component)| component.critical).then_some(Part::Region);
-    parts.chain(regional).map(|part| Answer { steps: answer(policy, source, &part), part }).collect()
+    let reroute = (policy.degradation.reroute_percent > 0).then_some(Part::Reroute);
+    parts.chain(regional).chain(reroute).map(|part| Answer { steps: answer(policy, source, &part), part }).collect()
 }
 
 fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, Unanswered> {
@@ -62,6 +64,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
     let is_lost = |instance: &InstanceId| match part {
         Part::Component(component) => instance.component == *component && instance.region == *source,
         Part::Region => instance.region == *source,
+        Part::Reroute => false,
     };
     let alive = policy.instances().filter(|instance| !is_lost(instance)).collect();
     let situation = Situation {
@@ -71,6 +74,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
         incident: &IncidentId::from("budget"),
         alive: &alive,
         existing: &BTreeSet::new(),
+        begun: &BTreeSet::new(),
     };
     let steps = plan(situation, part)?.steps;
     check(&steps)?;
@@ -134,11 +138,12 @@ impl BudgetRow {
         self.limit.checked_sub(self.total)
     }
 
-    /// `database`, or `regional outage`.
+    /// `database`, `regional outage`, or `degradation`.
     pub fn name(&self) -> String {
         match &self.part {
             Part::Component(component) => component.to_string(),
             Part::Region => "regional outage".to_owned(),
+            Part::Reroute => "degradation".to_owned(),
         }
     }
 
@@ -206,6 +211,11 @@ fn detection(policy: &Policy, part: &Part) -> Duration {
                 .map(last_probe)
                 .max();
             policy.regional.after + slowest.unwrap_or_default()
+        }
+        Part::Reroute => {
+            let slowest =
+                policy.components.values().filter(|component| component.answers_clients()).map(last_probe).max();
+            policy.degradation.after + slowest.unwrap_or_default()
         }
     }
 }

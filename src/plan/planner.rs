@@ -3,6 +3,8 @@
 //! The planner chooses which goals are needed and in which order; it never judges whether they may be pursued. Asked
 //! again for a plan that exists, it returns only what is missing, so that an escalation adds steps and repeats none.
 
+mod reroute;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub struct Situation<'a> {
     pub alive: &'a BTreeSet<InstanceId>,
     /// Steps that the plan has already.
     pub existing: &'a BTreeSet<StepId>,
+    /// Those of them that have begun and are not undone.
+    pub begun: &'a BTreeSet<StepId>,
 }
 
 /// What the planner found to be missing.
@@ -50,12 +54,19 @@ pub enum NoPlan {
     /// The component is not moved by itself.
     #[error("{0} is evidence only; it moves with the traffic")]
     EvidenceOnly(ComponentId),
+    /// Rerouting is off, or there is no record whose weights could be changed.
+    #[error(
+        "no share of the traffic of {0} can be rerouted: that takes degradation.reroute_percent above 0 and a traffic \
+         component that is served there"
+    )]
+    NothingToReroute(RegionId),
 }
 
 /// Plans one part: a component's row of the matrix, or everything that the region still serves.
 pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     let mut draft = Draft { situation, part, planned: Planned::default(), ids: BTreeSet::new() };
     let moved: Vec<&ComponentId> = match part {
+        Part::Reroute => return draft.reroute(),
         Part::Component(component) => vec![component],
         Part::Region => situation
             .placement
@@ -82,6 +93,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     }
     before_traffic.extend(draft.restart(&published));
     let moves_traffic = match part {
+        Part::Reroute => false,
         Part::Region => true,
         Part::Component(component) => situation
             .policy
@@ -336,6 +348,7 @@ impl<'a> Draft<'a> {
                 let part = match self.part {
                     Part::Component(component) => component.as_str(),
                     Part::Region => "region",
+                    Part::Reroute => "reroute",
                 };
                 let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
                 let action = Action::RolledOut {
@@ -386,13 +399,15 @@ impl<'a> Draft<'a> {
         for (component, record) in policy.of_kind(Kind::Traffic) {
             let weights = record.regions.iter().map(|r| (r.clone(), if r == target { 100 } else { 0 })).collect();
             let action = Action::Traffic { traffic: component.clone(), weights };
-            let id = self.need(format!("traffic-{component}"), action, before.clone(), policy.deadlines.traffic);
+            let mut before = before.clone();
+            before.extend(self.take_over_reroute(component));
+            let id = self.need(format!("traffic-{component}"), action, before, policy.deadlines.traffic);
             let confirm = match self.part {
                 Part::Component(source) => policy.components.get(source).and_then(|p| p.row).map(|row| Confirm {
                     instance: InstanceId { component: source.clone(), region: self.situation.source.clone() },
                     lasting: row.confirm_for,
                 }),
-                Part::Region => None,
+                Part::Region | Part::Reroute => None,
             };
             self.edit(&id, |step| {
                 step.commit_point = true;
@@ -409,13 +424,14 @@ impl<'a> Draft<'a> {
         moved
     }
 
-    fn verify(&mut self, moved: &[&ComponentId], after: &BTreeSet<StepId>) {
-        let Some(target) = self.target_region() else { return };
+    fn verify(&mut self, moved: &[&ComponentId], after: &BTreeSet<StepId>) -> BTreeSet<StepId> {
+        let mut checks = BTreeSet::new();
+        let Some(target) = self.target_region() else { return checks };
         let policy = self.situation.policy;
         for check in &policy.checks {
             let wanted = match self.part {
                 Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
-                Part::Component(component) => check.after.contains(component),
+                Part::Component(_) | Part::Reroute => moved.iter().any(|c| check.after.contains(*c)),
             };
             if !wanted {
                 continue;
@@ -423,12 +439,14 @@ impl<'a> Draft<'a> {
             let part = match self.part {
                 Part::Component(component) => format!("-for-{component}"),
                 Part::Region => String::new(),
+                Part::Reroute => "-for-reroute".to_owned(),
             };
             let action =
                 Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };
             let id = format!("verify-{}{part}", check.name);
-            self.need(id, action, after.clone(), policy.deadlines.verify);
+            checks.insert(self.need(id, action, after.clone(), policy.deadlines.verify));
         }
+        checks
     }
 
     /// Enhanced monitoring and settings of the document's last phase: after the traffic, in nobody's way.

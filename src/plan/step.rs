@@ -1,6 +1,7 @@
 //! A step: an action with its place in the graph, its deadline and its commit point.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,8 @@ use super::Action;
 use crate::domain::time::friendly;
 use crate::domain::{ComponentId, InstanceId, RegionId, StepId};
 
-/// The part of a plan that a step belongs to: a component's row, or the whole region.
+/// The part of a plan that a step belongs to: a component's row, the whole region, or what eases a lesser trouble
+/// without moving anything for good.
 ///
 /// A part is what unwinds when its source recovers before the part's first commit point.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,6 +21,29 @@ pub enum Part {
     Component(ComponentId),
     /// A regional outage: everything that the rows have not asked for yet.
     Region,
+    /// A service degradation: a share of the clients goes to the standby until the region is well again. Every step of it
+    /// can be undone, and nothing changes its place.
+    Reroute,
+}
+
+impl Part {
+    /// It takes something out of the region for good; the other parts end with everything where it was.
+    pub fn moves(&self) -> bool {
+        match self {
+            Self::Component(_) | Self::Region => true,
+            Self::Reroute => false,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Component(component) => write!(f, "{component}"),
+            Self::Region => f.write_str("the region"),
+            Self::Reroute => f.write_str("a share of the traffic"),
+        }
+    }
 }
 
 /// One goal within a plan.

@@ -9,7 +9,9 @@ use super::world::World;
 use crate::decide::{Fact, Outcome, Severity, Status, Task};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, PlanId, Policy, RegionId, StepId};
 use crate::ledger::MemoryDisk;
-use crate::plan::{Action, Step};
+use crate::plan::{Action, Part, Reversal, Step};
+
+type Weights = BTreeMap<ComponentId, BTreeMap<RegionId, u8>>;
 
 /// What was found to be wrong, and the state to find it with.
 pub(super) struct Checks {
@@ -27,6 +29,14 @@ pub(super) struct Checks {
     halted: bool,
     epoch: u64,
     is_split: bool,
+    /// The largest share that a degradation may move.
+    share_max: u8,
+    /// Who got the clients when the world was last looked at.
+    weights: Weights,
+    /// Who got them before a plan moved a share.
+    before_share: BTreeMap<PlanId, Weights>,
+    /// Plans whose share was taken back, and has to be.
+    taken_back: Vec<PlanId>,
     pub(super) broken: Vec<String>,
 }
 
@@ -38,6 +48,13 @@ struct Known {
     undo_attempts: u32,
     is_settled: bool,
     is_committed: bool,
+}
+
+impl Known {
+    /// It moves a share of the traffic.
+    fn is_share(&self) -> bool {
+        self.step.part == Part::Reroute && matches!(self.step.action, Action::Traffic { .. })
+    }
 }
 
 impl Checks {
@@ -62,6 +79,10 @@ impl Checks {
             halted: false,
             epoch: 0,
             is_split: false,
+            share_max: policy.degradation.reroute_percent,
+            weights: Weights::new(),
+            before_share: BTreeMap::new(),
+            taken_back: Vec::new(),
             broken: Vec::new(),
         }
     }
@@ -119,7 +140,13 @@ impl Checks {
                     }
                 }
             }
-            Fact::StepStarted { plan, step, attempt, .. } => self.edit(plan, step, |known| known.attempts = *attempt),
+            Fact::StepStarted { plan, step, attempt, .. } => {
+                self.edit(plan, step, |known| known.attempts = *attempt);
+                if self.steps.get(&(plan.clone(), step.clone())).is_some_and(Known::is_share) {
+                    self.before_share.entry(plan.clone()).or_insert_with(|| self.weights.clone());
+                }
+            }
+            Fact::PartUnwound { plan, part: Part::Reroute } => self.taken_back.push(plan.clone()),
             Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| known.undo_attempts = *attempt),
             Fact::StepDone { plan, step, .. }
             | Fact::StepOwed { plan, step, .. }
@@ -161,6 +188,11 @@ impl Checks {
 
     fn learn(&mut self, plan: &PlanId, steps: &[Step], found: &mut Vec<String>) {
         for step in steps {
+            if step.part == Part::Reroute
+                && (step.commit_point || !step.places.is_empty() || step.action.reversal() == Reversal::Impossible)
+            {
+                found.push(format!("{plan}/{} cannot be taken back, and eases a degradation", step.id));
+            }
             let known = Known {
                 step: step.clone(),
                 after: step.after.clone(),
@@ -277,8 +309,18 @@ impl Checks {
     }
 
     /// Never two databases that accept writes, unless that was allowed and recorded.
-    pub(super) fn world(&mut self, disk: &MemoryDisk, writable: &BTreeSet<InstanceId>) -> Vec<String> {
+    pub(super) fn world(
+        &mut self,
+        disk: &MemoryDisk,
+        writable: &BTreeSet<InstanceId>,
+        weights: &Weights,
+    ) -> Vec<String> {
         let mut found = self.read(disk);
+        if self.weights != *weights {
+            self.weights.clone_from(weights);
+            found.extend(self.strayed_clients());
+        }
+        found.extend(self.share_left_behind());
         let mut is_split = false;
         for component in &self.databases {
             let both: Vec<String> =
@@ -291,6 +333,48 @@ impl Checks {
             }
         }
         self.is_split = is_split;
+        found
+    }
+
+    /// Clients are where no plan sent them, or more of them than a degradation may move.
+    fn strayed_clients(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (traffic, weights) in &self.weights {
+            for (region, weight) in weights.iter().filter(|(region, _)| self.home.get(traffic) != Some(*region)) {
+                let sent = |is_share: bool| {
+                    let steps = self.steps.values().filter(|known| known.attempts > 0 && known.is_share() == is_share);
+                    let weights = steps.filter_map(|known| match &known.step.action {
+                        Action::Traffic { traffic: of, weights } if of == traffic => weights.get(region).copied(),
+                        _ => None,
+                    });
+                    weights.max().unwrap_or(0)
+                };
+                let allowed = sent(false).max(sent(true).min(self.share_max));
+                if *weight > allowed {
+                    found.push(format!("{traffic}: {region} has a weight of {weight}, and {allowed} was planned"));
+                }
+            }
+        }
+        found
+    }
+
+    /// A share that was taken back is back, unless all of the traffic has moved on from there.
+    fn share_left_behind(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for plan in std::mem::take(&mut self.taken_back) {
+            let has_moved_on = self.steps.iter().any(|((of, _), known)| {
+                *of == plan
+                    && known.attempts > 0
+                    && !known.is_share()
+                    && matches!(known.step.action, Action::Traffic { .. })
+            });
+            match self.before_share.get(&plan) {
+                Some(before) if *before != self.weights && !has_moved_on => {
+                    found.push(format!("{plan}: the share is taken back, and the weights are not what they were"));
+                }
+                Some(_) | None => {}
+            }
+        }
         found
     }
 

@@ -301,11 +301,32 @@ fn condition(words: &mut Words<'_>) -> Result<Condition, String> {
             "the instance is backing-up, and a replica that is being backed up cannot be promoted".to_owned(),
         )),
         "lags" => Ok(Condition::Lags(words.duration("lags 20m")?)),
+        "runs" => {
+            let (ready, workload) = (count(words)?, words.expect("the name of a workload")?.to_owned());
+            let until_restarted = match words.next() {
+                None => false,
+                Some("until-restarted") => true,
+                Some(other) => {
+                    return Err(format!("write `runs 3 web` or `runs 3 web until-restarted`, not `{other}`"));
+                }
+            };
+            Ok(Condition::Runs { ready, workload, until_restarted })
+        }
+        "is-scaled-to" => {
+            let (replicas, workload) = (count(words)?, words.expect("the name of a workload")?.to_owned());
+            Ok(Condition::Scaled { replicas, workload })
+        }
         other => Err(format!(
             "nothing can `{other}`; there are answers, fails LAYER [40%] [WHY], flaps every D for D, unknown [WHY], \
-             refuses-credential, degraded [WHY], not-ready WHY, backing-up and lags D"
+             refuses-credential, degraded [WHY], not-ready WHY, backing-up, lags D, runs N WORKLOAD [until-restarted] and \
+             is-scaled-to N WORKLOAD"
         )),
     }
+}
+
+fn count(words: &mut Words<'_>) -> Result<u32, String> {
+    let word = words.expect("a number of replicas")?;
+    word.parse().map_err(|_| format!("`{word}` is no number of replicas"))
 }
 
 fn layer(word: &str) -> Result<Layer, String> {

@@ -19,7 +19,7 @@ use crate::decide::{
 };
 use crate::domain::{Finding, InstanceId, Layer, Now, Observation, Policy, ReferenceId};
 use crate::ledger::{MemoryDisk, MemoryLedger, Permit, Sabotage};
-use crate::plan::{self, Action, Part};
+use crate::plan::{self, Action};
 use crate::ports::{AppendError, Ledger};
 
 /// The daemon has been watching for that long when a story begins.
@@ -253,7 +253,7 @@ impl<'a> Simulation<'a> {
 
     fn let_the_world_go_on(&mut self) {
         self.world.go_on(self.now);
-        let found = self.checks.world(&self.disk, &self.world.writable(self.now));
+        let found = self.checks.world(&self.disk, &self.world.writable(self.now), self.world.weights());
         self.broken(found);
     }
 
@@ -533,10 +533,7 @@ impl<'a> Simulation<'a> {
     /// The plan that the mode holds back.
     fn would_do(&self, fact: &Fact) -> Option<String> {
         let Fact::Withheld { source, part, .. } = fact else { return None };
-        let scope = match part {
-            Part::Region => Scope::Region(source.clone()),
-            Part::Component(component) => Scope::Component(component.clone()),
-        };
+        let scope = Scope::of(source, part);
         let dry_run = self.daemon.as_ref()?.controller.plan_if(self.clock(), &scope).ok()?;
         Some(plan::render(&dry_run.steps))
     }

@@ -140,6 +140,22 @@ pub enum Condition {
     NotReady(String),
     /// A replica that is behind.
     Lags(Duration),
+    /// A cluster in which a workload has fewer ready replicas than it is scaled to.
+    Runs {
+        /// How many are ready.
+        ready: u32,
+        /// Of which workload.
+        workload: String,
+        /// Restarting it helps.
+        until_restarted: bool,
+    },
+    /// Somebody scaled a workload of the cluster.
+    Scaled {
+        /// To how many.
+        replicas: u32,
+        /// Which workload.
+        workload: String,
+    },
 }
 
 /// What a person orders.

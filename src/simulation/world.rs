@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::story::{Behaviour, Condition, Which, Work};
 use crate::domain::{
     ComponentId, Evidence, Finding, InstanceId, Kind, Layer, LedgerId, Policy, ReferenceId, RegionId, Serving,
+    WorkloadSeen,
 };
 use crate::plan::Action;
 use crate::ports::Claim;
@@ -34,6 +35,8 @@ pub(super) struct World {
     pub(super) link_cut: bool,
     claims: BTreeMap<RegionId, Claim>,
     replicas: BTreeMap<(InstanceId, String), u32>,
+    /// Workloads with fewer ready replicas than they are scaled to.
+    lacking: BTreeMap<(InstanceId, String), Lack>,
     /// Everything that is a text at a place: keys of objects, restarts, declarations, manifests.
     texts: BTreeMap<(InstanceId, String), String>,
     weights: BTreeMap<ComponentId, BTreeMap<RegionId, u8>>,
@@ -65,6 +68,13 @@ enum Reach {
     Failing { layer: Layer, percent: u8, why: Option<String> },
     Flapping { from: Duration, every: Duration, lasting: Duration },
     Unknown(String),
+}
+
+/// What a workload lacks.
+#[derive(Debug, Clone, Copy)]
+struct Lack {
+    ready: u32,
+    until_restarted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +126,7 @@ impl World {
             link_cut: false,
             claims: BTreeMap::new(),
             replicas,
+            lacking: BTreeMap::new(),
             texts: BTreeMap::new(),
             weights,
             behaviours: BTreeMap::new(),
@@ -143,8 +154,60 @@ impl World {
                 continue;
             }
             instance.befall(now, condition);
+            self.befall_workloads(id, condition)?;
         }
         Ok(())
+    }
+
+    fn befall_workloads(&mut self, id: &InstanceId, condition: &Condition) -> Result<(), String> {
+        let place = |workload: &String| (id.clone(), workload.clone());
+        let unknown = |workload: &String| format!("{id} has no workload {workload}");
+        match condition {
+            Condition::Answers => self.lacking.retain(|(cluster, _), _| cluster != id),
+            Condition::Runs { ready, workload, until_restarted } => {
+                if !self.replicas.contains_key(&place(workload)) {
+                    return Err(unknown(workload));
+                }
+                let lack = Lack { ready: *ready, until_restarted: *until_restarted };
+                self.lacking.insert(place(workload), lack);
+            }
+            Condition::Scaled { replicas, workload } => match self.replicas.get_mut(&place(workload)) {
+                Some(count) => *count = *replicas,
+                None => return Err(unknown(workload)),
+            },
+            Condition::Fails { .. }
+            | Condition::Flaps { .. }
+            | Condition::Unknown(_)
+            | Condition::RefusesCredential
+            | Condition::Degraded(_)
+            | Condition::NotReady(_)
+            | Condition::Lags(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Ready replicas of a workload.
+    fn ready(&self, place: &(InstanceId, String)) -> u32 {
+        let count = self.replicas.get(place).copied().unwrap_or(0);
+        self.lacking.get(place).map_or(count, |lack| count.min(lack.ready))
+    }
+
+    /// What a probe of the cluster sees of its workloads.
+    fn tell_of_workloads(&self, id: &InstanceId, evidence: &mut Evidence) {
+        let Some(policy) = self.policy.components.get(&id.component) else { return };
+        let mut short = Vec::new();
+        for workload in &policy.workloads {
+            let place = (id.clone(), workload.name.clone());
+            let (ready, wanted) = (self.ready(&place), self.replicas.get(&place).copied().unwrap_or(0));
+            let serves = self.policy.primary() == Some(&id.region) || wanted >= workload.active;
+            if serves && ready < workload.active {
+                short.push(format!("deployment {}: {ready} of {} ready", workload.name, workload.active));
+            }
+            evidence.workloads.push(WorkloadSeen { name: workload.name.clone(), ready, wanted });
+        }
+        if !short.is_empty() && evidence.degraded.is_none() {
+            evidence.degraded = Some(short.join("; "));
+        }
     }
 
     pub(super) fn set_references(&mut self, which: Option<&ReferenceId>, answers: bool) -> Result<(), String> {
@@ -219,7 +282,8 @@ impl World {
                     let weight = self.weights.get(&id.component).and_then(|w| w.get(&id.region)).copied().unwrap_or(0);
                     evidence.serving = Some(if weight > 0 { Serving::Writable } else { Serving::Replica });
                 }
-                Kind::Kubernetes | Kind::Storage | Kind::Http | Kind::Cloud => {}
+                Kind::Kubernetes => self.tell_of_workloads(id, &mut evidence),
+                Kind::Storage | Kind::Http | Kind::Cloud => {}
             }
         }
         (Finding::Alive, evidence, LATENCY)
@@ -338,6 +402,8 @@ impl Instance {
             Condition::Degraded(why) => self.degraded = Some(why.clone()),
             Condition::NotReady(why) => self.not_ready = Some(why.clone()),
             Condition::Lags(lag) => self.lag = *lag,
+            // The cluster itself is well.
+            Condition::Runs { .. } | Condition::Scaled { .. } => {}
         }
     }
 

@@ -147,6 +147,7 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
     let scope = match lost.split_once(':') {
         Some(("region", region)) => Scope::Region(RegionId::from(region)),
         Some(("component", component)) => Scope::Component(ComponentId::from(component)),
+        Some(("degradation", region)) => Scope::Degradation(RegionId::from(region)),
         Some(_) | None => {
             return Err(Refusal::bad(format!("`{lost}` is neither a region nor a component"), EXAMPLES));
         }

@@ -96,7 +96,28 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("a ratio out of range", "", "[probes]\nfailing_ratio = 1.5"),
     ("no incidents allowed", "", "[guards]\nincidents_per_day = 0"),
     ("more critical failures than components", "", "[regional]\ncritical_failing = 9"),
+    ("a share that is everybody", "", "[degradation]\nreroute_percent = 100"),
+    (
+        "a share of a record that is not there",
+        "[traffic.dns]\nzone_id = \"Z123\"\nrecord = \"api.example.com\"\nttl = \"30s\"\nprovider = \"route53-records\"\n\
+         control_region = \"us-west-2\"\n[traffic.dns.regions.us-east-1]\nset_identifier = \"east\"\nvalue = \"192.0.2.1\"\n\
+         [traffic.dns.regions.us-west-2]\nset_identifier = \"west\"\nvalue = \"192.0.2.2\"\n",
+        "[degradation]\nreroute_percent = 10\n",
+    ),
 ];
+
+#[test]
+fn a_switch_that_knows_on_and_off_cannot_move_a_share() {
+    let flip = |region: &str| format!("flip = {{ region = \"us-west-2\", bucket = \"flips\", key = \"{region}\" }}");
+    let text = SOUND
+        .replace("provider = \"route53-records\"", "provider = \"data-plane-flip\"")
+        .replace("value = \"192.0.2.1\"", &format!("value = \"192.0.2.1\"\n{}", flip("east")))
+        .replace("value = \"192.0.2.2\"", &format!("value = \"192.0.2.2\"\n{}", flip("west")));
+    let printed = check(&format!("{text}\n[degradation]\nreroute_percent = 10\n"), &nothing());
+    assert_eq!(printed.code, BAD_CONFIGURATION, "{}{}", printed.out, printed.err);
+    assert_eq!(printed.err.lines().count(), 1, "{}", printed.err);
+    assert!(printed.err.contains("degradation.reroute_percent: traffic.dns has provider"), "{}", printed.err);
+}
 
 #[test]
 fn all_mistakes_are_found_in_one_go() {
@@ -174,7 +195,7 @@ fn every_row_of_the_document_fits_in_15_minutes_with_cited_deadlines() {
     let value: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
     let rows = value["rows"].as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["cache", "database", "kubernetes", "storage", "regional outage"]);
+    assert_eq!(names, ["cache", "database", "kubernetes", "storage", "regional outage", "degradation"]);
     for row in rows {
         assert_eq!(row["fits"], true, "{row:#}");
         assert!(row["seconds"].as_f64().unwrap() <= 900.0, "{row:#}");

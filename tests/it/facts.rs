@@ -103,6 +103,8 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             part: Part::Region,
             steps: vec![Step { id: "promote-other".into(), part: Part::Region, ..step }],
             shares: BTreeMap::from([("promote-database".into(), BTreeSet::from(["declare@us-west-2".into()]))]),
+            ordered_by: None,
+            forced: false,
         },
         Fact::ApprovalRequested {
             plan: plan.clone(),

@@ -16,7 +16,7 @@ struct Case {
 
 /// A daemon that comes up in the middle of an outage never saw the old primary alive, and so cannot say what a promotion
 /// loses: a person does, at the end of each story.
-const CASES: [Case; 5] = [
+const CASES: [Case; 7] = [
     Case {
         name: "a lost region",
         story: "until +20m
@@ -52,6 +52,20 @@ const CASES: [Case; 5] = [
         story: "until +12m
             +0    everything@us-east-1 fails tcp
             +43s  everything@us-east-1 answers",
+    },
+    Case {
+        name: "a share of the clients that is sent away and taken back",
+        story: "until +16m
+            +0    api@us-east-1 degraded 2.4 s to answer, the limit is 1 s
+            +8m   api@us-east-1 answers",
+    },
+    Case {
+        name: "a share of the clients, then the whole region",
+        story: "until +26m
+            +0    api@us-east-1 degraded 2.4 s to answer, the limit is 1 s
+            +6m   everything@us-east-1 fails tcp
+            +18m  operator approve accept-loss 5m
+            +19m  operator approve accept-loss 5m",
     },
 ];
 

@@ -37,6 +37,11 @@ impl Objects {
 
 impl AwsActuator {
     pub(super) async fn look_flip(&self, goal: &Goal<'_>) -> Result<Look, Setback> {
+        let serving = goal.wanted.shares.values().filter(|share| share.weight > 0).count();
+        if serving > 1 {
+            let component = goal.component;
+            return Err(Setback::Refused(format!("{component} switches regions on and off and cannot move a share")));
+        }
         let seen = self.objects(goal).await?;
         Ok(Look { satisfied: seen.is(goal), summary: seen.summary(), previous: remember(&seen)? })
     }

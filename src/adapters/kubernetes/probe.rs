@@ -13,7 +13,7 @@ use super::session::{Session, answered};
 use super::workload::{self, Workload};
 use crate::adapters::connect::Broken;
 use crate::adapters::http::certificate;
-use crate::domain::{Evidence, Finding, Layer, Observation, Role, WorkloadPolicy};
+use crate::domain::{Evidence, Finding, Layer, Observation, Role, WorkloadPolicy, WorkloadSeen};
 use crate::ports::Probe;
 
 /// Probes one cluster: `/version`, which an API server answers from memory, then each workload, which it can only
@@ -115,6 +115,7 @@ impl ClusterProbe {
 fn judge(policy: &WorkloadPolicy, role: Role, found: Option<&Workload>, evidence: &mut Evidence) {
     let name = format!("{} {}", workload::kind_name(policy.kind), policy.name);
     let Some(found) = found else {
+        evidence.workloads.push(WorkloadSeen { name: policy.name.clone(), ready: 0, wanted: 0 });
         evidence.not_ready.push(format!("{name} does not exist"));
         if role == Role::Primary {
             degrade(evidence, format!("{name} does not exist"));
@@ -122,6 +123,7 @@ fn judge(policy: &WorkloadPolicy, role: Role, found: Option<&Workload>, evidence
         return;
     };
     let ready = found.ready();
+    evidence.workloads.push(WorkloadSeen { name: policy.name.clone(), ready, wanted: found.wanted() });
     evidence.details.push(format!("{}={ready}/{}", policy.name, found.wanted()));
     // Where it serves: in the primary region, and wherever a failover has scaled it up to serve.
     let serves = role == Role::Primary || (found.wanted() >= policy.active && policy.active > policy.standby);
@@ -181,7 +183,9 @@ mod tests {
     fn the_primary_needs_its_active_replicas_and_a_standby_its_standby_ones() {
         assert_eq!(judged(Role::Primary, 5, 5).degraded, None);
         assert_eq!(judged(Role::Primary, 5, 4).degraded.as_deref(), Some("deployment core: 4 of 5 ready"));
-        assert_eq!(judged(Role::Secondary, 2, 2), Evidence { details: vec!["core=2/2".into()], ..Evidence::default() });
+        let seen = WorkloadSeen { name: "core".into(), ready: 2, wanted: 2 };
+        let well = Evidence { details: vec!["core=2/2".into()], workloads: vec![seen], ..Evidence::default() };
+        assert_eq!(judged(Role::Secondary, 2, 2), well);
         assert_eq!(judged(Role::Secondary, 2, 1).not_ready, ["deployment core: 1 of 2 standby replicas ready"]);
         assert_eq!(judged(Role::Secondary, 2, 1).degraded, None);
     }

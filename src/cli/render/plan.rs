@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use super::table::paragraph;
 use super::{Column, Ink, Palette, Symbol, Table};
-use crate::decide::DryRun;
+use crate::decide::{DryRun, Scope};
+use crate::domain::StepId;
 use crate::domain::time::human;
-use crate::domain::{ComponentId, StepId};
 use crate::plan::{self, Action, Reversal, Step};
 
-/// The plan for the loss of `component`, or of the whole region.
-pub fn plan(dry_run: &DryRun, component: Option<&ComponentId>, palette: Palette) -> String {
+/// The plan for a loss.
+pub fn plan(dry_run: &DryRun, loss: &Scope, palette: Palette) -> String {
     let waves = plan::waves(&dry_run.steps);
     let (source, arrow, target) = (&dry_run.source, palette.arrow(), &dry_run.target);
-    let title = match component {
-        Some(component) => format!("If {component} in {source} were lost: {source} {arrow} {target}"),
-        None => format!("If {source} were lost: {source} {arrow} {target}"),
+    let title = match loss {
+        Scope::Component(component) => format!("If {component} in {source} were lost: {source} {arrow} {target}"),
+        Scope::Region(_) => format!("If {source} were lost: {source} {arrow} {target}"),
+        Scope::Degradation(_) => {
+            format!("If the clients of {source} were only partly served: a share of them {arrow} {target}")
+        }
     };
     let mut text = paragraph(palette, 0, Ink::Heading, &title);
     let dot = palette.dot();

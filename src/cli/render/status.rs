@@ -104,13 +104,15 @@ fn pending_lines(pending: &PendingStatus, palette: Palette) -> String {
     let part = match &pending.part {
         Part::Component(component) => format!("{component} in {}", pending.source),
         Part::Region => format!("the whole region {}", pending.source),
+        Part::Reroute => format!("a share of the clients of {}", pending.source),
     };
+    let word = if pending.part.moves() { "failing" } else { "degraded" };
     let clock = match pending.after.checked_sub(pending.failing_for) {
         Some(left) if !left.is_zero() => {
-            format!("failing for {} of {}, {} left", human(pending.failing_for), human(pending.after), human(left))
+            format!("{word} for {} of {}, {} left", human(pending.failing_for), human(pending.after), human(left))
         }
         Some(_) | None => {
-            format!("failing for {}, over the threshold of {}", human(pending.failing_for), human(pending.after))
+            format!("{word} for {}, over the threshold of {}", human(pending.failing_for), human(pending.after))
         }
     };
     let share = pending.failing_for.as_secs_f64() / pending.after.as_secs_f64().max(f64::MIN_POSITIVE);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::daemon::positive;
 use super::{Findings, Part};
 use crate::config::convert::probing;
+use crate::config::schema::TrafficProvider;
 use crate::config::{Config, Key};
 use crate::domain::time::human;
 use crate::domain::{Kind, Probing, Role};
@@ -134,12 +135,47 @@ fn degradation(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>)
         );
         findings.wrong(Key::of(["degradation", "ratio"]), text);
     }
-    if degradation.reroute_percent > 100 {
-        findings.wrong(Key::of(["degradation", "reroute_percent"]), "out of range; write 0 to 100");
-    }
+    rerouting(config, parts, findings);
     for part in parts.iter().filter(|part| part.critical) {
         if let Some(wrong) = too_short(degradation.after, probing(&config.probes, part.probe)) {
             findings.wrong(Key::of(["degradation", "after"]), format!("for {}: {wrong}", part.id));
         }
+    }
+}
+
+/// A share of the traffic can be moved where there are weights to change, and something that says when.
+fn rerouting(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    let key = Key::of(["degradation", "reroute_percent"]);
+    match config.degradation.reroute_percent {
+        0 => return,
+        1..=99 => {}
+        _ => {
+            let text =
+                "out of range; write 0 (report only) to 99: moving everybody is a failover, and what a trigger is for";
+            return findings.wrong(key, text);
+        }
+    }
+    if config.traffic.is_empty() {
+        let text = "nothing can be rerouted without a record of the clients' name; add [traffic.NAME], or write 0";
+        findings.wrong(key.clone(), text);
+    }
+    for (id, traffic) in &config.traffic {
+        if traffic.provider == TrafficProvider::DataPlaneFlip {
+            let text = format!(
+                "traffic.{id} has provider = \"data-plane-flip\", which switches a region on or off and moves no share of \
+                 it; write 0, or \"route53-records\" there"
+            );
+            findings.wrong(key.clone(), text);
+        }
+    }
+    let answers_clients = |part: &Part<'_>| match part.kind {
+        Kind::Kubernetes => part.critical,
+        Kind::Http => part.critical || config.http.get(part.id).is_some_and(|http| http.client_path),
+        Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => false,
+    };
+    if !parts.iter().any(|part| part.is_in(config, Role::Primary) && answers_clients(part)) {
+        let text = "nothing is watched that answers the clients of the primary region, so nothing is ever rerouted; add \
+                    an [http.NAME] with client_path = true, or a critical cluster";
+        findings.warn(key, text);
     }
 }

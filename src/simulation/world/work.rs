@@ -201,7 +201,8 @@ impl World {
         };
         match action {
             Action::Replicas { cluster, workload, replicas, .. } => {
-                self.replicas.get(&(cluster.clone(), workload.clone())) == Some(replicas)
+                let place = (cluster.clone(), workload.clone());
+                self.replicas.get(&place) == Some(replicas) && self.ready(&place) >= *replicas
             }
             Action::Fenced { database } => self.instances.get(database).is_some_and(|instance| instance.fenced),
             Action::DatabasePromoted { database, .. } => {
@@ -215,7 +216,10 @@ impl World {
             Action::Published { cluster, name, key, value, .. } => {
                 text(cluster, format!("{name}/{key}"), &value_text(value))
             }
-            Action::RolledOut { cluster, workload, .. } => text(cluster, format!("restarted {workload}"), key),
+            Action::RolledOut { cluster, workload, .. } => {
+                let place = (cluster.clone(), workload.clone());
+                text(cluster, format!("restarted {workload}"), key) && !self.lacking.contains_key(&place)
+            }
             Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
             Action::StorageReachable { storage } => self.reaches(now, storage),
             Action::Verified { .. } => !matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_)),
@@ -255,6 +259,10 @@ impl World {
             }
             Action::RolledOut { cluster, workload, .. } => {
                 self.texts.insert((cluster.clone(), format!("restarted {workload}")), operation.key.clone());
+                let place = (cluster.clone(), workload.clone());
+                if self.lacking.get(&place).is_some_and(|lack| lack.until_restarted) {
+                    self.lacking.remove(&place);
+                }
             }
             Action::Manifests { cluster, path } => {
                 self.texts.insert((cluster.clone(), format!("manifest {path}")), "applied".to_owned());
