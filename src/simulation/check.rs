@@ -343,9 +343,9 @@ impl Checks {
             for (region, weight) in weights.iter().filter(|(region, _)| self.home.get(traffic) != Some(*region)) {
                 let sent = |is_share: bool| {
                     let steps = self.steps.values().filter(|known| known.attempts > 0 && known.is_share() == is_share);
-                    let weights = steps.filter_map(|known| match &known.step.action {
-                        Action::Traffic { traffic: of, weights } if of == traffic => weights.get(region).copied(),
-                        _ => None,
+                    let weights = steps.filter_map(|known| {
+                        let Action::Traffic { traffic: of, weights } = &known.step.action else { return None };
+                        weights.get(region).copied().filter(|_| of == traffic)
                     });
                     weights.max().unwrap_or(0)
                 };
