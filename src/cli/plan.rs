@@ -16,6 +16,7 @@ use crate::ports::Clock;
 /// The losses that are not a component.
 const REGIONAL_OUTAGE: &str = "regional-outage";
 const DEGRADATION: &str = "degradation";
+const WORKLOAD: &str = "workload:";
 
 /// Shows the plan for a loss.
 pub(super) async fn plan(args: &PlanArgs, terminal: Terminal) -> Outcome {
@@ -41,6 +42,7 @@ enum What {
     Component(ComponentId),
     Region,
     Degradation,
+    Workload(String),
 }
 
 impl Loss {
@@ -48,7 +50,10 @@ impl Loss {
         let what = match text {
             REGIONAL_OUTAGE => What::Region,
             DEGRADATION => What::Degradation,
-            component => What::Component(component.into()),
+            other => match other.strip_prefix(WORKLOAD) {
+                Some(workload) => What::Workload(workload.to_owned()),
+                None => What::Component(other.into()),
+            },
         };
         Self { what, from }
     }
@@ -64,6 +69,7 @@ impl Loss {
             What::Component(component) => Scope::Component(component.clone()),
             What::Region => Scope::Region(region.clone()),
             What::Degradation => Scope::Degradation(region.clone()),
+            What::Workload(workload) => Scope::Workload(workload.clone()),
         }
     }
 }
@@ -74,6 +80,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let placement = placement(&loaded, loss.from.as_ref())?;
     let scope = match &loss.what {
         What::Component(component) => Scope::Component(component.clone()),
+        What::Workload(workload) => Scope::Workload(workload.clone()),
         What::Region | What::Degradation => loss.of(&lost_region(&placement, loss.from.as_ref())?),
     };
     let now = SystemClock.now();
@@ -83,8 +90,10 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let known: Vec<String> = loaded.policy.components.keys().map(ToString::to_string).collect();
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
-        Failure::because(Exit::No, why)
-            .hint(format!("--if takes {REGIONAL_OUTAGE}, {DEGRADATION} or a component: {}", known.join(", ")))
+        Failure::because(Exit::No, why).hint(format!(
+            "--if takes {REGIONAL_OUTAGE}, {DEGRADATION}, {WORKLOAD}NAME or a component: {}",
+            known.join(", ")
+        ))
     })?;
     // Nothing was probed here, so the guards that hold would say nothing about the daemon's.
     dry_run.guards.clear();
@@ -136,6 +145,7 @@ async fn online(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
 pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
     let path = match &loss.what {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
+        What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),
         What::Region | What::Degradation => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;

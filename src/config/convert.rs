@@ -9,8 +9,8 @@ use super::schema::{
     CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Traffic, TrafficProvider, Trigger,
 };
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, Kind, Level, Policy, Probing,
-    Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
+    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, HealingPolicy, Kind, Level, Policy,
+    Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -49,6 +49,7 @@ pub(super) fn policy_of(config: &Config) -> Policy {
             ratio: config.degradation.ratio,
             reroute_percent: config.degradation.reroute_percent,
         },
+        healing: HealingPolicy { enabled: config.healing.enabled, after: config.healing.after },
         guards: GuardPolicy {
             cooldown: config.guards.cooldown,
             incidents_per_day: config.guards.incidents_per_day,

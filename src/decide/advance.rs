@@ -33,6 +33,7 @@ impl Draft<'_> {
             if self.is_halted() {
                 return;
             }
+            self.finish_what_healed(&id);
             self.unwind_what_recovered(&id);
             self.undo(&id);
             self.start(&id);
@@ -78,6 +79,7 @@ impl Draft<'_> {
                 Part::Component(component) => format!("{component}@{source} answers again"),
                 Part::Region => format!("{source} is not lost: too few of its critical components still fail"),
                 Part::Reroute => format!("the clients of {source} are well served again"),
+                Part::Healing { .. } => format!("{part} is well again"),
             };
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
         }
@@ -184,6 +186,7 @@ impl Draft<'_> {
                 | StepState::Undone
                 | StepState::Cancelled => false,
             })
+            .filter(|step| !self.is_needless(incident, step))
             .cloned()
             .collect();
         for step in candidates {
@@ -275,12 +278,14 @@ impl Draft<'_> {
             return;
         }
         let is_fence = incident.plan.fence_of(&step).is_some();
+        let source = incident.source.clone();
         self.forget_who_gets_clients(&definition.action);
         self.soft.under_way.remove(&key);
         self.soft.notes.remove(&key);
         self.soft.looks.remove(&key);
         match outcome {
             StepOutcome::Reached { note, acted } => {
+                self.forget_what_ailed(&source, &definition.part);
                 self.record(Fact::StepDone { plan, step, note, acted });
                 for (component, region) in definition.places {
                     if self.hard.placement.get(&component) != Some(&region) {
@@ -288,7 +293,8 @@ impl Draft<'_> {
                     }
                 }
             }
-            StepOutcome::Failed { why } if definition.best_effort || is_fence => {
+            // Replicas that do not get ready are what the restart is for.
+            StepOutcome::Failed { why } if definition.best_effort || is_fence || is_first_try(&definition) => {
                 self.record(Fact::StepOwed { plan, step, why });
             }
             StepOutcome::Failed { why } => self.record(Fact::StepFailed { plan, step, why }),
@@ -449,7 +455,8 @@ impl Draft<'_> {
         if is_asked {
             return;
         }
-        let loss = self.loss_of(&incident.source.clone(), &incident.target.clone());
+        let promotes = incident.plan.steps.iter().any(|step| matches!(step.action, Action::DatabasePromoted { .. }));
+        let loss = self.loss_of(&incident.source, &incident.target).filter(|_| promotes);
         let plan = incident.plan.id.clone();
         self.record(Fact::ApprovalRequested { plan, hash, guards: liftable, loss });
     }
@@ -463,6 +470,11 @@ impl Draft<'_> {
             })
             .max()
     }
+}
+
+/// The first of the two things that are tried with an ailing workload.
+fn is_first_try(step: &Step) -> bool {
+    matches!(step.part, Part::Healing { .. }) && matches!(step.action, Action::Replicas { .. })
 }
 
 /// The step waits, directly or through others, for one that failed.

@@ -57,10 +57,12 @@ impl Draft<'_> {
                 Part::Component(component) => format!("{component}@{}", candidate.source),
                 Part::Region => format!("all of {}", candidate.source),
                 Part::Reroute => format!("share-of-{}", candidate.source),
+                Part::Healing { cluster, workload } => format!("{workload}-of-{cluster}@{}", candidate.source),
             };
             let told = match &candidate.part {
                 Part::Component(_) | Part::Region => format!("{what} is failing"),
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
+                Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
             };
             let why: Vec<String> = guards.iter().map(ToString::to_string).collect();
             raise(
@@ -81,9 +83,13 @@ impl Draft<'_> {
                 "is under way"
             };
             let (id, level, source, target) = (&incident.id, incident.level, &incident.source, &incident.target);
-            let doing = match incident.plan.parts.keys().any(Part::moves) {
-                true => format!("moving to {target}"),
-                false => format!("sending a share of the clients to {target}"),
+            let doing = if incident.plan.parts.keys().any(Part::moves) {
+                format!("moving to {target}")
+            } else if incident.plan.parts.contains_key(&Part::Reroute) {
+                format!("sending a share of the clients to {target}")
+            } else {
+                let mended: Vec<String> = incident.plan.parts.keys().map(ToString::to_string).collect();
+                format!("healing {} in place", mended.join(", "))
             };
             raise(id.to_string(), Severity::Page, Some(source), format!("{id}: {level} of {source}, {doing}, {state}"));
             let held: Vec<String> = self

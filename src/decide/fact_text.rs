@@ -26,11 +26,15 @@ impl fmt::Display for Fact {
                 match part {
                     Part::Component(_) | Part::Region => write!(f, "leaving {source} for {part} withheld by ")?,
                     Part::Reroute => write!(f, "rerouting {part} of {source} withheld by ")?,
+                    Part::Healing { .. } => write!(f, "healing {part} in {source} withheld by ")?,
                 }
                 list(f, guards.iter().map(guard_text))
             }
             Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, .. } => {
-                write!(f, "{incident} declared, {level}: from {source} to {target}")?;
+                match source == target {
+                    true => write!(f, "{incident} declared, {level}: in {source}")?,
+                    false => write!(f, "{incident} declared, {level}: from {source} to {target}")?,
+                }
                 match ordered_by {
                     Some(by) => write!(f, ", ordered by {by}"),
                     None => write!(f, ", detected after {}", human(*detected_after)),

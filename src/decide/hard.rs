@@ -203,6 +203,12 @@ impl Hard {
                     incident.ordered_by.clone_from(ordered_by);
                 }
                 incident.is_forced |= forced;
+                if incident.target == incident.source
+                    && let Some(target) = steps.iter().flat_map(|step| step.places.values()).next()
+                {
+                    // What was to be mended where it is leaves after all.
+                    incident.target.clone_from(target);
+                }
                 let id = incident.id.clone();
                 for declared in self.declared.iter_mut().filter(|declared| declared.incident == id) {
                     declared.moves |= part.moves();

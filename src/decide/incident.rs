@@ -303,7 +303,7 @@ impl Plan {
                     && match part {
                         Part::Region => true,
                         Part::Component(component) => at.component == *component,
-                        Part::Reroute => false,
+                        Part::Reroute | Part::Healing { .. } => false,
                     }
             });
             if is_share {
@@ -360,7 +360,10 @@ impl Plan {
                 let state = if self.state(step) == StepState::Undoing { StepState::Undone } else { StepState::Skipped };
                 self.end(step, state, &format!("skipped by {by}"), stamp);
             }
-            Fact::StepCancelled { step, .. } => self.end(step, StepState::Cancelled, "stopped", stamp),
+            Fact::StepCancelled { step, .. } => {
+                self.is_stuck = false;
+                self.end(step, StepState::Cancelled, "stopped", stamp);
+            }
             Fact::RetryOrdered { step, .. } => {
                 self.is_stuck = false;
                 self.edit(step, |progress| {

@@ -31,7 +31,7 @@ impl Candidate {
 
     pub(super) fn level(&self) -> Level {
         match self.part {
-            Part::Component(_) => Level::ComponentFailure,
+            Part::Component(_) | Part::Healing { .. } => Level::ComponentFailure,
             Part::Region => Level::RegionalOutage,
             Part::Reroute => Level::ServiceDegradation,
         }
@@ -103,6 +103,7 @@ impl Draft<'_> {
         let shares: Vec<Candidate> =
             self.policy.regions.keys().filter_map(|region| self.rerouting(region, &candidates)).collect();
         candidates.extend(shares);
+        candidates.extend(self.ailing_workloads());
         candidates
     }
 
@@ -164,7 +165,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Whether what the part is about is fine again.
+    /// Whether what the part is about is fine again, so that what was done for it is taken back. What was mended stays.
     pub(super) fn has_recovered(&self, source: &RegionId, part: &Part) -> bool {
         let recovered = |id: &InstanceId| {
             self.soft.watches.get(id).is_some_and(|watch| watch.has_recovered(&self.soft.limits, self.now.monotonic))
@@ -182,6 +183,7 @@ impl Draft<'_> {
             Part::Reroute => self
                 .clients_well_since(source)
                 .is_some_and(|since| self.now.monotonic.saturating_sub(since) >= self.policy.recover_for),
+            Part::Healing { .. } => false,
         }
     }
 
@@ -332,6 +334,10 @@ impl Draft<'_> {
                 let shared = self.hard.eased.get(&eased).map(|eased| (candidate.part.to_string(), "taken back", eased));
                 moved.chain(shared).collect()
             }
+            Part::Healing { .. } => {
+                let healed = self.hard.eased.get(&eased);
+                healed.map(|healed| (candidate.part.to_string(), "healed", healed)).into_iter().collect()
+            }
         };
         let (what, done, moved, elapsed) = moves
             .into_iter()
@@ -429,6 +435,7 @@ impl Draft<'_> {
                 self.record(Fact::IncidentEscalated { incident, level: candidate.level(), evidence });
             }
             self.give_up_share(&joined, &planned);
+            self.give_up_healing(&joined, &part, &planned);
             let (ordered_by, forced) = order.map_or((None, false), |(by, forced)| (Some(by), forced));
             let (steps, shares) = (planned.steps, planned.shares);
             self.record(Fact::PlanGrown { plan, part, steps, shares, ordered_by, forced });
@@ -475,6 +482,7 @@ impl Draft<'_> {
             Part::Region => {
                 self.policy.components.keys().find_map(|component| self.policy.target_of(component, source)).cloned()
             }
+            Part::Healing { .. } => Some(source.clone()),
             Part::Reroute => self
                 .policy
                 .of_kind(Kind::Traffic)

@@ -123,7 +123,8 @@ impl Draft<'_> {
             | Action::Published { cluster, .. }
             | Action::RolledOut { cluster, .. }
             | Action::Manifests { cluster, .. } => (cluster, false),
-            Action::Replicas { cluster, .. } => (cluster, true),
+            // What is to be mended need not be able to take over.
+            Action::Replicas { cluster, .. } => (cluster, !matches!(step.part, Part::Healing { .. })),
             Action::DatabasePromoted { database, .. } => (database, true),
             Action::CacheActive { cache, .. } => (cache, true),
             Action::StorageReachable { storage } => (storage, true),

@@ -24,6 +24,8 @@ pub enum Scope {
     Component(ComponentId),
     /// What answers the clients of the region is only partly there.
     Degradation(RegionId),
+    /// A workload lacks replicas where it serves.
+    Workload(String),
 }
 
 impl Scope {
@@ -33,6 +35,7 @@ impl Scope {
             Part::Region => Self::Region(source.clone()),
             Part::Component(component) => Self::Component(component.clone()),
             Part::Reroute => Self::Degradation(source.clone()),
+            Part::Healing { workload, .. } => Self::Workload(workload.clone()),
         }
     }
 }
@@ -69,6 +72,15 @@ impl Controller {
             Scope::Region(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Region),
             Scope::Degradation(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Reroute),
             Scope::Region(region) | Scope::Degradation(region) => return Err(format!("there is no region {region}")),
+            Scope::Workload(workload) => {
+                let mut clusters = self.policy.of_kind(Kind::Kubernetes);
+                let (cluster, _) = clusters
+                    .find(|(_, of)| of.workloads.iter().any(|of| of.name == *workload))
+                    .ok_or_else(|| format!("no cluster has a workload {workload}"))?;
+                let source = placement.get(cluster).ok_or_else(|| format!("{cluster} is not served anywhere"))?;
+                let part = Part::Healing { cluster: cluster.clone(), workload: workload.clone() };
+                (source.clone(), part)
+            }
             Scope::Component(component) => {
                 let source =
                     placement.get(component).ok_or_else(|| format!("there is no component {component} to move"))?;
@@ -78,7 +90,7 @@ impl Controller {
         let lost = |id: &InstanceId| match &part {
             Part::Region => id.region == source,
             Part::Component(component) => id.region == source && id.component == *component,
-            Part::Reroute => false,
+            Part::Reroute | Part::Healing { .. } => false,
         };
         let alive: BTreeSet<InstanceId> = self.policy.instances().filter(|id| !lost(id)).collect();
         let incident = IncidentId::from("inc-0");
@@ -243,7 +255,10 @@ impl Draft<'_> {
         let count = |wanted: StepState| plan.progress.values().filter(|p| p.state == wanted).count();
         let settled =
             plan.steps.len() - count(StepState::Waiting) - count(StepState::Running) - count(StepState::Failed);
-        let direction = format!("{} -> {}", incident.source, incident.target);
+        let direction = match incident.source == incident.target {
+            true => format!("{}, in place", incident.source),
+            false => format!("{} -> {}", incident.source, incident.target),
+        };
         match incident.closed {
             Some((_, Outcome::Recovered)) => return format!("{}: {direction}, done", incident.id),
             Some((_, Outcome::Unwound)) => {
@@ -302,6 +317,7 @@ impl Draft<'_> {
                 Part::Component(component) => format!("{component}@{} is failing", candidate.source),
                 Part::Region => format!("{} is failing as a whole", candidate.source),
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
+                Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
             };
             if let Some(missing) = &candidate.missing {
                 guards.push(Guard {

@@ -337,6 +337,16 @@ pub struct DegradationPolicy {
     pub reroute_percent: u8,
 }
 
+/// When a workload is brought back where it is (level 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealingPolicy {
+    /// At all.
+    pub enabled: bool,
+    /// Too few ready replicas for this long, while the cluster answers.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+}
+
 /// Reasons not to act, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardPolicy {
@@ -434,6 +444,8 @@ pub struct Policy {
     pub regional: RegionalPolicy,
     /// Level 3.
     pub degradation: DegradationPolicy,
+    /// Level 4, in place.
+    pub healing: HealingPolicy,
     /// Guards.
     pub guards: GuardPolicy,
     /// Deadlines of steps.

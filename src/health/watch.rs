@@ -29,6 +29,8 @@ pub struct Watch {
     /// How many ready replicas each workload needs while its cluster serves.
     needed: BTreeMap<String, u32>,
     workloads: BTreeMap<String, Replicas>,
+    /// What probes saw of workloads that began before this says nothing any more.
+    workloads_from: Duration,
     /// What the last answer carried.
     pub evidence: Evidence,
     /// Where its write-ahead log stood while it was alive and writable.
@@ -59,6 +61,7 @@ impl Watch {
             well_since: None,
             needed,
             workloads: BTreeMap::new(),
+            workloads_from: Duration::ZERO,
             evidence: Evidence::default(),
             positions: Positions::default(),
             verdict: Verdict { kind: VerdictKind::Unknown, since: None },
@@ -129,6 +132,9 @@ impl Watch {
 
     /// Takes in what a cluster says of its workloads.
     fn count(&mut self, seen: &[WorkloadSeen], began: Duration) {
+        if began < self.workloads_from {
+            return;
+        }
         for workload in seen {
             let Some(needed) = self.needed.get(&workload.name) else { continue };
             let is_short = workload.ready < *needed;
@@ -198,6 +204,12 @@ impl Watch {
     /// known.
     pub fn short_workloads(&self, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
         self.known_workloads(now).filter(|(_, known)| known.is_short).map(|(name, known)| (name, known.since))
+    }
+
+    /// A workload was changed: only what is seen from now on counts.
+    pub fn forget_workload(&mut self, workload: &str, now: Duration) {
+        self.workloads.remove(workload);
+        self.workloads_from = now;
     }
 
     /// Since when the workload has had as many ready replicas as it needs.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Action, BadPlan, NoPlan, Part, Situation, Step, check, plan};
 use crate::domain::time::friendly;
-use crate::domain::{ComponentId, ComponentPolicy, IncidentId, InstanceId, Policy, RegionId, Role, StepId};
+use crate::domain::{ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, Policy, RegionId, Role, StepId};
 
 /// Waits that do not depend on the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub enum Unanswered {
     BadPlan(#[from] BadPlan),
 }
 
-/// The answers to everything that may be answered automatically: every row of the matrix, the regional outage, and the
-/// service degradation where a share of the traffic is rerouted.
+/// The answers to everything that may be answered automatically: every row of the matrix, the regional outage, the service
+/// degradation where a share of the traffic is rerouted, and a workload that is healed where that is on.
 pub fn answers(policy: &Policy) -> Vec<Answer> {
     let Some(source) = policy.primary() else { return vec![] };
     let in_primary = || policy.components.iter().filter(|(_, component)| component.regions.contains(source));
@@ -51,7 +51,17 @@ pub fn answers(policy: &Policy) -> Vec<Answer> {
     let parts = rows.map(|(id, _)| Part::Component(id.clone()));
     let regional = in_primary().any(|(_, component)| component.critical).then_some(Part::Region);
     let reroute = (policy.degradation.reroute_percent > 0).then_some(Part::Reroute);
-    parts.chain(regional).chain(reroute).map(|part| Answer { steps: answer(policy, source, &part), part }).collect()
+    // One workload stands for all of them: their steps are the same.
+    let healing = policy.of_kind(Kind::Kubernetes).filter(|_| policy.healing.enabled).find_map(|(cluster, of)| {
+        let workload = of.workloads.first().filter(|_| of.regions.contains(source))?.name.clone();
+        Some(Part::Healing { cluster: cluster.clone(), workload })
+    });
+    parts
+        .chain(regional)
+        .chain(reroute)
+        .chain(healing)
+        .map(|part| Answer { steps: answer(policy, source, &part), part })
+        .collect()
 }
 
 fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, Unanswered> {
@@ -64,7 +74,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
     let is_lost = |instance: &InstanceId| match part {
         Part::Component(component) => instance.component == *component && instance.region == *source,
         Part::Region => instance.region == *source,
-        Part::Reroute => false,
+        Part::Reroute | Part::Healing { .. } => false,
     };
     let alive = policy.instances().filter(|instance| !is_lost(instance)).collect();
     let situation = Situation {
@@ -138,12 +148,13 @@ impl BudgetRow {
         self.limit.checked_sub(self.total)
     }
 
-    /// `database`, `regional outage`, or `degradation`.
+    /// `database`, `regional outage`, `degradation`, or `healing`.
     pub fn name(&self) -> String {
         match &self.part {
             Part::Component(component) => component.to_string(),
             Part::Region => "regional outage".to_owned(),
             Part::Reroute => "degradation".to_owned(),
+            Part::Healing { .. } => "healing".to_owned(),
         }
     }
 
@@ -216,6 +227,9 @@ fn detection(policy: &Policy, part: &Part) -> Duration {
             let slowest =
                 policy.components.values().filter(|component| component.answers_clients()).map(last_probe).max();
             policy.degradation.after + slowest.unwrap_or_default()
+        }
+        Part::Healing { cluster, .. } => {
+            policy.healing.after + policy.components.get(cluster).map(last_probe).unwrap_or_default()
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The planner chooses which goals are needed and in which order; it never judges whether they may be pursued. Asked
 //! again for a plan that exists, it returns only what is missing, so that an escalation adds steps and repeats none.
 
+mod healing;
 mod reroute;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,9 @@ pub enum NoPlan {
     /// The component is not moved by itself.
     #[error("{0} is evidence only; it moves with the traffic")]
     EvidenceOnly(ComponentId),
+    /// There is no such workload.
+    #[error("{0} has no workload {1}")]
+    NoWorkload(ComponentId, String),
     /// Rerouting is off, or there is no record whose weights could be changed.
     #[error(
         "no share of the traffic of {0} can be rerouted: that takes degradation.reroute_percent above 0 and a traffic \
@@ -67,6 +71,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     let mut draft = Draft { situation, part, planned: Planned::default(), ids: BTreeSet::new() };
     let moved: Vec<&ComponentId> = match part {
         Part::Reroute => return draft.reroute(),
+        Part::Healing { cluster, workload } => return draft.heal(cluster, workload),
         Part::Component(component) => vec![component],
         Part::Region => situation
             .placement
@@ -93,7 +98,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     }
     before_traffic.extend(draft.restart(&published));
     let moves_traffic = match part {
-        Part::Reroute => false,
+        Part::Reroute | Part::Healing { .. } => false,
         Part::Region => true,
         Part::Component(component) => situation
             .policy
@@ -349,6 +354,7 @@ impl<'a> Draft<'a> {
                     Part::Component(component) => component.as_str(),
                     Part::Region => "region",
                     Part::Reroute => "reroute",
+                    Part::Healing { .. } => "healing",
                 };
                 let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
                 let action = Action::RolledOut {
@@ -407,7 +413,7 @@ impl<'a> Draft<'a> {
                     instance: InstanceId { component: source.clone(), region: self.situation.source.clone() },
                     lasting: row.confirm_for,
                 }),
-                Part::Region | Part::Reroute => None,
+                Part::Region | Part::Reroute | Part::Healing { .. } => None,
             };
             self.edit(&id, |step| {
                 step.commit_point = true;
@@ -431,7 +437,9 @@ impl<'a> Draft<'a> {
         for check in &policy.checks {
             let wanted = match self.part {
                 Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
-                Part::Component(_) | Part::Reroute => moved.iter().any(|c| check.after.contains(*c)),
+                Part::Component(_) | Part::Reroute | Part::Healing { .. } => {
+                    moved.iter().any(|c| check.after.contains(*c))
+                }
             };
             if !wanted {
                 continue;
@@ -440,6 +448,7 @@ impl<'a> Draft<'a> {
                 Part::Component(component) => format!("-for-{component}"),
                 Part::Region => String::new(),
                 Part::Reroute => "-for-reroute".to_owned(),
+                Part::Healing { workload, .. } => format!("-for-{workload}"),
             };
             let action =
                 Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };

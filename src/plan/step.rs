@@ -24,6 +24,13 @@ pub enum Part {
     /// A service degradation: a share of the clients goes to the standby until the region is well again. Every step of it
     /// can be undone, and nothing changes its place.
     Reroute,
+    /// One workload of a cluster that answers is brought back where it is.
+    Healing {
+        /// The cluster.
+        cluster: ComponentId,
+        /// The workload's name.
+        workload: String,
+    },
 }
 
 impl Part {
@@ -31,7 +38,7 @@ impl Part {
     pub fn moves(&self) -> bool {
         match self {
             Self::Component(_) | Self::Region => true,
-            Self::Reroute => false,
+            Self::Reroute | Self::Healing { .. } => false,
         }
     }
 }
@@ -42,6 +49,7 @@ impl fmt::Display for Part {
             Self::Component(component) => write!(f, "{component}"),
             Self::Region => f.write_str("the region"),
             Self::Reroute => f.write_str("a share of the traffic"),
+            Self::Healing { cluster, workload } => write!(f, "{workload} of {cluster}"),
         }
     }
 }

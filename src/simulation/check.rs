@@ -129,6 +129,7 @@ impl Checks {
                         }
                     }
                 }
+                self.mended(plan, found);
             }
             Fact::CommitPointPassed { plan, step, exceptions, .. } => {
                 if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
@@ -193,6 +194,10 @@ impl Checks {
             {
                 found.push(format!("{plan}/{} cannot be taken back, and eases a degradation", step.id));
             }
+            let is_healing = matches!(step.part, Part::Healing { .. });
+            if is_healing && !step.places.is_empty() {
+                found.push(format!("{plan}/{} heals in place, and moves something", step.id));
+            }
             let known = Known {
                 step: step.clone(),
                 after: step.after.clone(),
@@ -203,6 +208,28 @@ impl Checks {
             };
             if self.steps.insert((plan.clone(), step.id.clone()), known).is_some() {
                 found.push(format!("{plan}/{} was planned twice", step.id));
+            }
+        }
+    }
+
+    /// What moves does not wait for what is only mended where it is, and nothing is restarted twice to mend it.
+    fn mended(&self, plan: &PlanId, found: &mut Vec<String>) {
+        let of_plan = || self.steps.iter().filter(|((of, _), _)| of == plan);
+        let mends = |id: &StepId| {
+            let known = self.steps.get(&(plan.clone(), id.clone()));
+            known.is_some_and(|known| matches!(known.step.part, Part::Healing { .. }))
+        };
+        for ((_, id), known) in of_plan().filter(|(_, known)| known.step.part.moves()) {
+            if let Some(before) = known.after.iter().find(|before| mends(before)) {
+                found.push(format!("{plan}/{id} waits for {before}, which only mends"));
+            }
+        }
+        let mut restarted = BTreeSet::new();
+        for ((_, id), known) in of_plan().filter(|((_, id), _)| mends(id)) {
+            if let Action::RolledOut { cluster, workload, .. } = &known.step.action
+                && !restarted.insert((cluster, workload))
+            {
+                found.push(format!("{plan}/{id} restarts {workload} of {cluster} a second time"));
             }
         }
     }

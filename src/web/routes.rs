@@ -148,6 +148,7 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
         Some(("region", region)) => Scope::Region(RegionId::from(region)),
         Some(("component", component)) => Scope::Component(ComponentId::from(component)),
         Some(("degradation", region)) => Scope::Degradation(RegionId::from(region)),
+        Some(("workload", workload)) => Scope::Workload(workload.to_owned()),
         Some(_) | None => {
             return Err(Refusal::bad(format!("`{lost}` is neither a region nor a component"), EXAMPLES));
         }

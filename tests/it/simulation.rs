@@ -16,7 +16,7 @@ struct Case {
 
 /// A daemon that comes up in the middle of an outage never saw the old primary alive, and so cannot say what a promotion
 /// loses: a person does, at the end of each story.
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case {
         name: "a lost region",
         story: "until +20m
@@ -58,6 +58,12 @@ const CASES: [Case; 7] = [
         story: "until +16m
             +0    api@us-east-1 degraded 2.4 s to answer, the limit is 1 s
             +8m   api@us-east-1 answers",
+    },
+    Case {
+        name: "pods that hang, and are restarted once",
+        story: "set degradation.reroute_percent 0
+            until +16m
+            +0    kubernetes@us-east-1 runs 2 nexus-prime-core until-restarted",
     },
     Case {
         name: "a share of the clients, then the whole region",

@@ -16,14 +16,7 @@ const EVIDENCE_MAX: usize = 5;
 /// An incident that is under way. What the headline says is not said again.
 pub(super) fn open(incident: &IncidentStatus, headline: &str, palette: Palette) -> String {
     let dot = palette.dot();
-    let title = format!(
-        "Incident {}{dot}{}{dot}{} {} {}",
-        incident.incident,
-        incident.level,
-        incident.source,
-        palette.arrow(),
-        incident.target
-    );
+    let title = format!("Incident {}{dot}{}{dot}{}", incident.incident, incident.level, way(incident, palette));
     let mut text = paragraph(palette, 0, Ink::Heading, &title);
     if incident.summary != headline {
         text.push_str(&paragraph(palette, 2, Ink::Plain, &incident.summary));
@@ -63,17 +56,20 @@ pub(super) fn closed(incident: &IncidentStatus, palette: Palette) -> String {
     };
     let loss = incident.loss.map_or(String::new(), |loss| format!(", lost {}", human(loss)));
     let line = format!(
-        "{} {} {at}: {} {} {}, {word} after {}{loss}; {seen}",
+        "{} {} {at}: {}, {word} after {}{loss}; {seen}",
         palette.symbol(symbol),
         incident.incident,
-        incident.source,
-        palette.arrow(),
-        incident.target,
+        way(incident, palette),
         human(incident.elapsed),
     );
     let mut text = paragraph(palette, 2, ink, &line);
     text.push_str(&paragraph(palette, 4, Ink::Faint, &times(incident, palette)));
     text
+}
+
+fn way(incident: &IncidentStatus, palette: Palette) -> String {
+    let (source, target) = (&incident.source, &incident.target);
+    if source == target { format!("{source}, in place") } else { format!("{source} {} {target}", palette.arrow()) }
 }
 
 fn clock(incident: &IncidentStatus, palette: Palette) -> String {

@@ -32,6 +32,7 @@ pub struct Config {
     pub matrix: Matrix,
     pub regional: Regional,
     pub degradation: Degradation,
+    pub healing: Healing,
     pub levels: Levels,
     pub guards: Guards,
     pub deadlines: Deadlines,
@@ -165,6 +166,15 @@ pub struct Degradation {
     pub after: Duration,
     pub ratio: f64,
     pub reroute_percent: u8,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Healing {
+    pub enabled: bool,
+    #[serde(with = "friendly")]
+    pub after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

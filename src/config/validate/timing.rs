@@ -18,6 +18,7 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
     confirmation(config, findings);
     regional(config, parts, findings);
     degradation(config, parts, findings);
+    healing(config, parts, findings);
 }
 
 fn probes(config: &Config, findings: &mut Findings<'_>) {
@@ -177,5 +178,30 @@ fn rerouting(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
         let text = "nothing is watched that answers the clients of the primary region, so nothing is ever rerouted; add \
                     an [http.NAME] with client_path = true, or a critical cluster";
         findings.warn(key, text);
+    }
+}
+
+fn healing(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    let key = Key::of(["healing", "after"]);
+    positive(findings, key.clone(), config.healing.after);
+    if !config.healing.enabled {
+        return;
+    }
+    for part in parts.iter().filter(|part| part.kind == Kind::Kubernetes) {
+        let least = probing(&config.probes, part.probe).gap();
+        if config.healing.after <= least && !config.healing.after.is_zero() {
+            let text = format!(
+                "for {}: {} is over before two probes have been seen (they may be {} apart); write several minutes, \
+                 because Kubernetes heals by itself first",
+                part.id,
+                human(config.healing.after),
+                human(least)
+            );
+            findings.wrong(key.clone(), text);
+        }
+    }
+    if config.clusters.values().all(|cluster| cluster.workloads.is_empty()) {
+        let text = "no cluster has workloads, so there is nothing to heal; name them, or write false";
+        findings.warn(Key::of(["healing", "enabled"]), text);
     }
 }
