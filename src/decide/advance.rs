@@ -12,6 +12,8 @@ use crate::ports::{Look, Setback};
 
 /// A look that has not come back by then is asked again.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+/// A fence that fails is tried again after the recheck, then twice that, up to 2 to this power of it.
+const OWED_DOUBLINGS_MAX: u32 = 5;
 
 /// Whether a step may start.
 pub(super) enum Readiness {
@@ -407,14 +409,13 @@ impl Draft<'_> {
             .filter(|(database, _)| self.is_answering(database))
             .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
                 None => true,
-                Some(None) => false,
-                Some(Some(again)) => *again <= self.now.monotonic,
+                Some(attempt) => attempt.again.is_some_and(|again| again <= self.now.monotonic),
             })
             .map(|(database, owed)| (database.clone(), owed.attempts + 1))
             .collect();
         for (database, attempt) in due {
             self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
-            self.soft.owed_under_way.insert(database.clone(), None);
+            self.soft.owed_under_way.entry(database.clone()).or_default().again = None;
             let key = format!("owed/fence-{database}");
             let deadline = self.policy.deadlines.fence;
             self.perform(Effect::FenceOwed { database, key, attempt, deadline });
@@ -430,9 +431,12 @@ impl Draft<'_> {
                 self.soft.owed_under_way.remove(&database);
                 self.record(Fact::OwedFenceSettled { database, note });
             }
-            Err(_) => {
-                let again = self.now.monotonic + self.policy.guards.recheck;
-                self.soft.owed_under_way.insert(database, Some(again));
+            Err(why) => {
+                let attempt = self.soft.owed_under_way.entry(database).or_default();
+                let wait = self.policy.guards.recheck * 2u32.pow(attempt.failures.min(OWED_DOUBLINGS_MAX));
+                attempt.failures = attempt.failures.saturating_add(1);
+                attempt.again = Some(self.now.monotonic + wait);
+                attempt.why = Some(why);
             }
         }
     }

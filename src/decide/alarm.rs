@@ -109,12 +109,23 @@ impl Draft<'_> {
             }
         }
         for database in self.hard.owed.keys() {
-            raise(
-                format!("owed-fence-{database}"),
-                Severity::Warning,
-                Some(&database.region),
-                format!("{database} is not fenced and will be when it comes back; do not let applications write to it"),
-            );
+            let failed = self.soft.owed_under_way.get(database).and_then(|attempt| attempt.why.as_ref());
+            let (severity, text) = match failed {
+                Some(why) => (
+                    Severity::Page,
+                    format!(
+                        "{database} is back and could NOT be fenced: {why}; keep its applications away from it: what \
+                         they write there is lost to everybody else"
+                    ),
+                ),
+                None => (
+                    Severity::Warning,
+                    format!(
+                        "{database} is not fenced and will be when it comes back; do not let applications write to it"
+                    ),
+                ),
+            };
+            raise(format!("owed-fence-{database}"), severity, Some(&database.region), text);
         }
         for (id, lasting) in self.degraded() {
             raise(
@@ -250,7 +261,7 @@ impl Draft<'_> {
                 self.wake(now + left, "a pause ends");
             }
         }
-        let retries: Vec<_> = self.soft.owed_under_way.values().flatten().copied().collect();
+        let retries: Vec<_> = self.soft.owed_under_way.values().filter_map(|attempt| attempt.again).collect();
         for at in retries {
             self.wake(at, "an owed fence is tried again");
         }

@@ -39,13 +39,23 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
-    pub(super) owed_under_way: BTreeMap<InstanceId, Option<Duration>>,
+    pub(super) owed_under_way: BTreeMap<InstanceId, OwedAttempt>,
     pub(super) alarms: BTreeMap<String, Alarm>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) halted: Option<String>,
     pub(super) limits: Limits,
     pub(super) is_started: bool,
     pub(super) started_at: Duration,
+}
+
+/// What this run of the daemon tried of an owed fence.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OwedAttempt {
+    /// When it is tried again; none while it is under way.
+    pub(super) again: Option<Duration>,
+    pub(super) failures: u32,
+    /// Why the last attempt failed.
+    pub(super) why: Option<String>,
 }
 
 /// A look that was asked for, and what came of it.

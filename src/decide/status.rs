@@ -38,6 +38,9 @@ pub struct Status {
     pub pending: Vec<PendingStatus>,
     /// Old primaries that still have to be fenced.
     pub owed_fences: Vec<InstanceId>,
+    /// Why the last attempt to fence one of them failed, where one did.
+    #[serde(default)]
+    pub owed_fence_failures: BTreeMap<InstanceId, String>,
     /// A pause, if there is one.
     pub paused_until: Option<Timestamp>,
     /// Why it is halted, if it is.

@@ -195,6 +195,15 @@ impl Draft<'_> {
             incidents: incidents.into_iter().map(|incident| self.incident_status(incident)).collect(),
             pending,
             owed_fences: self.hard.owed.keys().cloned().collect(),
+            owed_fence_failures: self
+                .hard
+                .owed
+                .keys()
+                .filter_map(|database| {
+                    let why = self.soft.owed_under_way.get(database)?.why.clone()?;
+                    Some((database.clone(), why))
+                })
+                .collect(),
             paused_until: self.hard.paused.as_ref().map(|pause| pause.until),
             halted: self.soft.halted.clone().or_else(|| self.hard.halted.clone()),
             alarms: self.soft.alarms.values().cloned().collect(),
@@ -547,7 +556,12 @@ pub fn explain(status: &Status) -> String {
     }
     for database in &status.owed_fences {
         lines.push(String::new());
-        lines.push(format!("{database} still has to be fenced; that happens when it can be reached."));
+        lines.push(match status.owed_fence_failures.get(database) {
+            Some(why) => {
+                format!("{database} still has to be fenced, and the last attempt failed: {why}. It is tried again.")
+            }
+            None => format!("{database} still has to be fenced; that happens when it can be reached."),
+        });
     }
     lines.join("\n") + "\n"
 }

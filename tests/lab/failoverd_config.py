@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A configuration of failoverd for a running lab, with shortened thresholds.
 
-usage: failoverd_config.py --lab DIR/lab.json --out FILE.toml [--api-port PORT] [--speed 8] [--mode automatic]
+usage: failoverd_config.py --lab DIR/lab.json --out FILE.toml [--api-port PORT] [--speed 8] [--mode automatic] [--database rds]
 
 `speed` divides the document's thresholds (30 s, 5 min, 2 min, 10 min; region 2 min): 8 makes an outage of a region
 declared after 15 s. Secrets go to files beside the configuration. failoverd stands in eu-west-1, outside both regions.
@@ -18,7 +18,7 @@ PUBLISH_CACHE = [("configmap", "redis-config", "host", "host"), ("configmap", "r
 PUBLISH_BUCKET = [("configmap", "s3-config", "bucket", "bucket"), ("configmap", "s3-config", "region", "region")]
 
 
-def render(lab, folder, *, api_port, speed=8.0, mode="automatic"):
+def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"):
     """The configuration's text. Writes the secrets that it names into `folder`."""
     regions, endpoint = lab["regions"], lab["aws"]["endpoint"]
     secret = lambda name, value: f'{{ file = {text(write_secret(folder, name, value))} }}'
@@ -45,14 +45,14 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic"):
         "workloads = [", *[f"  {{ kind = \"deployment\", name = {text(n)}, active = {r[EAST]}, standby = {r[WEST]} }}," for n, r in c.WORKLOADS.items()], "]")
     for region, entry in regions.items():
         add(f"[clusters.kubernetes.regions.{region}]", f"kubeconfig = {text(entry['kubernetes']['kubeconfig'])}")
-    add("", "[databases.database]", 'provider = "rds"', f"name = {text(c.DATABASE)}", 'user = "failoverd"', 'tls = "verify-full"',
+    add("", "[databases.database]", f"provider = {text(database)}", f"name = {text(c.DATABASE)}", 'user = "failoverd"', 'tls = "verify-full"',
         f"password = {secret('postgres-failoverd', c.PASSWORDS['failoverd'])}", f"trigger = {{ after = {after(300)} }}",
         'unfenced_promotion = "allow"        # a lost region cannot be fenced, and one lab has nobody to ask',
         f"fence = {{ application_roles = [{text(c.APP_USER)}], prove_as = {{ role = {text(c.APP_USER)}, password = {secret('postgres-app', c.PASSWORDS['app'])} }} }}",
         publish(PUBLISH_DATABASE))
     for region, entry in regions.items():
-        add(f"[databases.database.regions.{region}]", f"identifier = {text(c.RDS_INSTANCE[region])}", f"host = {text(entry['postgres']['host'])}",
-            f"port = {entry['postgres']['port']}")
+        identifier = [f"identifier = {text(c.RDS_INSTANCE[region])}"] if database == "rds" else []
+        add(f"[databases.database.regions.{region}]", *identifier, f"host = {text(entry['postgres']['host'])}", f"port = {entry['postgres']['port']}")
     add("", "[caches.cache]", 'provider = "redis"', f"trigger = {{ after = {after(120)} }}", publish(PUBLISH_CACHE))
     for region, entry in regions.items():
         add(f"[caches.cache.regions.{region}]", f"host = {text(entry['redis']['host'])}", f"port = {entry['redis']['port']}")
@@ -101,9 +101,11 @@ def main():
     parser.add_argument("--api-port", type=int, default=7780)
     parser.add_argument("--speed", type=float, default=8)
     parser.add_argument("--mode", choices=("observe", "approve", "automatic"), default="automatic")
+    parser.add_argument("--database", choices=("rds", "postgres"), default="rds", help="who promotes: RDS, or failoverd by pg_promote()")
     options = parser.parse_args()
     out = Path(options.out).resolve()
-    out.write_text(render(json.loads(Path(options.lab).read_text()), out.parent, api_port=options.api_port, speed=options.speed, mode=options.mode))
+    out.write_text(render(json.loads(Path(options.lab).read_text()), out.parent, api_port=options.api_port, speed=options.speed, mode=options.mode,
+                          database=options.database))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Judges how a failover ended, by the world alone: servers, DNS, API servers and the writer's history. Never by failoverd.
 
-usage: judge.py --lab DIR/lab.json [--history FILE] [--tag TAG] [--negative] [--only database,traffic,...] [--json]
+usage: judge.py --lab DIR/lab.json [--history FILE] [--tag TAG] [--negative | --moved LIST] [--self-managed] [--only LIST] [--json]
 
-Without --negative: us-east-1 was lost and everything has to have moved to us-west-2, once, whole, and without lost rows
-beyond what asynchronous replication had not sent (reported, and bounded by --rows-lost-max, default 100).
+Without --negative and --moved: us-east-1 was lost and everything has to have moved to us-west-2, once, whole, and without lost
+rows beyond what asynchronous replication had not sent (reported, and bounded by --rows-lost-max, default 100).
+With --moved database,cache,storage,kubernetes: only these moved (traffic goes with the cluster), the others are where they were.
 With --negative: nothing may have moved, because the region was fine and only failoverd's view of it was cut.
+With --self-managed the database is promoted by itself and not by RDS.
 Exit 0 when every line says ok.
 """
 import argparse, collections, json, sys, urllib.error, urllib.request
@@ -20,16 +22,17 @@ from components.kubernetes import Api
 from components.processes import Run
 
 EAST, WEST = c.REGIONS
+COMPONENTS = ("database", "cache", "storage", "kubernetes")
 SUBJECTS = ("region", "database", "cache", "storage", "kubernetes", "traffic", "calls", "rows")
 
 
 class Judge:
-    def __init__(self, lab, *, negative=False, history=None, tag="writer", rows_lost_max=100):
-        self.lab, self.regions, self.negative = lab, lab["direct"]["regions"], negative
+    def __init__(self, lab, *, moved=COMPONENTS, self_managed=False, history=None, tag="writer", rows_lost_max=100):
+        self.lab, self.regions, self.moved, self.self_managed = lab, lab["direct"]["regions"], set(moved), self_managed
+        self.negative, self.whole = not self.moved, self.moved == set(COMPONENTS)
         self.double = Double(lab["aws"]["control"]) if "aws" in lab else None
         self.history = [json.loads(line) for line in Path(history).read_text().splitlines()] if history else []
         self.tag, self.rows_lost_max = tag, rows_lost_max
-        self.serving = EAST if negative else WEST
         self.findings, self.numbers = [], {}
 
     def judge(self, subjects=SUBJECTS):
@@ -40,6 +43,9 @@ class Judge:
                 self.say(False, f"{subject}: cannot be judged: {type(problem).__name__}: {problem}")
         return all(ok for ok, _ in self.findings)
 
+    def serves(self, component):
+        return WEST if component in self.moved else EAST
+
     def say(self, ok, sentence):
         self.findings.append((bool(ok), sentence))
 
@@ -48,6 +54,8 @@ class Judge:
     def region(self):
         run = Run(self.lab["run_dir"])
         alive = [name for name in run.names(region=EAST) if run.is_alive(name)]
+        if not self.negative and not self.whole:
+            return                                           # a part of it lives
         if self.negative:
             dead = set(run.names(region=EAST)) - set(alive)
             self.say(not dead, f"every process of {EAST} lives" if not dead else f"{EAST} is not whole: {', '.join(sorted(dead))} are dead")
@@ -57,11 +65,11 @@ class Judge:
     def database(self):
         states = {r: self.database_state(r) for r in c.REGIONS}
         writable = [r for r, state in states.items() if state == "writable"]
-        self.say(writable == [self.serving], f"exactly one writable database: {', '.join(f'{r} is {s}' for r, s in states.items())}")
-        if self.double:
+        self.say(writable == [self.serves("database")], f"exactly one writable database: {', '.join(f'{r} is {s}' for r, s in states.items())}")
+        if self.double and not self.self_managed:
             replica = self.double.get("state")["rds"][c.RDS_INSTANCE[WEST]]
             source, status = replica["source"], replica["status"]
-            good = status == "available" and bool(source) == self.negative
+            good = status == "available" and bool(source) == ("database" not in self.moved)
             self.say(good, f"{c.RDS_INSTANCE[WEST]} is {status}{' and still a replica' if source else ' and on its own'}")
 
     def database_state(self, region):
@@ -74,46 +82,55 @@ class Judge:
                     connection.execute("INSERT INTO compute_nodes (payload) VALUES ('judge')")
                 return "writable"
         except psycopg.OperationalError as error:
-            return "fenced" if "pg_hba.conf rejects" in str(error) else "dead"
+            return "fenced" if any(said in str(error) for said in ("pg_hba.conf rejects", "not permitted to log in")) else "dead"
         except psycopg.errors.ReadOnlySqlTransaction:
             return "read-only"
 
     def cache(self):
         port, group = self.regions[WEST]["redis"]["port"], c.CACHE_GROUP[WEST]
         role = "replica" if "role:slave" in redis.command(port, "INFO", "replication") else "primary"
-        expected = "replica" if self.negative else "primary"
-        self.say(role == expected, f"Redis in {WEST} is {role}")
-        if not self.negative:
+        moved = "cache" in self.moved
+        self.say(role == ("primary" if moved else "replica"), f"Redis in {WEST} is {role}")
+        if moved:
             self.say(redis.command(port, "SET", "judge", "1") == "OK", f"Redis in {WEST} accepts a write")
-        if self.double and not self.negative:
+        if self.double and moved:
             self.say(self.double.get("state")["elasticache"][group]["status"] == "available", f"replication group {group} is available")
 
     def storage(self):
         from components.s3 import client
-        s3 = self.regions[self.serving]["s3"]
-        listed = client(s3["endpoint"], self.serving).list_objects_v2(Bucket=s3["bucket"])
+        region = self.serves("storage")
+        s3 = self.regions[region]["s3"]
+        listed = client(s3["endpoint"], region).list_objects_v2(Bucket=s3["bucket"])
         self.say(listed["KeyCount"] >= 1, f"bucket {s3['bucket']} can be listed")
 
     def kubernetes(self):
-        cluster = Api.of(self.regions[WEST]["kubernetes"])
-        found = kubernetes.workloads(cluster)
+        west = Api.of(self.regions[WEST]["kubernetes"])
+        found = kubernetes.workloads(west)
         for name, replicas in c.WORKLOADS.items():
             wanted, ready, updated = found[name]
-            expected = replicas[WEST if self.negative else EAST]       # the standby's own count, or the lost region's
+            expected = replicas[EAST if "kubernetes" in self.moved else WEST]       # the lost region's count, or the standby's own
             self.say((wanted, ready, updated) == (expected,) * 3, f"{name} in {WEST}: {ready} of {expected} ready")
-        secret = kubernetes.secret_data(cluster)
-        database = {(str(view[self.serving]["postgres"]["host"]), str(view[self.serving]["postgres"]["port"])) for view in self.views()}
-        self.say((secret["host"], secret["port"]) in database and secret["user"] == c.APP_USER and secret["password"] == c.PASSWORDS["app"],
-                 f"the Secret names the database of {self.serving}")
-        cache, config = kubernetes.config_map(cluster, "redis-config"), {(str(v[self.serving]["redis"]["host"]), str(v[self.serving]["redis"]["port"])) for v in self.views()}
-        self.say((cache["host"], cache["port"]) in config, f"redis-config names the cache of {self.serving}")
-        bucket = kubernetes.config_map(cluster, "s3-config")
-        self.say((bucket["bucket"], bucket["region"]) == (c.BUCKET[self.serving], self.serving), f"s3-config names {bucket['bucket']}")
+        self.published(west, WEST)
+        if "kubernetes" not in self.moved:
+            self.published(Api.of(self.regions[EAST]["kubernetes"]), EAST)
         try:
-            mode = kubernetes.config_map(cluster, "dr-mode").get("status", "absent")
+            mode = kubernetes.config_map(west, "dr-mode").get("status", "absent")
         except urllib.error.HTTPError:
             mode = "absent"
         self.say(mode in ("absent", "inactive") if self.negative else mode == "active", f"dr-mode is {mode}")
+
+    def published(self, cluster, where):
+        """What pods read names the instances that serve."""
+        def names(component, kind):
+            region = self.serves(component)
+            return {(str(view[region][kind]["host"]), str(view[region][kind]["port"])) for view in self.views()}
+        secret = kubernetes.secret_data(cluster)
+        self.say((secret["host"], secret["port"]) in names("database", "postgres") and secret["user"] == c.APP_USER and secret["password"] == c.PASSWORDS["app"],
+                 f"the Secret in {where} names the database of {self.serves('database')}")
+        cache = kubernetes.config_map(cluster, "redis-config")
+        self.say((cache["host"], cache["port"]) in names("cache", "redis"), f"redis-config in {where} names the cache of {self.serves('cache')}")
+        bucket, region = kubernetes.config_map(cluster, "s3-config"), self.serves("storage")
+        self.say((bucket["bucket"], bucket["region"]) == (c.BUCKET[region], region), f"s3-config in {where} names {bucket['bucket']}")
 
     def views(self):
         return self.lab["regions"], self.regions             # through the proxy or past it: the same server
@@ -121,23 +138,23 @@ class Judge:
     def traffic(self):
         records = next(iter(self.double.get("state")["route53"].values()))
         weights = {r["SetIdentifier"]: r["Weight"] for r in records["published"] if r["Name"] == c.API_NAME and "Weight" in r}
-        away, to = (0, 100) if not self.negative else (100, 0)
+        serving = self.serves("kubernetes")
+        away, to = (0, 100) if serving == WEST else (100, 0)
         self.say(weights == {"primary": away, "secondary": to}, f"weights {weights}")
         answers = collections.Counter(resolve(self.lab["direct"]["dns"]["server"], c.API_NAME) for _ in range(10))
-        address = self.regions[self.serving]["public_address"]
+        address = self.regions[serving]["public_address"]
         self.say(set(answers) == {address}, f"{c.API_NAME.rstrip('.')} resolves to {', '.join(map(str, answers))}")
-        if address == c.LOOPBACK_ADDRESS[self.serving]:
-            url = f"http://{next(iter(answers))}:{self.regions[self.serving]['app']['http_port']}/health"
+        if address == c.LOOPBACK_ADDRESS[serving]:
+            url = f"http://{next(iter(answers))}:{self.regions[serving]['app']['http_port']}/health"
             with urllib.request.urlopen(url, timeout=5) as answer:
-                self.say(answer.headers["X-Region"] == self.serving, f"a client that follows DNS is served by {answer.headers['X-Region']}")
+                self.say(answer.headers["X-Region"] == serving, f"a client that follows DNS is served by {answer.headers['X-Region']}")
 
     def calls(self):
         done = [x for x in self.double.get("calls") if x["status"] == 200]
         promotions = [x for x in done if x["action"] == "PromoteReadReplica"]
         batches = [x for x in done if x["action"] == "ChangeResourceRecordSets"]
-        expected = 0 if self.negative else 1
-        self.say(len(promotions) == expected, f"accepted promotions: {len(promotions)}")
-        self.say(len(batches) == expected, f"accepted DNS change batches: {len(batches)}")
+        self.say(len(promotions) == ("database" in self.moved and not self.self_managed), f"accepted promotions: {len(promotions)}")
+        self.say(len(batches) == ("kubernetes" in self.moved), f"accepted DNS change batches: {len(batches)}")
         self.numbers["batches"] = [x["params"].get("changes") for x in batches]
         if self.negative:
             changing = [x["action"] for x in self.double.get("calls") if not x["action"].startswith(("Describe", "List", "Get", "HEAD", "GET"))]
@@ -147,7 +164,7 @@ class Judge:
         acknowledged = [e for e in self.history if e["state"] == "acknowledged"]
         if not acknowledged:
             return self.say(False, "the writer's history holds no acknowledged row")
-        with psycopg.connect(self.regions[self.serving]["postgres"]["dsn"]["postgres"], connect_timeout=3) as connection:
+        with psycopg.connect(self.regions[self.serves("database")]["postgres"]["dsn"]["postgres"], connect_timeout=3) as connection:
             rows = connection.execute("SELECT payload FROM compute_nodes WHERE payload LIKE %s", [f"{self.tag}-%"]).fetchall()
         present = collections.Counter(int(payload.rsplit("-", 1)[1]) for (payload,) in rows)
         lost = sorted({e["n"] for e in acknowledged} - set(present))
@@ -191,12 +208,17 @@ def main():
     parser.add_argument("--history")
     parser.add_argument("--tag", default="writer")
     parser.add_argument("--negative", action="store_true")
+    parser.add_argument("--moved", default=",".join(COMPONENTS), help="what has moved (default: everything)")
+    parser.add_argument("--self-managed", action="store_true")
     parser.add_argument("--rows-lost-max", type=int, default=100)
     parser.add_argument("--only", help=f"some of {','.join(SUBJECTS)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    judge = Judge(json.loads(Path(options.lab).read_text()), negative=options.negative, history=options.history, tag=options.tag,
-                  rows_lost_max=options.rows_lost_max)
+    moved = () if options.negative else options.moved.split(",")
+    if unknown := set(moved) - set(COMPONENTS):
+        parser.error(f"nothing of the lab: {', '.join(sorted(unknown))}; there are {', '.join(COMPONENTS)}")
+    judge = Judge(json.loads(Path(options.lab).read_text()), moved=moved, self_managed=options.self_managed, history=options.history,
+                  tag=options.tag, rows_lost_max=options.rows_lost_max)
     ok = judge.judge(options.only.split(",") if options.only else SUBJECTS)
     if options.json:
         print(json.dumps({"ok": ok, "findings": judge.findings, "numbers": judge.numbers}, indent=1))

@@ -510,7 +510,7 @@ def the_judge_is_content_only_after_a_whole_failover(_):
             within(20, "rows in the east", lambda: EAST in sides())
             time.sleep(1)
             judged = lambda **more: judge.Judge(lab.json, history=history, **more)
-            before = judged(negative=True)
+            before = judged(moved=())
             expect(before.judge(), f"before: {[t for ok, t in before.findings if not ok]}")
             lab_program.kill(lab.run, [f"region:{EAST}"])
             expect(not judged().judge(), "content although nothing was moved")

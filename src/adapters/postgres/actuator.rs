@@ -1,4 +1,4 @@
-//! The actions that self-managed PostgreSQL answers to.
+//! The actions that PostgreSQL itself answers to: those of self-managed databases, and the fence by roles of managed ones.
 
 use async_trait::async_trait;
 
@@ -11,6 +11,7 @@ use crate::ports::{Actuator, Look, Permit, Setback};
 /// What an action asks of us.
 enum Task<'a> {
     Fence(&'a InstanceId),
+    FenceRoles(&'a InstanceId),
     Promote { database: &'a InstanceId, from: &'a InstanceId, lossless: bool },
 }
 
@@ -35,7 +36,10 @@ impl Postgres {
         };
         match self.database(database)?.provider {
             DatabaseProvider::Postgres => Ok(task),
-            DatabaseProvider::Rds => Err(Setback::Refused(format!("{database} is managed by RDS"))),
+            DatabaseProvider::Rds => match task {
+                Task::Fence(database) | Task::FenceRoles(database) => Ok(Task::FenceRoles(database)),
+                Task::Promote { .. } => Err(Setback::Refused(format!("{database} is managed by RDS"))),
+            },
         }
     }
 }
@@ -45,6 +49,7 @@ impl Actuator for Postgres {
     async fn look(&self, _key: &str, action: &Action) -> Result<Look, Setback> {
         match self.task(action)? {
             Task::Fence(database) => self.look_at_fence(database).await,
+            Task::FenceRoles(database) => self.look_at_role_fence(database).await,
             Task::Promote { database, .. } => self.look_at_promotion(database).await,
         }
     }
@@ -52,6 +57,7 @@ impl Actuator for Postgres {
     async fn act(&self, _key: &str, action: &Action, _look: &Look, permit: &Permit) -> Result<(), Setback> {
         match self.task(action)? {
             Task::Fence(database) => self.fence(database, permit).await,
+            Task::FenceRoles(database) => self.fence_roles(database, permit).await,
             Task::Promote { database, from, lossless } => self.promote(database, from, lossless, permit).await,
         }
     }
@@ -59,6 +65,7 @@ impl Actuator for Postgres {
     async fn verify(&self, _key: &str, action: &Action) -> Result<String, Setback> {
         match self.task(action)? {
             Task::Fence(database) => self.verify_fence(database).await,
+            Task::FenceRoles(database) => self.verify_role_fence(database).await,
             Task::Promote { database, .. } => self.verify_promotion(database).await,
         }
     }
@@ -72,6 +79,7 @@ impl Actuator for Postgres {
     ) -> Result<String, Setback> {
         match self.task(action)? {
             Task::Fence(database) => self.unfence(database, previous, permit).await,
+            Task::FenceRoles(database) => self.unfence_roles(database, permit).await,
             Task::Promote { database, .. } => Err(Setback::Refused(format!("the promotion of {database} has no undo"))),
         }
     }

@@ -189,7 +189,7 @@ impl Postgres {
     }
 
     /// Refuses while another instance takes writes; names those that could not be asked.
-    async fn refuse_second_primary(&self, database: &InstanceId, until: Instant) -> Result<String, Setback> {
+    pub(super) async fn refuse_second_primary(&self, database: &InstanceId, until: Instant) -> Result<String, Setback> {
         let mut unseen = String::new();
         for region in self.database(database)?.regions.keys().filter(|region| **region != database.region) {
             let other = InstanceId { component: database.component.clone(), region: region.clone() };
@@ -209,7 +209,7 @@ impl Postgres {
         Ok(unseen)
     }
 
-    fn fence_settings(&self, database: &InstanceId) -> Result<&Fence, Setback> {
+    pub(super) fn fence_settings(&self, database: &InstanceId) -> Result<&Fence, Setback> {
         let configured = self.database(database)?;
         let refuse = |why: String| Err(Setback::Refused(format!("{database} cannot be fenced: {why}")));
         let Some(fence) = &configured.fence else {
@@ -252,7 +252,7 @@ impl Postgres {
 
     /// Ends the sessions of the application's roles, and waits until there have been none for a moment: a login that was
     /// under way while the rules were loaded is still judged by the old ones, and shows only when it is through.
-    async fn end_sessions(
+    pub(super) async fn end_sessions(
         &self,
         database: &InstanceId,
         session: &Session,
@@ -353,7 +353,7 @@ async fn pause(until: Instant, late: impl FnOnce() -> String) -> Result<(), Setb
 }
 
 impl Postgres {
-    async fn run(
+    pub(super) async fn run(
         &self,
         database: &InstanceId,
         session: &Session,

@@ -21,6 +21,7 @@ mod hba;
 mod probe;
 mod promote;
 mod proof;
+mod role_fence;
 mod session;
 
 use std::collections::BTreeMap;

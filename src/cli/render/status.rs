@@ -41,10 +41,18 @@ pub fn status(status: &Status, palette: Palette) -> String {
     text.push_str(&instances(status, palette));
     text.push_str(&references(status, palette));
     if !status.owed_fences.is_empty() {
-        let names: Vec<String> = status.owed_fences.iter().map(ToString::to_string).collect();
-        let line =
-            format!("{} fence owed as soon as it can be reached: {}", palette.symbol(Symbol::Held), names.join(", "));
-        text.push_str(&paragraph(palette, 2, Ink::Warning, &line));
+        let (failed, quiet): (Vec<_>, Vec<_>) =
+            status.owed_fences.iter().partition(|database| status.owed_fence_failures.contains_key(database));
+        for (databases, what, ink) in [
+            (quiet, "fence owed as soon as it can be reached", Ink::Warning),
+            (failed, "NOT FENCED, although it can be reached", Ink::Bad),
+        ] {
+            if !databases.is_empty() {
+                let names: Vec<String> = databases.into_iter().map(ToString::to_string).collect();
+                let line = format!("{} {what}: {}", palette.symbol(Symbol::Held), names.join(", "));
+                text.push_str(&paragraph(palette, 2, ink, &line));
+            }
+        }
     }
     if !status.alarms.is_empty() {
         section(&mut text, palette, "Alarms");

@@ -11,6 +11,7 @@ pg_reload_conf(), ALTER SYSTEM SET default_transaction_read_only, and ending the
                                                any file the server can write can become superuser with some effort.
   EXECUTE on pg_promote, pg_reload_conf, pg_read_file, pg_stat_file, and pg_hba_file_rules with its view
   ALTER SYSTEM on parameter default_transaction_read_only (PostgreSQL 15 and newer)
+  CREATEROLE                                   only where a database counts as RDS: its fence is ALTER ROLE ... NOLOGIN
 A fence of an application role that is itself a superuser cannot be made this way.
 
 Start is quick because a finished data folder is kept in the cache: both sides begin as copies of it.
@@ -52,7 +53,7 @@ ROLES = """
 ALTER ROLE postgres PASSWORD '{postgres}';
 CREATE ROLE app LOGIN PASSWORD '{app}';
 CREATE ROLE replicator LOGIN REPLICATION PASSWORD '{replicator}';
-CREATE ROLE failoverd LOGIN PASSWORD '{failoverd}';
+CREATE ROLE failoverd LOGIN CREATEROLE PASSWORD '{failoverd}';
 GRANT pg_monitor, pg_signal_backend, pg_read_server_files, pg_write_server_files TO failoverd;
 GRANT ALTER SYSTEM ON PARAMETER default_transaction_read_only TO failoverd;
 """

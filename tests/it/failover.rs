@@ -1,0 +1,88 @@
+//! A real deployment loses a region, or a part of it: what its clients then see, judged without asking the daemon.
+
+use failoverd::decide::{Fact, Outcome};
+
+use crate::regions::{EAST, Regions};
+
+#[test]
+fn a_region_that_dies_is_replaced_once_and_the_application_goes_on_writing() {
+    let mut regions = Regions::up(&[], &[]);
+    regions.watch();
+    regions.write_rows();
+    regions.lab.tell("kill", &["region:us-east-1"]);
+    regions.wait_until_closed();
+    regions.wait("the application writes in the west", |regions| regions.rows_acknowledged("us-west-2") > 100);
+    regions.stop_writing();
+    let numbers = regions.judge(&[]);
+    assert!(numbers["rows_acknowledged"].as_u64() > Some(200), "{numbers}");
+    assert_eq!(outcomes(&regions), [Outcome::Recovered]);
+    // The old database cannot be fenced while it is dead; nobody may forget it.
+    assert_eq!(regions.status().owed_fences.len(), 1);
+
+    // It comes back writable, as a killed primary does, and is locked for the application before anything is lost.
+    regions.lab.tell("start", &["pg@us-east-1"]);
+    regions.wait_for_fact("the owed fence", |fact| matches!(fact, Fact::OwedFenceSettled { .. }));
+    regions.judge(&["--only", "database,calls"]);
+}
+
+#[test]
+fn a_region_with_a_database_of_its_own_is_replaced_by_pg_promote() {
+    let mut regions = Regions::up(&[], &["--database", "postgres"]);
+    regions.watch();
+    regions.write_rows();
+    regions.lab.tell("kill", &["region:us-east-1"]);
+    regions.wait_until_closed();
+    regions.wait("the application writes in the west", |regions| regions.rows_acknowledged("us-west-2") > 100);
+    regions.stop_writing();
+    regions.judge(&["--self-managed"]);
+    assert_eq!(outcomes(&regions), [Outcome::Recovered]);
+}
+
+#[test]
+fn a_lost_cluster_is_replaced_with_its_traffic_and_nothing_else_moves() {
+    only_this_moves("kubernetes", &["k8s@us-east-1"], &[]);
+}
+
+#[test]
+fn a_lost_database_is_replaced_by_its_replica_and_nothing_else_moves() {
+    only_this_moves("database", &["pg@us-east-1"], &[]);
+}
+
+#[test]
+fn a_lost_database_of_ones_own_is_replaced_by_its_standby_and_nothing_else_moves() {
+    only_this_moves("database", &["pg@us-east-1"], &["--database", "postgres"]);
+}
+
+#[test]
+fn a_lost_cache_is_replaced_by_its_replica_and_nothing_else_moves() {
+    only_this_moves("cache", &["redis@us-east-1"], &[]);
+}
+
+#[test]
+fn a_lost_bucket_is_replaced_by_its_replica_and_nothing_else_moves() {
+    only_this_moves("storage", &["s3@us-east-1"], &["--speed", "20"]);
+}
+
+fn only_this_moves(component: &str, killed: &[&str], config: &[&str]) {
+    let mut regions = Regions::up(&[], config);
+    regions.watch();
+    regions.lab.tell("kill", killed);
+    regions.wait_until_closed();
+    let mut options = vec!["--moved", component];
+    if config.contains(&"postgres") {
+        options.push("--self-managed");
+    }
+    regions.judge(&options);
+    assert_eq!(outcomes(&regions), [Outcome::Recovered]);
+    let status = regions.status();
+    for (placed, region) in &status.placement {
+        let moved =
+            placed.as_str() == component || component == "kubernetes" && matches!(placed.as_str(), "traffic" | "api");
+        assert_eq!(region.as_str() != EAST, moved, "{placed} is in {region}");
+    }
+}
+
+fn outcomes(regions: &Regions) -> Vec<Outcome> {
+    let closed = |fact| if let Fact::IncidentClosed { outcome, .. } = fact { Some(outcome) } else { None };
+    regions.facts().into_iter().filter_map(closed).collect()
+}
