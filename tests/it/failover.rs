@@ -60,11 +60,19 @@ fn a_lost_cache_is_replaced_by_its_replica_and_nothing_else_moves() {
 
 #[test]
 fn a_lost_bucket_is_replaced_by_its_replica_and_nothing_else_moves() {
-    only_this_moves("storage", &["s3@us-east-1"], &["--speed", "20"]);
+    let trigger = ("FAILOVERD__BUCKETS__STORAGE__TRIGGER", "{ after = \"15s\" }");
+    only_this_moves_with("storage", &["s3@us-east-1"], &[], &[trigger]);
 }
 
 fn only_this_moves(component: &str, killed: &[&str], config: &[&str]) {
+    only_this_moves_with(component, killed, config, &[]);
+}
+
+fn only_this_moves_with(component: &str, killed: &[&str], config: &[&str], variables: &[(&str, &str)]) {
     let mut regions = Regions::up(&[], config);
+    for (variable, value) in variables {
+        regions.set(variable, value);
+    }
     regions.watch();
     regions.lab.tell("kill", killed);
     regions.wait_until_closed();

@@ -25,6 +25,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) struct Regions {
     pub(crate) lab: Lab,
     api: SocketAddr,
+    /// Where the daemon is told that everything is.
+    json: PathBuf,
     variables: Vec<(String, String)>,
     daemon: Option<Child>,
     writer: Option<Child>,
@@ -35,20 +37,26 @@ impl Regions {
     pub(crate) fn up(lab_options: &[&str], config_options: &[&str]) -> Self {
         let lab = Lab::up("pg,redis,s3,aws,dns,k8s,app", &[&["--client-addresses"], lab_options].concat());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let regions =
-            Self { lab, api: listener.local_addr().unwrap(), variables: Vec::new(), daemon: None, writer: None };
-        let json = regions.lab.folder().join("lab/lab.json");
-        regions.configure(&json, config_options);
+        let api = listener.local_addr().unwrap();
+        let json = lab.folder().join("lab/lab.json");
+        let regions = Self { lab, api, json, variables: Vec::new(), daemon: None, writer: None };
+        regions.configure(config_options);
         regions
     }
 
-    /// Writes the configuration anew, for what stands in `json`.
-    pub(crate) fn configure(&self, json: &Path, options: &[&str]) {
+    /// Leads the daemon to other addresses than the lab's own.
+    pub(crate) fn lead_through(&mut self, lab: &Value, config_options: &[&str]) {
+        self.json = self.lab.folder().join("led-through.json");
+        std::fs::write(&self.json, lab.to_string()).unwrap();
+        self.configure(config_options);
+    }
+
+    fn configure(&self, options: &[&str]) {
         let port = self.api.port().to_string();
         let output = Command::new("python3")
             .arg(script("failoverd_config.py"))
             .arg("--lab")
-            .arg(json)
+            .arg(&self.json)
             .arg("--out")
             .arg(self.config())
             .args(["--api-port", &port])
@@ -93,7 +101,11 @@ impl Regions {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         self.daemon = Some(command.spawn().unwrap());
-        self.wait("the daemon answers", |regions| regions.ask("/live").is_some_and(|(code, _)| code == 200));
+        self.wait_with(|regions| {
+            let ended = regions.daemon.as_mut().and_then(|daemon| daemon.try_wait().unwrap());
+            assert!(ended.is_none(), "the daemon ended with {ended:?}\n{}", regions.story());
+            regions.ask("/live").is_some_and(|(code, _)| code == 200)
+        });
     }
 
     /// The process id of the daemon that runs.
@@ -159,7 +171,7 @@ impl Regions {
     /// The judge's verdict from the servers alone. Panics with everything that it found wrong.
     pub(crate) fn judge(&self, options: &[&str]) -> Value {
         let mut command = Command::new(lab_python());
-        command.arg(script("judge.py")).arg("--lab").arg(self.lab.folder().join("lab/lab.json")).arg("--json");
+        command.arg(script("judge.py")).arg("--lab").arg(&self.json).arg("--json");
         if self.history().exists() {
             command.arg("--history").arg(self.history());
         } else if !options.contains(&"--only") {
@@ -229,14 +241,17 @@ impl Regions {
         self.wait(what, |regions| regions.facts().iter().any(&is));
     }
 
-    /// Waits until an incident has ended well, and everything that was declared with it.
+    /// Something was declared, and everything that was has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        let facts = self.facts();
+        let count = |is: fn(&Fact) -> bool| facts.iter().filter(|fact| is(fact)).count();
+        let declared = count(|fact| matches!(fact, Fact::IncidentDeclared { .. }));
+        declared > 0 && declared == count(|fact| matches!(fact, Fact::IncidentClosed { .. }))
+    }
+
+    /// Waits until every incident is closed.
     pub(crate) fn wait_until_closed(&self) {
-        self.wait("the incident is closed", |regions| {
-            let facts = regions.facts();
-            let count = |is: fn(&Fact) -> bool| facts.iter().filter(|fact| is(fact)).count();
-            let declared = count(|fact| matches!(fact, Fact::IncidentDeclared { .. }));
-            declared > 0 && declared == count(|fact| matches!(fact, Fact::IncidentClosed { .. }))
-        });
+        self.wait("the incident is closed", Self::is_closed);
     }
 
     /// Waits for a condition; the daemon's story is shown where it does not come true.
@@ -245,6 +260,15 @@ impl Regions {
         while !condition(self) {
             assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}\n{}", self.story());
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Does something until it says that it is through.
+    pub(crate) fn wait_with(&mut self, mut act: impl FnMut(&mut Self) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !act(self) {
+            assert!(Instant::now() < until, "not within {PATIENCE:?}\n{}", self.story());
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
