@@ -78,6 +78,12 @@ impl Lab {
         calls.as_array().unwrap().iter().map(|call| call["action"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// How many pod templates a deployment of the plan has had, as the cluster's own controller counts them.
+    pub(crate) fn revision(&self, region: &str, deployment: &str) -> u64 {
+        let text = self.tell("revision", &[region, deployment]);
+        text.trim().parse().unwrap_or_else(|_| panic!("no number: {text}"))
+    }
+
     fn control(&self, method: &str, what: &str, body: &str) -> Value {
         let address = self.text("/aws/control").trim_start_matches("http://").to_owned();
         let mut stream = TcpStream::connect(&address).unwrap();

@@ -30,6 +30,7 @@ mod prober;
 mod redis;
 mod redis_cluster;
 mod regions;
+mod restraint;
 mod scenarios;
 mod simulation;
 mod tidy;

@@ -132,6 +132,14 @@ class Judge:
         bucket, region = kubernetes.config_map(cluster, "s3-config"), self.serves("storage")
         self.say((bucket["bucket"], bucket["region"]) == (c.BUCKET[region], region), f"s3-config in {where} names {bucket['bucket']}")
 
+    def restarts(self):
+        """Not asked by default: two parts of a plan may each restart a workload."""
+        found = Api.of(self.regions[WEST]["kubernetes"]).call("GET", f"/apis/apps/v1/namespaces/{c.NAMESPACE}/deployments")
+        for deployment in found["items"]:
+            # the controller counts changes of the pod template, and nothing else
+            times = int(deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"]) - 1
+            self.say(times == 1, f"{deployment['metadata']['name']} in {WEST} was restarted {times} times")
+
     def views(self):
         return self.lab["regions"], self.regions             # through the proxy or past it: the same server
 
@@ -214,7 +222,7 @@ def main():
     parser.add_argument("--only", help=f"some of {','.join(SUBJECTS)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    moved = () if options.negative else options.moved.split(",")
+    moved = () if options.negative else [name for name in options.moved.split(",") if name]
     if unknown := set(moved) - set(COMPONENTS):
         parser.error(f"nothing of the lab: {', '.join(sorted(unknown))}; there are {', '.join(COMPONENTS)}")
     judge = Judge(json.loads(Path(options.lab).read_text()), moved=moved, self_managed=options.self_managed, history=options.history,

@@ -8,6 +8,7 @@
   lab.py cont    --run-dir DIR NAME...          SIGCONT
   lab.py start   --run-dir DIR NAME...          start again what was killed
   lab.py link    --run-dir DIR 'PATTERN MODE'   faults of the proxy (up --proxy): see tcp_fault_proxy.py
+  lab.py revision --run-dir DIR REGION DEPLOYMENT   how many pod templates it has had, as its controller counts
   lab.py status  --run-dir DIR
   lab.py selftest [--only ...]                  start everything, try everything, stop everything
 
@@ -284,7 +285,7 @@ def watch_over(run, pid):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "link", "status", "selftest", "supervise"))
+    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "link", "revision", "status", "selftest", "supervise"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--run-dir")
     parser.add_argument("--only", default="")
@@ -322,6 +323,11 @@ def main(arguments):
     elif options.command == "link":
         from tcp_fault_proxy import tell
         print(tell(read(run)["proxy"]["control"].rsplit(":", 1)[1], " ".join(options.names)))
+    elif options.command == "revision":
+        from components import constants as c, kubernetes
+        region, name = options.names
+        found = kubernetes.Api.of(read(run)["direct"]["regions"][region]["kubernetes"]).call("GET", f"/apis/apps/v1/namespaces/{c.NAMESPACE}/deployments/{name}")
+        print(found["metadata"]["annotations"]["deployment.kubernetes.io/revision"])
     elif options.command == "status":
         for name in sorted(run.names()):
             print(f"{'runs' if run.is_alive(name) else 'DEAD':5} {name}")
