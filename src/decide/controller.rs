@@ -102,7 +102,7 @@ impl Controller {
             Input::Observed(observation) => self.observe(now, observation),
             Input::ReferenceObserved(observation) => {
                 let answered = self.soft.references.answers(&observation.reference);
-                self.soft.references.observe(&observation);
+                self.soft.references.observe(&self.policy, &observation);
                 answered != self.soft.references.answers(&observation.reference)
             }
             Input::Progressed { plan, step, note } => {
@@ -365,8 +365,15 @@ impl Draft<'_> {
         active(self.policy, &self.hard, id)
     }
 
+    /// For how long the instance has failed while our own network was vouched for. What failed while nobody outside
+    /// answered either says nothing: when our link comes back, the first answers must not make an outage of it.
     pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
-        self.soft.watches.get(id)?.failing_for(&self.soft.limits, self.now.monotonic)
+        let now = self.now.monotonic;
+        let failing_for = self.soft.watches.get(id)?.failing_for(&self.soft.limits, now)?;
+        match self.soft.references.trusted_since(self.policy, &id.region, now) {
+            Some(trusted) => Some(failing_for.min(now.saturating_sub(trusted))),
+            None => Some(failing_for),
+        }
     }
 
     pub(super) fn is_answering(&self, id: &InstanceId) -> bool {

@@ -179,7 +179,7 @@ impl Hard {
             Fact::IncidentEscalated { incident, level, evidence } => {
                 if let Some(incident) = self.incidents.get_mut(incident) {
                     incident.level = incident.level.min(*level);
-                    incident.evidence.extend(evidence.iter().cloned());
+                    incident.evidence.clone_from(evidence);
                 }
             }
             Fact::PlanMade { incident, plan, part, steps } => {

@@ -35,10 +35,13 @@ impl Draft<'_> {
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
         let moves_share = step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
         let is_judged = step.commit_point || moves_share;
+        let mut waits_for_others = false;
         if !is_restart {
             guards.extend(self.unready_target(&incident, step));
             if let Some(promotion) = self.promotion_behind(&incident, step) {
-                guards.extend(self.unready_target(&incident, &promotion));
+                if promotion.id != step.id {
+                    guards.extend(self.unready_target(&incident, &promotion));
+                }
                 match self.judge_loss(&incident, &promotion) {
                     Ok((expected, accepted)) => {
                         loss = expected;
@@ -50,6 +53,10 @@ impl Draft<'_> {
             if moves_share {
                 guards.extend(self.useless_rerouting(&incident.source));
             }
+            for other in self.goes_with(&incident, step) {
+                waits_for_others |= step.commit_point && !incident.plan.is_due(&other);
+                guards.extend(self.unready_along(&incident, step, &other));
+            }
             if is_judged {
                 guards.extend(self.lost_verdict(&incident, step));
                 if matches!(step.action, Action::DatabasePromoted { .. }) {
@@ -60,27 +67,26 @@ impl Draft<'_> {
                 }
             }
         }
-        let looks = self.look_around(&incident, step, is_restart);
-        match looks {
-            Around::Clear => {}
-            Around::Stale(steps) => {
-                // Looks cost nothing: ask even while guards hold, so that all reasons are known at once.
-                for step in steps {
-                    self.look(id, &step);
-                }
-                if guards.is_empty() {
-                    return Readiness::Looking;
-                }
-            }
-            Around::Looking if guards.is_empty() => return Readiness::Looking,
-            Around::Looking => {}
-            Around::Blocked(guard) => guards.push(guard),
-            Around::Lost(why) => return Readiness::Owed(why),
+        let around = self.look_around(&incident, step, is_restart);
+        if let Some(why) = around.lost {
+            return Readiness::Owed(why);
+        }
+        let is_looking = around.is_looking || !around.stale.is_empty();
+        // Looks cost nothing: ask even while guards hold, so that all reasons are known at once.
+        for step in around.stale {
+            self.look(id, &step);
+        }
+        guards.extend(around.blocked);
+        if guards.is_empty() && is_looking {
+            return Readiness::Looking;
         }
         if !guards.is_empty() {
             let recheck = self.now.monotonic + self.policy.guards.recheck;
             self.wake(recheck, "a guard that holds a step is judged again");
             return Readiness::Held(guards);
+        }
+        if waits_for_others {
+            return Readiness::Looking;
         }
         if is_judged && !is_restart && !self.is_surveyed() {
             return Readiness::Looking;
@@ -173,6 +179,35 @@ impl Draft<'_> {
             | Action::Manifests { .. }
             | Action::Verified { .. } => None,
         }
+    }
+
+    /// The other steps that the first commit point is for: a region is not left by half. Where the database cannot
+    /// follow, neither a cache nor a bucket goes ahead, and no database is fenced for a plan that cannot go on.
+    fn goes_with(&self, incident: &Incident, step: &Step) -> Vec<Step> {
+        if !is_first_commit(incident, step) {
+            return Vec::new();
+        }
+        let plan = &incident.plan;
+        plan.steps
+            .iter()
+            .filter(|other| other.id != step.id && other.commit_point && !other.best_effort)
+            .filter(|other| plan.is_wanted(&other.id) && plan.state(&other.id) == super::StepState::Waiting)
+            .filter(|other| are_for_one_part(incident, step, other) && !follows_commit_point(incident, other))
+            .cloned()
+            .collect()
+    }
+
+    /// Why `other`, which is decided together with `step`, could not go.
+    fn unready_along(&self, incident: &Incident, step: &Step, other: &Step) -> Vec<Guard> {
+        let mut guards: Vec<Guard> = self.unready_target(incident, other).into_iter().collect();
+        guards.extend(self.judge_loss(incident, other).err());
+        if !step.commit_point {
+            return guards;
+        }
+        if incident.plan.is_due(other) {
+            guards.extend(self.judge_fence(incident, &other.action).err());
+        }
+        guards
     }
 
     /// Expected loss of moving `component` from `source` to `target`.
@@ -331,58 +366,47 @@ impl Draft<'_> {
 
     fn look_around(&self, incident: &Incident, step: &Step, is_restart: bool) -> Around {
         if is_restart {
-            return Around::Clear;
+            return Around::default();
         }
         let plan = &incident.plan;
-        let is_first_commit = step.commit_point
-            && plan.needed_by.get(&step.id).is_some_and(|parts| parts.iter().all(|part| !plan.is_committed(part)));
-        let mut stale = Vec::new();
-        let mut is_looking = false;
-        let mut blocked = None;
+        let is_first_commit = is_first_commit(incident, step);
+        let mut seen = Around::default();
         let around: Vec<&Step> = if is_first_commit {
             plan.steps
                 .iter()
-                .filter(|other| plan.is_wanted(&other.id) && !other.best_effort)
+                .filter(|other| plan.is_wanted(&other.id) && (!other.best_effort || other.id == step.id))
                 .filter(|other| plan.state(&other.id) == super::StepState::Waiting)
-                .filter(|other| match (plan.needed_by.get(&other.id), plan.needed_by.get(&step.id)) {
-                    (Some(theirs), Some(ours)) => !theirs.is_disjoint(ours),
-                    (Some(_) | None, Some(_) | None) => false,
-                })
+                .filter(|other| are_for_one_part(incident, step, other))
                 .collect()
         } else {
             vec![step]
         };
         for other in around {
-            match self.fresh_look(&plan.id, &other.id) {
-                Some(Ok(_)) => {}
-                Some(Err(Setback::Transient(why) | Setback::Refused(why) | Setback::NotYet(why))) => {
-                    let is_lost = step.best_effort
-                        || matches!(&step.action, Action::Fenced { database } if !self.is_answering(database));
-                    if is_lost && other.id == step.id {
-                        return Around::Lost(why.clone());
-                    }
-                    blocked.get_or_insert_with(|| Guard {
-                        kind: GuardKind::PathNotReady,
-                        evidence: format!("step {} ({}) cannot even be looked at: {why}", other.id, other.action),
-                        lifted_by: "the service that it needs answering".to_owned(),
-                    });
-                }
-                None => {
-                    let asked = self.soft.looks.get(&(plan.id.clone(), other.id.clone()));
-                    if asked.is_some_and(|look| look.asked.is_some()) {
-                        is_looking = true;
-                    } else {
-                        stale.push(other.id.clone());
-                    }
+            let fresh = self.fresh_look(&plan.id, &other.id);
+            let known = self.soft.looks.get(&(plan.id.clone(), other.id.clone()));
+            if fresh.is_none() {
+                match known.and_then(|look| look.asked) {
+                    Some(_) => seen.is_looking = true,
+                    None => seen.stale.push(other.id.clone()),
                 }
             }
+            // While it is looked at again, what was in the way is in the way: a reason must not come and go.
+            let result = fresh.or_else(|| known.and_then(|look| look.seen.as_ref()).map(|(_, result)| result));
+            let Some(Err(Setback::Transient(why) | Setback::Refused(why) | Setback::NotYet(why))) = result else {
+                continue;
+            };
+            let is_lost =
+                step.best_effort || matches!(&step.action, Action::Fenced { database } if !self.is_answering(database));
+            if is_lost && other.id == step.id && fresh.is_some() {
+                return Around { lost: Some(why.clone()), ..Around::default() };
+            }
+            seen.blocked.get_or_insert_with(|| Guard {
+                kind: GuardKind::PathNotReady,
+                evidence: format!("step {} ({}) cannot even be looked at: {why}", other.id, other.action),
+                lifted_by: "the service that it needs answering".to_owned(),
+            });
         }
-        match blocked {
-            _ if !stale.is_empty() => Around::Stale(stale),
-            Some(guard) => Around::Blocked(guard),
-            None if is_looking => Around::Looking,
-            None => Around::Clear,
-        }
+        seen
     }
 
     /// The claims were read a moment ago; asks for them if not.
@@ -410,11 +434,34 @@ fn level_of(incident: &Incident, step: &Step) -> Level {
     if incident.plan.is_needed_by(&step.id, &Part::Region) { Level::RegionalOutage } else { Level::ComponentFailure }
 }
 
+/// Nothing that cannot be taken back was done for the parts that need the step. A fence counts: it ends the writes.
+fn is_first_commit(incident: &Incident, step: &Step) -> bool {
+    let plan = &incident.plan;
+    (step.commit_point || matches!(step.action, Action::Fenced { .. }))
+        && plan.needed_by.get(&step.id).is_some_and(|parts| parts.iter().all(|part| !plan.is_committed(part)))
+}
+
+fn are_for_one_part(incident: &Incident, step: &Step, other: &Step) -> bool {
+    let parts = |step: &Step| incident.plan.needed_by.get(&step.id);
+    parts(step).zip(parts(other)).is_some_and(|(ours, theirs)| !ours.is_disjoint(theirs))
+}
+
+fn follows_commit_point(incident: &Incident, step: &Step) -> bool {
+    step.after
+        .iter()
+        .filter_map(|before| incident.plan.step(before))
+        .any(|before| before.commit_point || follows_commit_point(incident, before))
+}
+
 /// What the looks at the steps ahead say.
-enum Around {
-    Clear,
-    Stale(Vec<StepId>),
-    Looking,
-    Blocked(Guard),
-    Lost(String),
+#[derive(Default)]
+struct Around {
+    /// What the step needs is in the lost region.
+    lost: Option<String>,
+    /// To be looked at again.
+    stale: Vec<StepId>,
+    /// Some looks have not come back.
+    is_looking: bool,
+    /// What one of them saw in the way.
+    blocked: Option<Guard>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::decide::ReferenceObservation;
-use crate::domain::{Policy, ReferenceId, RegionId};
+use crate::domain::{Policy, ReferenceId, ReferencePolicy, RegionId};
 
 /// What the reference points answered lately.
 #[derive(Debug, Clone, Default)]
@@ -16,18 +16,42 @@ pub struct References {
 struct Point {
     /// Start of the last probe that was answered.
     answered: Option<Duration>,
+    /// Since when it has answered without a gap.
+    answering_since: Option<Duration>,
     /// Start of the last probe.
     asked: Option<Duration>,
 }
 
 impl References {
     /// Takes an observation in.
-    pub fn observe(&mut self, observation: &ReferenceObservation) {
+    pub fn observe(&mut self, policy: &Policy, observation: &ReferenceObservation) {
         let point = self.points.entry(observation.reference.clone()).or_default();
         point.asked = Some(observation.began);
         if observation.answer.is_ok() {
+            let gap = policy.references.get(&observation.reference).map_or(Duration::ZERO, |r| r.probing.gap());
+            let is_unbroken = point.answered.is_some_and(|last| observation.began.saturating_sub(last) <= gap);
+            if !is_unbroken {
+                point.answering_since = Some(observation.began);
+            }
             point.answered = Some(observation.began);
         }
+    }
+
+    /// Since when a majority of the points that may vouch for this observer's view of `suspected` has answered without
+    /// a gap. What seemed to fail before that, may have been our own network. None where nobody vouches now, or where
+    /// there is nobody to.
+    pub fn trusted_since(&self, policy: &Policy, suspected: &RegionId, now: Duration) -> Option<Duration> {
+        let outside = outside(policy, suspected);
+        let mut since: Vec<Duration> = outside
+            .iter()
+            .filter_map(|(id, reference)| {
+                let point = self.points.get(*id)?;
+                let is_fresh = now.saturating_sub(point.answered?) <= reference.probing.gap();
+                point.answering_since.filter(|_| is_fresh)
+            })
+            .collect();
+        since.sort();
+        since.get(outside.len() / 2).copied()
     }
 
     /// The point answered the last time it was asked.
@@ -38,13 +62,7 @@ impl References {
     /// Whether this observer may speak about `suspected`, failing since `since`: a majority of the points outside both
     /// its own and the suspected region answered since then, and did so the last time they were asked.
     pub fn doubt(&self, policy: &Policy, suspected: &RegionId, since: Duration, now: Duration) -> Result<(), String> {
-        let outside: Vec<_> = policy
-            .references
-            .iter()
-            .filter(|(_, reference)| {
-                reference.region.as_ref().is_none_or(|r| r != suspected && *r != policy.observer_region)
-            })
-            .collect();
+        let outside = outside(policy, suspected);
         if outside.is_empty() {
             return match policy.mode {
                 crate::domain::Mode::Automatic => {
@@ -79,4 +97,10 @@ impl References {
             silent.join(", ")
         ))
     }
+}
+
+/// The points outside both this observer's and the suspected region.
+fn outside<'a>(policy: &'a Policy, suspected: &RegionId) -> Vec<(&'a ReferenceId, &'a ReferencePolicy)> {
+    let is_outside = |region: &RegionId| region != suspected && *region != policy.observer_region;
+    policy.references.iter().filter(|(_, reference)| reference.region.as_ref().is_none_or(is_outside)).collect()
 }
