@@ -72,13 +72,13 @@ impl Regions {
         self.variables.push((variable.to_owned(), value.to_owned()));
     }
 
-    /// Starts the daemon, has the ledger adopted where it is new, and waits until it has seen every instance alive.
+    /// Starts the daemon, waits until it has seen every instance alive, and has the ledger adopted where it is new.
     pub(crate) fn watch(&mut self) {
         self.start();
+        let count = |regions: &Self, is: fn(&Fact) -> bool| regions.facts().iter().filter(|fact| is(fact)).count();
         self.wait("every instance has been seen alive", |regions| {
-            let status = regions.status();
-            !status.instances.is_empty()
-                && status.instances.iter().all(|instance| instance.verdict == failoverd::decide::VerdictKind::Alive)
+            let instances = regions.status().instances.len();
+            instances > 0 && count(regions, |fact| matches!(fact, Fact::SeenAlive { .. })) >= instances
         });
         if self.status().placement.is_empty() {
             let adopted = self.cli(&["adopt"]);
@@ -165,7 +165,12 @@ impl Regions {
 
     /// `lab.py link`: a fault of the proxy that the lab was started with.
     pub(crate) fn link(&self, fault: &str) {
-        self.lab.tell("link", &[fault]);
+        let address = self.lab.text("/proxy/control").trim_start_matches("http://").to_owned();
+        let mut proxy = TcpStream::connect(&address).unwrap();
+        writeln!(proxy, "{fault}").unwrap();
+        let mut answer = String::new();
+        proxy.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("ok"), "{fault}: {answer}");
     }
 
     /// The judge's verdict from the servers alone. Panics with everything that it found wrong.

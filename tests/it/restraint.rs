@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use failoverd::decide::Fact;
+use failoverd::decide::{Fact, Outcome};
 
 use crate::regions::{EAST, Regions, WEST};
 
@@ -73,7 +73,7 @@ fn a_standby_that_lags_beyond_the_rpo_is_not_promoted() {
         regions.status().alarms.iter().any(|alarm| alarm.key.starts_with("standby-database"))
     });
     lose_the_east(&regions);
-    let said = held(&regions, "data");
+    let said = held(&regions, "it lags", "RPO");
     assert!(said.contains("RPO") && said.contains("--accept-loss"), "{said}");
     nothing_irreversible_happened(&regions);
 
@@ -92,7 +92,7 @@ fn without_a_standby_database_nothing_irreversible_happens() {
         regions.status().alarms.iter().any(|alarm| alarm.key.starts_with("standby-database"))
     });
     lose_the_east(&regions);
-    let said = held(&regions, "standby is dead");
+    let said = held(&regions, "the standby is dead", "database@us-west-2");
     assert!(said.contains("database@us-west-2"), "{said}");
     nothing_irreversible_happened(&regions);
 }
@@ -108,7 +108,7 @@ fn a_replica_that_is_backing_up_is_promoted_when_it_is_done_and_not_before() {
         regions.status().alarms.iter().any(|alarm| alarm.text.contains("backing-up"))
     });
     lose_the_east(&regions);
-    let said = held(&regions, "backing up");
+    let said = held(&regions, "it is backing up", "backing-up");
     assert!(said.contains("backing-up"), "{said}");
     nothing_irreversible_happened(&regions);
     regions.lab.tell_aws("state", &set("available"));
@@ -129,7 +129,7 @@ fn a_standby_that_refuses_our_credential_is_not_a_target() {
         regions.status().alarms.iter().any(|alarm| alarm.key.contains("database@us-west-2"))
     });
     lose_the_east(&regions);
-    let said = held(&regions, "credential");
+    let said = held(&regions, "it refuses us", "credential");
     assert!(said.contains("credential"), "{said}");
     nothing_irreversible_happened(&regions);
     std::fs::write(&hba, rules).unwrap();
@@ -144,7 +144,7 @@ fn without_route_53_nothing_irreversible_happens_and_with_it_the_plan_goes_on() 
     regions.watch();
     regions.lab.tell_aws("faults/add", &serde_json::json!([{"service": "route53", "drop": true}]));
     lose_the_east(&regions);
-    let said = held(&regions, "route 53");
+    let said = held(&regions, "no Route 53", "traffic-traffic");
     assert!(said.contains("traffic"), "{said}");
     nothing_irreversible_happened(&regions);
     let faults: Vec<serde_json::Value> = regions.lab.aws("faults").as_array().unwrap().clone();
@@ -182,33 +182,42 @@ fn an_empty_ledger_and_one_that_disagrees_with_the_world_do_nothing_and_say_what
 }
 
 #[test]
-fn a_fence_that_was_put_up_is_taken_down_when_the_plan_unwinds() {
+fn a_fence_is_taken_down_when_a_person_aborts_the_plan_behind_it() {
     let mut regions = Regions::up(&["--proxy"], &["--database", "postgres"]);
     regions.watch();
     regions.write_rows();
-    // A planned move, whose standby stops following: the fence goes up, and the lossless promotion cannot come.
-    sql(&regions, WEST, "SELECT pg_wal_replay_pause()");
-    regions.tell(&["failover", "--from", EAST, "--reason", "a test", "--yes"]);
-    regions.wait_for_fact(
-        "the fence",
-        |fact| matches!(fact, Fact::StepDone { step, .. } if step.as_str().starts_with("fence-")),
-    );
-    assert_eq!(application_write(&regions, EAST), Err("28000".to_owned()), "the application is locked out");
-    nothing_irreversible_happened(&regions);
+    regions.tell(&["failover", "--from", EAST, "--component", "database", "--reason", "a test", "--yes"]);
+    lose_the_standby_while_the_fence_goes_up(&mut regions);
 
-    let incident = regions.incident().expect("it is open").incident;
     // The daemon dies on the way, too.
+    let incident = regions.incident().expect("it is open").incident;
     regions.kill();
     regions.start();
     regions.wait("it knows its plan", |regions| regions.incident().is_some());
     regions.tell(&["abort", incident.as_str()]);
     regions.wait_until_closed();
-    assert_eq!(application_write(&regions, EAST), Ok(()), "{}", regions.story());
-    let rows = regions.rows_acknowledged(EAST);
-    regions.wait("the application goes on where it was", |regions| regions.rows_acknowledged(EAST) > rows + 100);
-    regions.stop_writing();
-    sql(&regions, WEST, "SELECT pg_wal_replay_resume()");
-    regions.judge(&["--moved", "", "--only", "database,kubernetes,traffic"]);
+    the_application_goes_on_in_the_east(&mut regions);
+}
+
+#[test]
+fn a_fence_is_taken_down_when_the_region_recovers_before_the_first_commit_point() {
+    let mut regions = Regions::up(&["--proxy"], &["--database", "postgres"]);
+    // The database of the lost region still answers: it is to be moved without loss, behind a fence.
+    regions.set("FAILOVERD__REGIONAL__CRITICAL_FAILING", "3");
+    regions.watch();
+    regions.write_rows();
+    lose_the_east(&regions);
+    regions.link(&format!("pg@{EAST} ok"));
+    lose_the_standby_while_the_fence_goes_up(&mut regions);
+    find_the_east(&regions);
+    regions.wait_until_closed();
+    let outcomes: Vec<Outcome> = regions
+        .facts()
+        .into_iter()
+        .filter_map(|fact| if let Fact::IncidentClosed { outcome, .. } = fact { Some(outcome) } else { None })
+        .collect();
+    assert_eq!(outcomes, [Outcome::Unwound], "{}", regions.story());
+    the_application_goes_on_in_the_east(&mut regions);
 }
 
 // --- what the tests work with -----------------------------------------------------------------------------------------
@@ -221,20 +230,44 @@ fn lose_the_east(regions: &Regions) {
     regions.lab.tell_aws("faults/add", &fault);
 }
 
+/// So the fence stands, and the promotion behind it is held at its commit point.
+fn lose_the_standby_while_the_fence_goes_up(regions: &mut Regions) {
+    let of_fence = |step: &failoverd::domain::StepId| step.as_str().starts_with("fence-");
+    regions.wait_with(|regions| {
+        regions.facts().iter().any(|fact| matches!(fact, Fact::StepStarted { step, .. } if of_fence(step)))
+    });
+    regions.signal("STOP");
+    regions.lab.tell("kill", &["pg@us-west-2"]);
+    regions.signal("CONT");
+    regions.wait_for_fact("the fence", |fact| matches!(fact, Fact::StepDone { step, .. } if of_fence(step)));
+    let said = held(regions, "the standby is dead", "database@us-west-2");
+    assert_eq!(application_write(regions, EAST), Err("28000".to_owned()), "the application is locked out\n{said}");
+}
+
+fn the_application_goes_on_in_the_east(regions: &mut Regions) {
+    assert_eq!(application_write(regions, EAST), Ok(()), "{}", regions.story());
+    let rows = regions.rows_acknowledged(EAST);
+    regions.wait("rows in the east", |regions| regions.rows_acknowledged(EAST) > rows + 100);
+    regions.stop_writing();
+    nothing_irreversible_happened(regions);
+}
+
 fn find_the_east(regions: &Regions) {
     regions.link(&format!("*@{EAST} ok"));
     regions.lab.tell_aws("faults", &serde_json::json!([]));
 }
 
-/// Waits until the incident is open and a guard holds what cannot be undone; then looks for a while that it goes on
-/// holding. What `explain` says.
-fn held(regions: &Regions, why: &str) -> String {
-    regions.wait(&format!("the region's incident, held: {why}"), |regions| {
+/// Waits until the promotion is held for a reason with this text in it; then looks for a while that it goes on being held.
+/// What `explain` says.
+fn held(regions: &Regions, what: &str, reason: &str) -> String {
+    let is_held = |regions: &Regions| {
         regions.incident().is_some_and(|incident| {
-            incident.steps.iter().any(|step| step.step.as_str().starts_with("promote-") && !step.guards.is_empty())
+            let mut promotions = incident.steps.iter().filter(|step| step.step.as_str().starts_with("promote-"));
+            promotions.any(|step| step.guards.iter().any(|guard| guard.evidence.contains(reason)))
         })
-    });
-    regions.holds(why, Duration::from_secs(10), |regions| promotions(regions) == 0);
+    };
+    regions.wait(&format!("the promotion is held: {what}"), is_held);
+    regions.holds(what, Duration::from_secs(8), |regions| promotions(regions) == 0);
     regions.explain()
 }
 
