@@ -15,6 +15,8 @@ const SPEED: f64 = 8.0;
 #[test]
 fn six_minutes_of_sleep_and_then_failures_for_one_second_less_than_each_threshold_move_nothing() {
     let mut regions = Regions::up(&["--proxy"], &[]);
+    // The longest one is shorter than an eighth of ten minutes: it is waited for.
+    regions.set("FAILOVERD__BUCKETS__STORAGE__TRIGGER", "{ after = \"45s\" }");
     regions.watch();
     let calls = regions.lab.actions().len();
     regions.signal("STOP");
@@ -26,7 +28,7 @@ fn six_minutes_of_sleep_and_then_failures_for_one_second_less_than_each_threshol
     regions.signal("CONT");
     let woken = std::time::Instant::now();
     // The document's rows, shortest first, and the region's two minutes, which end with the first of them.
-    for (instance, threshold) in [("k8s", 30.0), ("redis", 120.0), ("pg", 300.0), ("s3", 600.0)] {
+    for (instance, threshold) in [("k8s", 30.0), ("redis", 120.0), ("pg", 300.0), ("s3", 360.0)] {
         let failing = Duration::from_secs_f64(threshold / SPEED - 1.0);
         regions.holds("it waits", failing.saturating_sub(woken.elapsed()), |regions| regions.declared() == 0);
         regions.link(&format!("{instance}@{EAST} ok"));
@@ -68,7 +70,9 @@ fn a_standby_that_lags_beyond_the_rpo_is_not_promoted() {
     regions.set("FAILOVERD__LEVELS__COMPONENT_FAILURE__RPO", "3s");
     regions.watch();
     regions.write_rows();
-    sql(&regions, WEST, "SELECT pg_wal_replay_pause()");
+    // It receives no more: what it has received and not replayed would not be lost.
+    let primary = value(&regions, WEST, "SHOW primary_conninfo");
+    follow(&regions, "host=127.0.0.1 port=1");
     regions.wait("the lag is an alarm of its own", |regions| {
         regions.status().alarms.iter().any(|alarm| alarm.key.starts_with("standby-database"))
     });
@@ -78,7 +82,7 @@ fn a_standby_that_lags_beyond_the_rpo_is_not_promoted() {
     nothing_irreversible_happened(&regions);
 
     // What would change it, does.
-    sql(&regions, WEST, "SELECT pg_wal_replay_resume()");
+    follow(&regions, &primary);
     regions.wait_until_closed();
     assert_eq!(promotions(&regions), 1);
 }
@@ -285,21 +289,40 @@ fn sql(regions: &Regions, region: &str, statement: &str) {
     run_as(regions, region, "postgres", statement).unwrap_or_else(|code| panic!("{statement}: {code}"));
 }
 
+/// Tells the standby which primary to follow.
+fn follow(regions: &Regions, primary: &str) {
+    let quoted = primary.replace('\'', "''");
+    sql(regions, WEST, &format!("ALTER SYSTEM SET primary_conninfo = '{quoted}'"));
+    sql(regions, WEST, "SELECT pg_reload_conf()");
+}
+
 /// What becomes of a write of the application, on a new connection past the proxy: the server's code where it refuses.
 fn application_write(regions: &Regions, region: &str) -> Result<(), String> {
     run_as(regions, region, "app", "INSERT INTO compute_nodes (payload) VALUES ('by hand')")
 }
 
 fn run_as(regions: &Regions, region: &str, user: &str, statement: &str) -> Result<(), String> {
+    asked_as(regions, region, user, statement).map(drop)
+}
+
+/// The first column of the first row of an operator's question.
+fn value(regions: &Regions, region: &str, question: &str) -> String {
+    asked_as(regions, region, "postgres", question).unwrap().expect("a row")
+}
+
+fn asked_as(regions: &Regions, region: &str, user: &str, statement: &str) -> Result<Option<String>, String> {
     let dsn = regions.lab.text(&format!("/direct/regions/{region}/postgres/dsn/{user}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let code = |error: tokio_postgres::Error| error.code().map_or(error.to_string(), |code| code.code().to_owned());
         let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await.map_err(code)?;
         let driven = tokio::spawn(connection);
-        let done = client.batch_execute(statement).await.map_err(code);
+        let answer = client.simple_query(statement).await.map_err(code);
         driven.abort();
-        done
+        Ok(answer?.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
     })
 }
 
