@@ -143,13 +143,9 @@ impl Parts {
                 let Some(cluster) = self.clusters.get(instance) else { return Ok(None) };
                 let Some(of) = self.config.clusters.get(component) else { return Ok(None) };
                 let role = policy.regions.get(region).copied().unwrap_or(Role::Secondary);
-                Some(Box::new(ClusterProbe::new(
-                    cluster.clone(),
-                    of.namespace.clone(),
-                    of.workloads.clone(),
-                    role,
-                    probing.timeout,
-                )))
+                let (namespace, workloads) = (of.namespace.clone(), of.workloads.clone());
+                let probe = ClusterProbe::new(cluster.clone(), namespace, workloads, role, probing.timeout);
+                Some(Box::new(if self.config.zones.enabled { probe.with_zones() } else { probe }))
             }
             Kind::Database => {
                 Some(Box::new(self.postgres.probe(instance.clone(), probing.timeout, Some(self.aws.clone()))))

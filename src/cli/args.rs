@@ -393,8 +393,8 @@ pub struct OrderArgs {
 /// `plan`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct PlanArgs {
-    /// What is lost: `regional-outage`, the name of a component, `degradation` (partly available services), or
-    /// `workload:NAME` (too few replicas)
+    /// What is lost: `regional-outage`, the name of a component, `zone:NAME`, `degradation` (partly available services),
+    /// or `workload:NAME` (too few replicas)
     #[arg(long = "if", value_name = "LOSS")]
     pub loss: String,
     /// The region that is lost [default: where it is served]

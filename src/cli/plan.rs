@@ -17,6 +17,7 @@ use crate::ports::Clock;
 const REGIONAL_OUTAGE: &str = "regional-outage";
 const DEGRADATION: &str = "degradation";
 const WORKLOAD: &str = "workload:";
+const ZONE: &str = "zone:";
 
 /// Shows the plan for a loss.
 pub(super) async fn plan(args: &PlanArgs, terminal: Terminal) -> Outcome {
@@ -43,6 +44,7 @@ enum What {
     Region,
     Degradation,
     Workload(String),
+    Zone(String),
 }
 
 impl Loss {
@@ -50,9 +52,10 @@ impl Loss {
         let what = match text {
             REGIONAL_OUTAGE => What::Region,
             DEGRADATION => What::Degradation,
-            other => match other.strip_prefix(WORKLOAD) {
-                Some(workload) => What::Workload(workload.to_owned()),
-                None => What::Component(other.into()),
+            other => match (other.strip_prefix(WORKLOAD), other.strip_prefix(ZONE)) {
+                (Some(workload), _) => What::Workload(workload.to_owned()),
+                (None, Some(zone)) => What::Zone(zone.to_owned()),
+                (None, None) => What::Component(other.into()),
             },
         };
         Self { what, from }
@@ -70,6 +73,7 @@ impl Loss {
             What::Region => Scope::Region(region.clone()),
             What::Degradation => Scope::Degradation(region.clone()),
             What::Workload(workload) => Scope::Workload(workload.clone()),
+            What::Zone(zone) => Scope::Zone { region: region.clone(), zone: zone.clone() },
         }
     }
 }
@@ -81,7 +85,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let scope = match &loss.what {
         What::Component(component) => Scope::Component(component.clone()),
         What::Workload(workload) => Scope::Workload(workload.clone()),
-        What::Region | What::Degradation => loss.of(&lost_region(&placement, loss.from.as_ref())?),
+        What::Region | What::Degradation | What::Zone(_) => loss.of(&lost_region(&placement, loss.from.as_ref())?),
     };
     let now = SystemClock.now();
     let adopted = Fact::PlacementAdopted { placement, by: "a dry run".to_owned() };
@@ -91,7 +95,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
         Failure::because(Exit::No, why).hint(format!(
-            "--if takes {REGIONAL_OUTAGE}, {DEGRADATION}, {WORKLOAD}NAME or a component: {}",
+            "--if takes {REGIONAL_OUTAGE}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME or a component: {}",
             known.join(", ")
         ))
     })?;
@@ -146,12 +150,16 @@ pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure>
     let path = match &loss.what {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),
-        What::Region | What::Degradation => {
+        What::Region | What::Degradation | What::Zone(_) => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
             let region = lost_region(&status.placement, loss.from.as_ref())?;
-            let kind = if matches!(loss.what, What::Region) { "region" } else { "degradation" };
-            format!("/v1/plan?if={kind}:{}", escape(region.as_str()))
+            let region = escape(region.as_str());
+            match &loss.what {
+                What::Zone(zone) => format!("/v1/plan?if=zone:{region}/{}", escape(zone)),
+                What::Degradation => format!("/v1/plan?if=degradation:{region}"),
+                What::Region | What::Component(_) | What::Workload(_) => format!("/v1/plan?if=region:{region}"),
+            }
         }
     };
     let body = daemon.get(&path).await?;

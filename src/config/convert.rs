@@ -10,7 +10,7 @@ use super::schema::{
 };
 use crate::domain::{
     CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, HealingPolicy, Kind, Level, Policy,
-    Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
+    Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion, ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -50,6 +50,7 @@ pub(super) fn policy_of(config: &Config) -> Policy {
             reroute_percent: config.degradation.reroute_percent,
         },
         healing: HealingPolicy { enabled: config.healing.enabled, after: config.healing.after },
+        zones: ZonePolicy { enabled: config.zones.enabled, after: config.zones.after },
         guards: GuardPolicy {
             cooldown: config.guards.cooldown,
             incidents_per_day: config.guards.incidents_per_day,

@@ -81,7 +81,7 @@ impl Draft<'_> {
                 Part::Component(component) => format!("{component}@{source} answers again"),
                 Part::Region => format!("{source} is not lost: too few of its critical components still fail"),
                 Part::Reroute => format!("the clients of {source} are well served again"),
-                Part::Healing { .. } => format!("{part} is well again"),
+                Part::Healing { .. } | Part::Zone { .. } => format!("{part} is well again"),
             };
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
         }
@@ -369,7 +369,7 @@ impl Draft<'_> {
             StepState::Failed => !plan.is_wanted(&step.id) && plan.is_taken_back(step),
             StepState::Waiting | StepState::Held | StepState::Running | StepState::Undoing => false,
         });
-        if is_settled && !plan.is_unwinding() && !self.awaits_recovery(incident) {
+        if is_settled && !plan.is_unwinding() && !self.awaits_recovery(incident) && !self.awaits_zone(incident) {
             self.record(Fact::IncidentClosed { incident: id.clone(), outcome: Outcome::Recovered });
             return;
         }

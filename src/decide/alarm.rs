@@ -58,11 +58,13 @@ impl Draft<'_> {
                 Part::Region => format!("all of {}", candidate.source),
                 Part::Reroute => format!("share-of-{}", candidate.source),
                 Part::Healing { cluster, workload } => format!("{workload}-of-{cluster}@{}", candidate.source),
+                Part::Zone { cluster, zone } => format!("{zone}-of-{cluster}@{}", candidate.source),
             };
             let told = match &candidate.part {
                 Part::Component(_) | Part::Region => format!("{what} is failing"),
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
                 Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
+                Part::Zone { cluster, zone } => self.told_of_zone(&candidate.source, cluster, zone),
             };
             let why: Vec<String> = guards.iter().map(ToString::to_string).collect();
             raise(
@@ -85,6 +87,8 @@ impl Draft<'_> {
             let (id, level, source, target) = (&incident.id, incident.level, &incident.source, &incident.target);
             let doing = if incident.plan.parts.keys().any(Part::moves) {
                 format!("moving to {target}")
+            } else if let Some(zone) = incident.plan.parts.keys().find(|part| matches!(part, Part::Zone { .. })) {
+                format!("going on without {zone}")
             } else if incident.plan.parts.contains_key(&Part::Reroute) {
                 format!("sending a share of the clients to {target}")
             } else {

@@ -267,8 +267,9 @@ impl Controller {
 }
 
 /// What decides whether a standby could take over.
-fn readiness(evidence: &Evidence) -> (bool, bool, usize, Option<Serving>) {
-    (evidence.credential_refused, evidence.degraded.is_some(), evidence.not_ready.len(), evidence.serving)
+fn readiness(evidence: &Evidence) -> (bool, bool, usize, Option<Serving>, usize) {
+    let dark = evidence.zones.iter().filter(|zone| zone.is_dark()).count();
+    (evidence.credential_refused, evidence.degraded.is_some(), evidence.not_ready.len(), evidence.serving, dark)
 }
 
 /// The instance serves: by the placement, or by its role while nothing was adopted.

@@ -27,6 +27,7 @@ impl fmt::Display for Fact {
                     Part::Component(_) | Part::Region => write!(f, "leaving {source} for {part} withheld by ")?,
                     Part::Reroute => write!(f, "rerouting {part} of {source} withheld by ")?,
                     Part::Healing { .. } => write!(f, "healing {part} in {source} withheld by ")?,
+                    Part::Zone { .. } => write!(f, "going on without {part} in {source} withheld by ")?,
                 }
                 list(f, guards.iter().map(guard_text))
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::Candidate;
-use super::{Fact, StepState};
+use super::{Effect, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, RegionId};
 use crate::plan::{Action, Part, Planned, Step};
 
@@ -56,7 +56,7 @@ impl Draft<'_> {
                     && incident.plan.state(&step.id) == StepState::Waiting
                     && !is_short
             }
-            Part::Component(_) | Part::Region | Part::Reroute => false,
+            Part::Component(_) | Part::Region | Part::Reroute | Part::Zone { .. } => false,
         }
     }
 
@@ -74,27 +74,39 @@ impl Draft<'_> {
     pub(super) fn finish_what_healed(&mut self, id: &IncidentId) {
         let Some(incident) = self.incident(id).cloned() else { return };
         for (part, _) in incident.plan.parts.iter().filter(|(_, state)| **state == PartState::Open) {
-            let Part::Healing { cluster, workload } = part else { continue };
-            let Some(since) = self.healed_since(&incident.source, cluster, workload) else { continue };
+            let since = match part {
+                Part::Healing { cluster, workload } => self.healed_since(&incident.source, cluster, workload),
+                Part::Zone { cluster, zone } => self.lit_since(&incident.source, cluster, zone),
+                Part::Component(_) | Part::Region | Part::Reroute => None,
+            };
+            let Some(since) = since else { continue };
             let at = since + self.policy.recover_for;
             if at > self.now.monotonic {
-                self.wake(at, "a workload has been well for long enough");
+                self.wake(at, "what was mended has been well for long enough");
                 continue;
             }
             self.give_up(&incident, |step| step.part == *part);
         }
     }
 
-    /// Nothing is mended in a place that is left.
+    /// Nothing is mended in a place that is left, and nobody waits for what was under way there.
     pub(super) fn give_up_healing(&mut self, incident: &Incident, joined: &Part, planned: &Planned) {
-        self.give_up(incident, |step| {
+        let is_given_up = |step: &Step| {
             let is_left = match (&step.part, joined) {
-                (Part::Healing { .. }, Part::Region) => true,
-                (Part::Healing { cluster, .. }, Part::Component(left)) => cluster == left,
-                (Part::Healing { .. } | Part::Component(_) | Part::Region | Part::Reroute, _) => false,
+                (Part::Healing { .. } | Part::Zone { .. }, Part::Region) => true,
+                (Part::Healing { cluster, .. } | Part::Zone { cluster, .. }, Part::Component(left)) => cluster == left,
+                (_, _) => false,
             };
             is_left && !planned.shares.contains_key(&step.id)
-        });
+        };
+        self.give_up(incident, is_given_up);
+        let plan = &incident.plan;
+        for step in plan.steps.iter().filter(|step| is_given_up(step)) {
+            let key = (plan.id.clone(), step.id.clone());
+            if plan.state(&step.id) == StepState::Running && self.soft.cancelled.insert(key.clone()) {
+                self.perform(Effect::Cancel { plan: key.0, step: key.1 });
+            }
+        }
     }
 
     fn give_up(&mut self, incident: &Incident, which: impl Fn(&Step) -> bool) {

@@ -303,10 +303,12 @@ impl Plan {
                     && match part {
                         Part::Region => true,
                         Part::Component(component) => at.component == *component,
-                        Part::Reroute | Part::Healing { .. } => false,
+                        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
                     }
             });
-            if is_share {
+            let is_check_there = matches!(step.part, Part::Zone { .. })
+                && matches!(&step.action, Action::Verified { region, .. } if region == source);
+            if is_share || (is_check_there && moves_traffic) {
                 step.best_effort = true;
             }
             if is_left && !matches!(step.action, Action::Fenced { .. }) {

@@ -34,6 +34,7 @@ impl Candidate {
             Part::Component(_) | Part::Healing { .. } => Level::ComponentFailure,
             Part::Region => Level::RegionalOutage,
             Part::Reroute => Level::ServiceDegradation,
+            Part::Zone { .. } => Level::DataCentreFailure,
         }
     }
 }
@@ -103,6 +104,7 @@ impl Draft<'_> {
         let shares: Vec<Candidate> =
             self.policy.regions.keys().filter_map(|region| self.rerouting(region, &candidates)).collect();
         candidates.extend(shares);
+        candidates.extend(self.dark_zones());
         candidates.extend(self.ailing_workloads());
         candidates
     }
@@ -183,7 +185,7 @@ impl Draft<'_> {
             Part::Reroute => self
                 .clients_well_since(source)
                 .is_some_and(|since| self.now.monotonic.saturating_sub(since) >= self.policy.recover_for),
-            Part::Healing { .. } => false,
+            Part::Healing { .. } | Part::Zone { .. } => false,
         }
     }
 
@@ -193,11 +195,14 @@ impl Draft<'_> {
             let is_open = |part: &Part| incident.plan.parts.get(part) == Some(&PartState::Open);
             // Something that leaves for good is not eased any more, and nothing is eased twice in one incident.
             let is_beyond_easing = !candidate.part.moves()
-                && incident
-                    .plan
-                    .parts
-                    .iter()
-                    .any(|(part, state)| *part == candidate.part || (part.moves() && *state == PartState::Open));
+                && incident.plan.parts.iter().any(|(part, state)| {
+                    // Pods that a lost zone took along come back elsewhere; a restart would only delay them.
+                    let explains = matches!(
+                        (part, &candidate.part),
+                        (Part::Zone { cluster: dark, .. }, Part::Healing { cluster, .. }) if dark == cluster
+                    );
+                    *part == candidate.part || ((part.moves() || explains) && *state == PartState::Open)
+                });
             // The unwinding ends first; only then may a new part join.
             incident.plan.is_unwinding() || is_open(&candidate.part) || is_open(&Part::Region) || is_beyond_easing
         })
@@ -326,7 +331,7 @@ impl Draft<'_> {
         let eased = (candidate.source.clone(), candidate.part.clone());
         let moves = match &candidate.part {
             Part::Component(component) => vec![(component.to_string(), "moved", self.hard.moved.get(component)?)],
-            Part::Region => Vec::new(),
+            Part::Region | Part::Zone { .. } => Vec::new(),
             // Clients are not sent to and fro, neither all of them nor a share.
             Part::Reroute => {
                 let records = self.policy.of_kind(Kind::Traffic);
@@ -482,7 +487,7 @@ impl Draft<'_> {
             Part::Region => {
                 self.policy.components.keys().find_map(|component| self.policy.target_of(component, source)).cloned()
             }
-            Part::Healing { .. } => Some(source.clone()),
+            Part::Healing { .. } | Part::Zone { .. } => Some(source.clone()),
             Part::Reroute => self
                 .policy
                 .of_kind(Kind::Traffic)

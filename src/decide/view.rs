@@ -26,6 +26,13 @@ pub enum Scope {
     Degradation(RegionId),
     /// A workload lacks replicas where it serves.
     Workload(String),
+    /// A zone of the region is down.
+    Zone {
+        /// Where.
+        region: RegionId,
+        /// Which.
+        zone: String,
+    },
 }
 
 impl Scope {
@@ -36,6 +43,7 @@ impl Scope {
             Part::Component(component) => Self::Component(component.clone()),
             Part::Reroute => Self::Degradation(source.clone()),
             Part::Healing { workload, .. } => Self::Workload(workload.clone()),
+            Part::Zone { zone, .. } => Self::Zone { region: source.clone(), zone: zone.clone() },
         }
     }
 }
@@ -72,6 +80,13 @@ impl Controller {
             Scope::Region(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Region),
             Scope::Degradation(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Reroute),
             Scope::Region(region) | Scope::Degradation(region) => return Err(format!("there is no region {region}")),
+            Scope::Zone { region, zone } => {
+                let mut clusters = self.policy.of_kind(Kind::Kubernetes);
+                let (cluster, _) = clusters
+                    .find(|(_, of)| of.regions.contains(region))
+                    .ok_or_else(|| format!("no cluster is in {region}"))?;
+                (region.clone(), Part::Zone { cluster: cluster.clone(), zone: zone.clone() })
+            }
             Scope::Workload(workload) => {
                 let mut clusters = self.policy.of_kind(Kind::Kubernetes);
                 let (cluster, _) = clusters
@@ -90,7 +105,7 @@ impl Controller {
         let lost = |id: &InstanceId| match &part {
             Part::Region => id.region == source,
             Part::Component(component) => id.region == source && id.component == *component,
-            Part::Reroute | Part::Healing { .. } => false,
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
         };
         let alive: BTreeSet<InstanceId> = self.policy.instances().filter(|id| !lost(id)).collect();
         let incident = IncidentId::from("inc-0");
@@ -309,6 +324,10 @@ impl Draft<'_> {
             let (id, source, target) = (&incident.id, &incident.source, &incident.target);
             return format!("{id}: {percent} % of the clients of {source} are sent to {target} until it is well again");
         }
+        let is_waiting = held.is_none() && count(StepState::Waiting) == 0 && self.awaits_zone(incident);
+        if let Some(told) = self.told_of_waiting(incident).filter(|_| is_waiting) {
+            return told;
+        }
         match held {
             Some(held) => format!("{}: {direction}, {progress}; {held}", incident.id),
             None => format!("{}: {direction}, {progress}", incident.id),
@@ -327,6 +346,7 @@ impl Draft<'_> {
                 Part::Region => format!("{} is failing as a whole", candidate.source),
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
                 Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
+                Part::Zone { cluster, zone } => self.told_of_zone(&candidate.source, cluster, zone),
             };
             if let Some(missing) = &candidate.missing {
                 guards.push(Guard {

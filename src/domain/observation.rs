@@ -83,6 +83,24 @@ pub struct WorkloadSeen {
     pub wanted: u32,
 }
 
+/// The nodes of one zone of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneSeen {
+    /// Its name, as the nodes are labelled.
+    pub name: String,
+    /// Ready nodes.
+    pub ready: u32,
+    /// All of them.
+    pub nodes: u32,
+}
+
+impl ZoneSeen {
+    /// None of its nodes is ready.
+    pub fn is_dark(&self) -> bool {
+        self.ready == 0 && self.nodes > 0
+    }
+}
+
 /// What came with the finding. Everything is optional: an empty or missing field is unknown, never a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -105,6 +123,9 @@ pub struct Evidence {
     /// Kubernetes: the configured workloads; one that does not exist has none of anything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workloads: Vec<WorkloadSeen>,
+    /// Kubernetes: the zones of the cluster, where its nodes may be listed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<ZoneSeen>,
     /// Why this instance could not take over right now, one sentence each (an RDS replica that is `backing-up`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_ready: Vec<String>,

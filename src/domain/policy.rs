@@ -347,6 +347,16 @@ pub struct HealingPolicy {
     pub after: Duration,
 }
 
+/// When a zone of the active region is lost (level 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZonePolicy {
+    /// At all.
+    pub enabled: bool,
+    /// None of its nodes ready for this long, while nodes of other zones are.
+    #[serde(with = "friendly")]
+    pub after: Duration,
+}
+
 /// Reasons not to act, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardPolicy {
@@ -381,6 +391,8 @@ pub struct Deadlines {
     pub declare: Duration,
     #[serde(with = "friendly")]
     pub replicas: Duration,
+    #[serde(with = "friendly")]
+    pub reschedule: Duration,
     #[serde(with = "friendly")]
     pub fence: Duration,
     #[serde(with = "friendly")]
@@ -446,6 +458,8 @@ pub struct Policy {
     pub degradation: DegradationPolicy,
     /// Level 4, in place.
     pub healing: HealingPolicy,
+    /// Level 2.
+    pub zones: ZonePolicy,
     /// Guards.
     pub guards: GuardPolicy,
     /// Deadlines of steps.

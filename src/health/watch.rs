@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{FAILURES_IN_A_ROW, Positions, Window};
 use crate::decide::VerdictKind;
-use crate::domain::{Evidence, Finding, Layer, Observation, Probing, WorkloadSeen};
+use crate::domain::{Evidence, Finding, Layer, Observation, Probing, WorkloadSeen, ZoneSeen};
 
 /// What an observer concludes about one instance, at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct Watch {
     workloads: BTreeMap<String, Replicas>,
     /// What probes saw of workloads that began before this says nothing any more.
     workloads_from: Duration,
+    zones: BTreeMap<String, Replicas>,
     /// What the last answer carried.
     pub evidence: Evidence,
     /// Where its write-ahead log stood while it was alive and writable.
@@ -38,7 +39,7 @@ pub struct Watch {
     verdict: Verdict,
 }
 
-/// A workload, as its cluster has told of it without a gap.
+/// A workload or a zone, as its cluster has told of it without a gap.
 #[derive(Debug, Clone, Copy)]
 struct Replicas {
     is_short: bool,
@@ -62,6 +63,7 @@ impl Watch {
             needed,
             workloads: BTreeMap::new(),
             workloads_from: Duration::ZERO,
+            zones: BTreeMap::new(),
             evidence: Evidence::default(),
             positions: Positions::default(),
             verdict: Verdict { kind: VerdictKind::Unknown, since: None },
@@ -88,6 +90,7 @@ impl Watch {
                 self.window.push(observation.began, false);
                 self.evidence = observation.evidence.clone();
                 self.count(&observation.evidence.workloads, observation.began);
+                self.count_zones(&observation.evidence.zones, observation.began);
             }
             Finding::Failing { .. } if counts => self.window.push(observation.began, true),
             Finding::Failing { .. } | Finding::Unknown { .. } => {}
@@ -135,18 +138,17 @@ impl Watch {
         if began < self.workloads_from {
             return;
         }
+        let gap = self.probing.gap();
         for workload in seen {
             let Some(needed) = self.needed.get(&workload.name) else { continue };
-            let is_short = workload.ready < *needed;
-            let goes_on = |known: &&mut Replicas| {
-                known.is_short == is_short && began.saturating_sub(known.seen) <= self.probing.gap()
-            };
-            match self.workloads.get_mut(&workload.name).filter(goes_on) {
-                Some(known) => known.seen = began,
-                None => {
-                    self.workloads.insert(workload.name.clone(), Replicas { is_short, since: began, seen: began });
-                }
-            }
+            note(&mut self.workloads, &workload.name, workload.ready < *needed, began, gap);
+        }
+    }
+
+    /// Takes in what a cluster says of its zones.
+    fn count_zones(&mut self, seen: &[ZoneSeen], began: Duration) {
+        for zone in seen {
+            note(&mut self.zones, &zone.name, zone.is_dark(), began, self.probing.gap());
         }
     }
 
@@ -203,7 +205,23 @@ impl Watch {
     /// The workloads that have had fewer ready replicas than they need, with since when. What was not seen lately is not
     /// known.
     pub fn short_workloads(&self, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
-        self.known_workloads(now).filter(|(_, known)| known.is_short).map(|(name, known)| (name, known.since))
+        self.known(&self.workloads, now).filter(|(_, known)| known.is_short).map(|(name, known)| (name, known.since))
+    }
+
+    /// The zones none of whose nodes has been ready, with since when.
+    pub fn dark_zones(&self, now: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        self.known(&self.zones, now).filter(|(_, known)| known.is_short).map(|(name, known)| (name, known.since))
+    }
+
+    /// A node of some zone is ready.
+    pub fn has_lit_zone(&self, now: Duration) -> bool {
+        self.known(&self.zones, now).any(|(_, known)| !known.is_short)
+    }
+
+    /// Since when a node of the zone has been ready.
+    pub fn zone_lit_since(&self, zone: &str, now: Duration) -> Option<Duration> {
+        let mut known = self.known(&self.zones, now);
+        known.find(|(name, known)| *name == zone && !known.is_short).map(|(_, known)| known.since)
     }
 
     /// A workload was changed: only what is seen from now on counts.
@@ -214,9 +232,8 @@ impl Watch {
 
     /// Since when the workload has had as many ready replicas as it needs.
     pub fn workload_well_since(&self, workload: &str, now: Duration) -> Option<Duration> {
-        self.known_workloads(now)
-            .find(|(name, known)| *name == workload && !known.is_short)
-            .map(|(_, known)| known.since)
+        let mut known = self.known(&self.workloads, now);
+        known.find(|(name, known)| *name == workload && !known.is_short).map(|(_, known)| known.since)
     }
 
     /// Since when all workloads have had as many ready replicas as they need; for ever where there are none.
@@ -225,10 +242,14 @@ impl Watch {
         since.collect::<Option<Vec<_>>>().map(|since| since.into_iter().max().unwrap_or_default())
     }
 
-    fn known_workloads(&self, now: Duration) -> impl Iterator<Item = (&str, &Replicas)> {
-        self.workloads
-            .iter()
-            .filter(move |(_, known)| now.saturating_sub(known.seen) <= self.probing.gap())
+    fn known<'a>(
+        &self,
+        of: &'a BTreeMap<String, Replicas>,
+        now: Duration,
+    ) -> impl Iterator<Item = (&'a str, &'a Replicas)> + use<'a> {
+        let gap = self.probing.gap();
+        of.iter()
+            .filter(move |(_, known)| now.saturating_sub(known.seen) <= gap)
             .map(|(name, known)| (name.as_str(), known))
     }
 
@@ -277,6 +298,18 @@ impl Watch {
     /// The verdict of the last observation.
     pub fn verdict(&self) -> Verdict {
         self.verdict
+    }
+}
+
+/// Goes on counting where the last observation is no further away than `gap`, and begins anew where it is, or where it is
+/// otherwise than before.
+fn note(known: &mut BTreeMap<String, Replicas>, name: &str, is_short: bool, began: Duration, gap: Duration) {
+    let goes_on = |known: &&mut Replicas| known.is_short == is_short && began.saturating_sub(known.seen) <= gap;
+    match known.get_mut(name).filter(goes_on) {
+        Some(known) => known.seen = began,
+        None => {
+            known.insert(name.to_owned(), Replicas { is_short, since: began, seen: began });
+        }
     }
 }
 

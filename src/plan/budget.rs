@@ -43,7 +43,8 @@ pub enum Unanswered {
 }
 
 /// The answers to everything that may be answered automatically: every row of the matrix, the regional outage, the service
-/// degradation where a share of the traffic is rerouted, and a workload that is healed where that is on.
+/// degradation where a share of the traffic is rerouted, and a workload that is healed and a zone that is lost where those
+/// are on.
 pub fn answers(policy: &Policy) -> Vec<Answer> {
     let Some(source) = policy.primary() else { return vec![] };
     let in_primary = || policy.components.iter().filter(|(_, component)| component.regions.contains(source));
@@ -56,10 +57,15 @@ pub fn answers(policy: &Policy) -> Vec<Answer> {
         let workload = of.workloads.first().filter(|_| of.regions.contains(source))?.name.clone();
         Some(Part::Healing { cluster: cluster.clone(), workload })
     });
+    let zone = policy.of_kind(Kind::Kubernetes).filter(|_| policy.zones.enabled).find_map(|(cluster, of)| {
+        let zone = Part::Zone { cluster: cluster.clone(), zone: "zone".to_owned() };
+        of.regions.contains(source).then_some(zone)
+    });
     parts
         .chain(regional)
         .chain(reroute)
         .chain(healing)
+        .chain(zone)
         .map(|part| Answer { steps: answer(policy, source, &part), part })
         .collect()
 }
@@ -74,7 +80,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
     let is_lost = |instance: &InstanceId| match part {
         Part::Component(component) => instance.component == *component && instance.region == *source,
         Part::Region => instance.region == *source,
-        Part::Reroute | Part::Healing { .. } => false,
+        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
     };
     let alive = policy.instances().filter(|instance| !is_lost(instance)).collect();
     let situation = Situation {
@@ -148,13 +154,14 @@ impl BudgetRow {
         self.limit.checked_sub(self.total)
     }
 
-    /// `database`, `regional outage`, `degradation`, or `healing`.
+    /// `database`, `regional outage`, `degradation`, `healing`, or `data centre`.
     pub fn name(&self) -> String {
         match &self.part {
             Part::Component(component) => component.to_string(),
             Part::Region => "regional outage".to_owned(),
             Part::Reroute => "degradation".to_owned(),
             Part::Healing { .. } => "healing".to_owned(),
+            Part::Zone { .. } => "data centre".to_owned(),
         }
     }
 
@@ -231,6 +238,9 @@ fn detection(policy: &Policy, part: &Part) -> Duration {
         Part::Healing { cluster, .. } => {
             policy.healing.after + policy.components.get(cluster).map(last_probe).unwrap_or_default()
         }
+        Part::Zone { cluster, .. } => {
+            policy.zones.after + policy.components.get(cluster).map(last_probe).unwrap_or_default()
+        }
     }
 }
 
@@ -291,7 +301,7 @@ fn longest_way(policy: &Policy, start: Duration, steps: &[Step]) -> Vec<Leg> {
         path.push(Leg {
             step: steps[n].id.clone(),
             what: steps[n].action.to_string(),
-            deadline_key: deadline_key(policy, &steps[n].action),
+            deadline_key: deadline_key(policy, &steps[n]),
             waiting,
             deadline: steps[n].deadline,
         });
@@ -301,11 +311,12 @@ fn longest_way(policy: &Policy, start: Duration, steps: &[Step]) -> Vec<Leg> {
     path
 }
 
-/// The key under `[deadlines]` that an action takes its deadline from.
-pub fn deadline_key(policy: &Policy, action: &Action) -> &'static str {
+/// The key under `[deadlines]` that a step takes its deadline from.
+pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
     let managed = |component: &ComponentId| policy.components.get(component).is_some_and(|component| component.managed);
-    match action {
+    match &step.action {
         Action::IncidentDeclared { .. } => "declare",
+        Action::Replicas { .. } if matches!(step.part, Part::Zone { .. }) => "reschedule",
         Action::Replicas { .. } => "replicas",
         Action::Fenced { .. } => "fence",
         Action::DatabasePromoted { database, .. } if managed(&database.component) => "promote_managed",

@@ -5,6 +5,7 @@
 
 mod healing;
 mod reroute;
+mod zone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -72,6 +73,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     let moved: Vec<&ComponentId> = match part {
         Part::Reroute => return draft.reroute(),
         Part::Healing { cluster, workload } => return draft.heal(cluster, workload),
+        Part::Zone { cluster, zone } => return draft.withstand(cluster, zone),
         Part::Component(component) => vec![component],
         Part::Region => situation
             .placement
@@ -98,7 +100,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     }
     before_traffic.extend(draft.restart(&published));
     let moves_traffic = match part {
-        Part::Reroute | Part::Healing { .. } => false,
+        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
         Part::Region => true,
         Part::Component(component) => situation
             .policy
@@ -355,6 +357,7 @@ impl<'a> Draft<'a> {
                     Part::Region => "region",
                     Part::Reroute => "reroute",
                     Part::Healing { .. } => "healing",
+                    Part::Zone { .. } => "zone",
                 };
                 let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
                 let action = Action::RolledOut {
@@ -413,7 +416,7 @@ impl<'a> Draft<'a> {
                     instance: InstanceId { component: source.clone(), region: self.situation.source.clone() },
                     lasting: row.confirm_for,
                 }),
-                Part::Region | Part::Reroute | Part::Healing { .. } => None,
+                Part::Region | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => None,
             };
             self.edit(&id, |step| {
                 step.commit_point = true;
@@ -437,7 +440,7 @@ impl<'a> Draft<'a> {
         for check in &policy.checks {
             let wanted = match self.part {
                 Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
-                Part::Component(_) | Part::Reroute | Part::Healing { .. } => {
+                Part::Component(_) | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => {
                     moved.iter().any(|c| check.after.contains(*c))
                 }
             };
@@ -449,6 +452,7 @@ impl<'a> Draft<'a> {
                 Part::Region => String::new(),
                 Part::Reroute => "-for-reroute".to_owned(),
                 Part::Healing { workload, .. } => format!("-for-{workload}"),
+                Part::Zone { zone, .. } => format!("-without-{zone}"),
             };
             let action =
                 Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };

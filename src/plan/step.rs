@@ -31,6 +31,13 @@ pub enum Part {
         /// The workload's name.
         workload: String,
     },
+    /// One zone of the region is down: everything is to run in the others.
+    Zone {
+        /// The cluster whose nodes are gone.
+        cluster: ComponentId,
+        /// The zone's name.
+        zone: String,
+    },
 }
 
 impl Part {
@@ -38,7 +45,7 @@ impl Part {
     pub fn moves(&self) -> bool {
         match self {
             Self::Component(_) | Self::Region => true,
-            Self::Reroute | Self::Healing { .. } => false,
+            Self::Reroute | Self::Healing { .. } | Self::Zone { .. } => false,
         }
     }
 }
@@ -50,6 +57,7 @@ impl fmt::Display for Part {
             Self::Region => f.write_str("the region"),
             Self::Reroute => f.write_str("a share of the traffic"),
             Self::Healing { cluster, workload } => write!(f, "{workload} of {cluster}"),
+            Self::Zone { cluster, zone } => write!(f, "zone {zone} of {cluster}"),
         }
     }
 }

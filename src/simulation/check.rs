@@ -194,7 +194,7 @@ impl Checks {
             {
                 found.push(format!("{plan}/{} cannot be taken back, and eases a degradation", step.id));
             }
-            let is_healing = matches!(step.part, Part::Healing { .. });
+            let is_healing = matches!(step.part, Part::Healing { .. } | Part::Zone { .. });
             if is_healing && !step.places.is_empty() {
                 found.push(format!("{plan}/{} heals in place, and moves something", step.id));
             }
@@ -217,7 +217,7 @@ impl Checks {
         let of_plan = || self.steps.iter().filter(|((of, _), _)| of == plan);
         let mends = |id: &StepId| {
             let known = self.steps.get(&(plan.clone(), id.clone()));
-            known.is_some_and(|known| matches!(known.step.part, Part::Healing { .. }))
+            known.is_some_and(|known| matches!(known.step.part, Part::Healing { .. } | Part::Zone { .. }))
         };
         for ((_, id), known) in of_plan().filter(|(_, known)| known.step.part.moves()) {
             if let Some(before) = known.after.iter().find(|before| mends(before)) {

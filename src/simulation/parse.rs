@@ -312,6 +312,8 @@ fn condition(words: &mut Words<'_>) -> Result<Condition, String> {
             };
             Ok(Condition::Runs { ready, workload, until_restarted })
         }
+        "loses-zone" => Ok(Condition::LosesZone(words.expect("the name of a zone")?.to_owned())),
+        "reschedules" => Ok(Condition::Reschedules),
         "is-scaled-to" => {
             let (replicas, workload) = (count(words)?, words.expect("the name of a workload")?.to_owned());
             Ok(Condition::Scaled { replicas, workload })
@@ -319,7 +321,7 @@ fn condition(words: &mut Words<'_>) -> Result<Condition, String> {
         other => Err(format!(
             "nothing can `{other}`; there are answers, fails LAYER [40%] [WHY], flaps every D for D, unknown [WHY], \
              refuses-credential, degraded [WHY], not-ready WHY, backing-up, lags D, runs N WORKLOAD [until-restarted] and \
-             is-scaled-to N WORKLOAD"
+             is-scaled-to N WORKLOAD, loses-zone ZONE, reschedules"
         )),
     }
 }

@@ -149,6 +149,10 @@ pub enum Condition {
         /// Restarting it helps.
         until_restarted: bool,
     },
+    /// A zone of the cluster goes dark, and its pods with it.
+    LosesZone(String),
+    /// The pods of a lost zone run elsewhere.
+    Reschedules,
     /// Somebody scaled a workload of the cluster.
     Scaled {
         /// To how many.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::story::{Behaviour, Condition, Which, Work};
 use crate::domain::{
     ComponentId, Evidence, Finding, InstanceId, Kind, Layer, LedgerId, Policy, ReferenceId, RegionId, Serving,
-    WorkloadSeen,
+    WorkloadSeen, ZoneSeen,
 };
 use crate::plan::Action;
 use crate::ports::Claim;
@@ -37,6 +37,8 @@ pub(super) struct World {
     replicas: BTreeMap<(InstanceId, String), u32>,
     /// Workloads with fewer ready replicas than they are scaled to.
     lacking: BTreeMap<(InstanceId, String), Lack>,
+    /// Zones without a ready node.
+    dark: BTreeSet<(InstanceId, String)>,
     /// Everything that is a text at a place: keys of objects, restarts, declarations, manifests.
     texts: BTreeMap<(InstanceId, String), String>,
     weights: BTreeMap<ComponentId, BTreeMap<RegionId, u8>>,
@@ -127,6 +129,7 @@ impl World {
             claims: BTreeMap::new(),
             replicas,
             lacking: BTreeMap::new(),
+            dark: BTreeSet::new(),
             texts: BTreeMap::new(),
             weights,
             behaviours: BTreeMap::new(),
@@ -163,7 +166,21 @@ impl World {
         let place = |workload: &String| (id.clone(), workload.clone());
         let unknown = |workload: &String| format!("{id} has no workload {workload}");
         match condition {
-            Condition::Answers => self.lacking.retain(|(cluster, _), _| cluster != id),
+            Condition::Answers => {
+                self.lacking.retain(|(cluster, _), _| cluster != id);
+                self.dark.retain(|(cluster, _)| cluster != id);
+            }
+            Condition::Reschedules => self.lacking.retain(|(cluster, _), _| cluster != id),
+            Condition::LosesZone(zone) => {
+                if !zones_of(id).contains(zone) {
+                    return Err(format!("{id} has the zones {}", zones_of(id).join(", ")));
+                }
+                self.dark.insert((id.clone(), zone.clone()));
+                for (place, count) in self.replicas.iter().filter(|((cluster, _), _)| cluster == id) {
+                    let lack = Lack { ready: count - count.div_ceil(ZONES), until_restarted: false };
+                    self.lacking.insert(place.clone(), lack);
+                }
+            }
             Condition::Runs { ready, workload, until_restarted } => {
                 if !self.replicas.contains_key(&place(workload)) {
                     return Err(unknown(workload));
@@ -204,6 +221,10 @@ impl World {
                 short.push(format!("deployment {}: {ready} of {} ready", workload.name, workload.active));
             }
             evidence.workloads.push(WorkloadSeen { name: workload.name.clone(), ready, wanted });
+        }
+        for name in zones_of(id) {
+            let ready = if self.dark.contains(&(id.clone(), name.clone())) { 0 } else { NODES_OF_A_ZONE };
+            evidence.zones.push(ZoneSeen { name, ready, nodes: NODES_OF_A_ZONE });
         }
         if !short.is_empty() && evidence.degraded.is_none() {
             evidence.degraded = Some(short.join("; "));
@@ -403,7 +424,7 @@ impl Instance {
             Condition::NotReady(why) => self.not_ready = Some(why.clone()),
             Condition::Lags(lag) => self.lag = *lag,
             // The cluster itself is well.
-            Condition::Runs { .. } | Condition::Scaled { .. } => {}
+            Condition::Runs { .. } | Condition::Scaled { .. } | Condition::LosesZone(_) | Condition::Reschedules => {}
         }
     }
 
@@ -422,6 +443,14 @@ impl Instance {
     fn serving(&self) -> Serving {
         if self.writable { Serving::Writable } else { Serving::Replica }
     }
+}
+
+/// As the document has it: three zones, named as AWS names them.
+const ZONES: u32 = 3;
+const NODES_OF_A_ZONE: u32 = 4;
+
+fn zones_of(cluster: &InstanceId) -> Vec<String> {
+    ["a", "b", "c"].map(|letter| format!("{}{letter}", cluster.region)).to_vec()
 }
 
 fn written(until: Duration) -> u64 {

@@ -148,6 +148,10 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
         Some(("region", region)) => Scope::Region(RegionId::from(region)),
         Some(("component", component)) => Scope::Component(ComponentId::from(component)),
         Some(("degradation", region)) => Scope::Degradation(RegionId::from(region)),
+        Some(("zone", place)) => match place.split_once('/') {
+            Some((region, zone)) => Scope::Zone { region: RegionId::from(region), zone: zone.to_owned() },
+            None => return Err(Refusal::bad(format!("`{place}` names no zone"), "ask /v1/plan?if=zone:REGION/ZONE")),
+        },
         Some(("workload", workload)) => Scope::Workload(workload.to_owned()),
         Some(_) | None => {
             return Err(Refusal::bad(format!("`{lost}` is neither a region nor a component"), EXAMPLES));

@@ -215,6 +215,16 @@ async fn the_regions_own_view_counts_instances_and_shows_databases() {
     assert!(seen.evidence.details.contains(&"running_instances=3".to_owned()), "{:?}", seen.evidence);
     assert!(seen.evidence.details.contains(&"omnimesh-prod-primary=available".to_owned()), "{:?}", seen.evidence);
 
+    // By zone, where that is asked for: for people, beside what the nodes of a cluster say.
+    let zones = Arc::new(Aws::new(configuration(&lab, &format!("[zones]\nenabled = true\n{CLOUD}"))));
+    let seen = observe(&cloud(&zones, EAST)).await;
+    let by_zone = |detail: &&String| detail.starts_with("running_instances.us-east-1");
+    let counts = seen.evidence.details.iter().filter(by_zone).filter_map(|detail| detail.split('=').nth(1));
+    let sum: u32 = counts.map(|count| count.parse::<u32>().expect("a number")).sum();
+    assert_eq!(sum, 3, "{:?}", seen.evidence);
+    let placed = |detail: &String| detail.starts_with("omnimesh-prod-primary.zone=us-east-1");
+    assert!(seen.evidence.details.iter().any(placed), "{:?}", seen.evidence);
+
     let more = CLOUD.replace("= 3", "= 4");
     let seen = observe(&cloud(&Arc::new(Aws::new(configuration(&lab, &more))), EAST)).await;
     assert!(matches!(&seen.finding, Finding::Failing { layer: Layer::Query, why } if why.contains("fewer than 4")));

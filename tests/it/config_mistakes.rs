@@ -96,6 +96,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("a ratio out of range", "", "[probes]\nfailing_ratio = 1.5"),
     ("no incidents allowed", "", "[guards]\nincidents_per_day = 0"),
     ("more critical failures than components", "", "[regional]\ncritical_failing = 9"),
+    ("a zone that is lost at once", "", "[zones]\nafter = \"0s\""),
     ("healing before anything was seen", "", "[healing]\nenabled = true\nafter = \"5s\""),
     ("a share that is everybody", "", "[degradation]\nreroute_percent = 100"),
     (
@@ -196,7 +197,10 @@ fn every_row_of_the_document_fits_in_15_minutes_with_cited_deadlines() {
     let value: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
     let rows = value["rows"].as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["cache", "database", "kubernetes", "storage", "regional outage", "degradation", "healing"]);
+    assert_eq!(
+        names,
+        ["cache", "database", "kubernetes", "storage", "regional outage", "degradation", "healing", "data centre"]
+    );
     for row in rows {
         assert_eq!(row["fits"], true, "{row:#}");
         assert!(row["seconds"].as_f64().unwrap() <= 900.0, "{row:#}");

@@ -25,11 +25,11 @@ use serde_json::json;
 
 use crate::lab::Lab;
 
-const EAST: &str = "us-east-1";
+pub(crate) const EAST: &str = "us-east-1";
 const WEST: &str = "us-west-2";
 const NAMESPACE: &str = "omnimesh-core";
 const KEY: &str = "plan-1/step-1";
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_tells_what_of_a_cluster_is_missing() {
@@ -413,7 +413,7 @@ async fn observe(config: &Arc<Config>, region: &str) -> Observation {
 }
 
 /// Waits for a condition of the cluster, with a bound.
-async fn until<T>(condition: impl AsyncFn() -> Option<T>) -> T {
+pub(crate) async fn until<T>(condition: impl AsyncFn() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = condition().await {
@@ -425,7 +425,7 @@ async fn until<T>(condition: impl AsyncFn() -> Option<T>) -> T {
 }
 
 /// The judge's own way into a cluster.
-async fn admin(lab: &Lab, region: &str) -> kube::Client {
+pub(crate) async fn admin(lab: &Lab, region: &str) -> kube::Client {
     let file = lab.text(&format!("/regions/{region}/kubernetes/admin_kubeconfig"));
     let kubeconfig = Kubeconfig::read_from(file).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
@@ -453,7 +453,7 @@ async fn secret_data(lab: &Lab) -> BTreeMap<String, String> {
     data.into_iter().map(|(key, value)| (key, String::from_utf8(value.0).unwrap())).collect()
 }
 
-fn reached_by_kubeconfig(lab: &Lab) -> String {
+pub(crate) fn reached_by_kubeconfig(lab: &Lab) -> String {
     let file = |region| lab.text(&format!("/regions/{region}/kubernetes/kubeconfig")).to_owned();
     reached_by(&format!("kubeconfig = \"{}\"", file(EAST)), &format!("kubeconfig = \"{}\"", file(WEST)))
 }
@@ -478,7 +478,7 @@ fn reached_by(east: &str, west: &str) -> String {
     format!("[clusters.kubernetes.regions.{EAST}]\n{east}\n[clusters.kubernetes.regions.{WEST}]\n{west}\n")
 }
 
-fn configuration(lab: &Lab, clusters: &str) -> Arc<Config> {
+pub(crate) fn configuration(lab: &Lab, clusters: &str) -> Arc<Config> {
     let text = format!(
         "[observer]\nregion = \"eu-west-1\"\n\
          [ledger]\npath = \"{0}/ledger\"\nstop_file = \"{0}/STOP\"\npermit = \"8s\"\ncall_timeout = \"5s\"\n\

@@ -21,6 +21,7 @@ mod http;
 mod http_server;
 mod kill;
 mod kubernetes;
+mod kubernetes_zones;
 mod lab;
 mod ledger;
 mod postgres;

@@ -16,7 +16,7 @@ struct Case {
 
 /// A daemon that comes up in the middle of an outage never saw the old primary alive, and so cannot say what a promotion
 /// loses: a person does, at the end of each story.
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     Case {
         name: "a lost region",
         story: "until +20m
@@ -64,6 +64,14 @@ const CASES: [Case; 8] = [
         story: "set degradation.reroute_percent 0
             until +16m
             +0    kubernetes@us-east-1 runs 2 nexus-prime-core until-restarted",
+    },
+    Case {
+        name: "a zone that goes dark and comes back",
+        story: "set degradation.reroute_percent 0
+            until +20m
+            +0    kubernetes@us-east-1 loses-zone us-east-1a
+            +6m   kubernetes@us-east-1 reschedules
+            +14m  kubernetes@us-east-1 answers",
     },
     Case {
         name: "a share of the clients, then the whole region",

@@ -31,7 +31,9 @@ impl CloudProbe {
         let limit = config.probe.timeout.unwrap_or(self.aws.config.probes.timeout).mul_f64(0.9);
         let min = config.running_instances_min;
         let asked = tokio::time::Instant::now();
-        let instances = self.aws.running_instances(&self.instance.region, min, limit);
+        let by_zone = self.aws.config.zones.enabled;
+        let enough = if by_zone { 0 } else { min };
+        let instances = self.aws.running_instances(&self.instance.region, enough, limit);
         let databases = futures::future::join_all(region.databases.iter().map(|identifier| async move {
             (identifier, self.aws.describe_database(&self.instance.region, identifier, limit).await)
         }));
@@ -43,6 +45,10 @@ impl CloudProbe {
             match answer {
                 Ok(found) => {
                     evidence.details.push(format!("{identifier}={}", found.status));
+                    if let Some(zone) = found.zone.as_ref().filter(|_| by_zone) {
+                        let alone = if found.multi_az { "Multi-AZ" } else { "alone" };
+                        evidence.details.push(format!("{identifier}.zone={zone}, {alone}"));
+                    }
                     if found.is_ailing() {
                         ailing.push(format!("{identifier} is {}", found.status));
                     }
@@ -55,8 +61,12 @@ impl CloudProbe {
             evidence.degraded = Some(ailing.join("; "));
         }
         match instances {
-            Ok(running) => {
+            Ok(found) => {
+                let running = found.instances;
                 evidence.details.push(format!("running_instances={running}"));
+                for (zone, count) in found.zones.iter().filter(|_| by_zone) {
+                    evidence.details.push(format!("running_instances.{zone}={count}"));
+                }
                 if running < min {
                     let why = format!("{running} instances are running, fewer than {min}");
                     Finding::Failing { layer: Layer::Query, why }

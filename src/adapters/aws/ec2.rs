@@ -1,5 +1,6 @@
 //! The one EC2 call, signed by hand: an SDK of a hundred megabytes for counting instances would be out of proportion.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -21,23 +22,34 @@ const PAGES_MAX: usize = 20;
 /// A page of 1,000 instances has about 6 MiB.
 const ANSWER_MAX: usize = 32 << 20;
 
+/// What runs in a region.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) instances: u32,
+    /// By availability zone; complete where counting did not stop early.
+    pub(super) zones: BTreeMap<String, u32>,
+}
+
 impl Aws {
-    /// How many instances of the region are running. Counting stops once there are `enough`.
+    /// How many instances of the region are running, by zone. Counting stops once there are `enough`; 0 counts all.
     pub(super) async fn running_instances(
         &self,
         region: &RegionId,
         enough: u32,
         limit: Duration,
-    ) -> Result<u32, Trouble> {
+    ) -> Result<Running, Trouble> {
         let counting = async {
             let (clients, _) = self.clients(region, limit).await?;
-            let mut running = 0;
+            let mut running = Running::default();
             let mut token: Option<String> = None;
             for _ in 0..PAGES_MAX {
                 let page = read_page(&ask(&clients, region, token.as_deref()).await?)?;
-                running += page.running;
+                running.instances += page.running;
+                for (zone, count) in page.zones {
+                    *running.zones.entry(zone).or_default() += count;
+                }
                 token = page.next;
-                if token.is_none() || (enough > 0 && running >= enough) {
+                if token.is_none() || (enough > 0 && running.instances >= enough) {
                     break;
                 }
             }
@@ -133,6 +145,7 @@ async fn collect(body: SdkBody) -> Result<String, Trouble> {
 #[derive(Debug, PartialEq, Eq)]
 struct Page {
     running: u32,
+    zones: BTreeMap<String, u32>,
     next: Option<String>,
 }
 
@@ -150,8 +163,16 @@ fn read_page(xml: &str) -> Result<Page, Trouble> {
             element(state, "name") == Some("running")
         })
         .count();
+    // Only running instances were asked for, and each names the zone that it is placed in once.
+    let mut zones: BTreeMap<String, u32> = BTreeMap::new();
+    for placement in xml.split("<placement>").skip(1) {
+        let placement = placement.split("</placement>").next().unwrap_or_default();
+        if let Some(zone) = element(placement, "availabilityZone").filter(|zone| !zone.is_empty()) {
+            *zones.entry(zone.to_owned()).or_default() += 1;
+        }
+    }
     let next = element(xml, "nextToken").filter(|token| !token.is_empty()).map(str::to_owned);
-    Ok(Page { running: u32::try_from(running).unwrap_or(u32::MAX), next })
+    Ok(Page { running: u32::try_from(running).unwrap_or(u32::MAX), zones, next })
 }
 
 /// The text of the first `<name>` element.
@@ -181,8 +202,12 @@ mod tests {
             <instanceState><code>16</code><name>running</name></instanceState><architecture>x</architecture>\
             <instanceState><code>80</code><name>stopped</name></instanceState>\
             <instanceState> <code>16</code>\n <name>running</name> </instanceState>\
+            <placement><availabilityZone>us-east-1a</availabilityZone><tenancy>x</tenancy></placement>\
+            <placement><availabilityZone>us-east-1b</availabilityZone></placement>\
+            <placement><availabilityZone>us-east-1b</availabilityZone></placement>\
             </item></reservationSet><nextToken>a+b=</nextToken></DescribeInstancesResponse>\n";
-        assert_eq!(read_page(xml), Ok(Page { running: 2, next: Some("a+b=".into()) }));
+        let zones = BTreeMap::from([("us-east-1a".to_owned(), 1), ("us-east-1b".to_owned(), 2)]);
+        assert_eq!(read_page(xml), Ok(Page { running: 2, zones, next: Some("a+b=".into()) }));
         assert_eq!(form_encoded("a+b="), "a%2Bb%3D");
     }
 

@@ -30,6 +30,10 @@ pub(super) struct Description {
     pub(super) tags: Vec<(String, String)>,
     /// ARN, for tagging.
     pub(super) arn: Option<String>,
+    /// The availability zone that it runs in.
+    pub(super) zone: Option<String>,
+    /// It has a synchronous standby in another zone, to which RDS fails over by itself.
+    pub(super) multi_az: bool,
 }
 
 impl Description {
@@ -130,6 +134,8 @@ impl Aws {
                 .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
                 .collect(),
             arn: found.db_instance_arn().map(str::to_owned),
+            zone: found.availability_zone().filter(|zone| !zone.is_empty()).map(str::to_owned),
+            multi_az: found.multi_az() == Some(true),
         })
     }
 

@@ -22,6 +22,7 @@ mod rollout;
 mod scale;
 mod session;
 mod workload;
+mod zones;
 
 pub use access::{Cluster, Clusters};
 pub use actuator::KubernetesActuator;

@@ -11,6 +11,7 @@ use super::access::Cluster;
 use super::answer::No;
 use super::session::{Session, answered};
 use super::workload::{self, Workload};
+use super::zones::Zones;
 use crate::adapters::connect::Broken;
 use crate::adapters::http::certificate;
 use crate::domain::{Evidence, Finding, Layer, Observation, Role, WorkloadPolicy, WorkloadSeen};
@@ -25,6 +26,7 @@ pub struct ClusterProbe {
     workloads: Vec<WorkloadPolicy>,
     role: Role,
     timeout: Duration,
+    zones: Option<Zones>,
 }
 
 /// Warn when the API server's certificate ends within this time.
@@ -39,7 +41,13 @@ impl ClusterProbe {
         role: Role,
         timeout: Duration,
     ) -> Self {
-        Self { cluster, namespace, workloads, role, timeout }
+        Self { cluster, namespace, workloads, role, timeout, zones: None }
+    }
+
+    /// Looks at the nodes as well, zone by zone.
+    pub fn with_zones(mut self) -> Self {
+        self.zones = Some(Zones::default());
+        self
     }
 
     async fn look(&self, started: Instant, evidence: &mut Evidence) -> Finding {
@@ -62,6 +70,9 @@ impl ClusterProbe {
                 Ok(found) => judge(policy, self.role, found.as_ref(), evidence),
                 Err(no) => return self.no(no, Layer::Query, evidence).await,
             }
+        }
+        if let Some(zones) = &self.zones {
+            zones.tell(&session, until, self.timeout, evidence).await;
         }
         Finding::Alive
     }

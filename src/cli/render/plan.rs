@@ -21,6 +21,7 @@ pub fn plan(dry_run: &DryRun, loss: &Scope, palette: Palette) -> String {
         Scope::Degradation(_) => {
             format!("If the clients of {source} were only partly served: a share of them {arrow} {target}")
         }
+        Scope::Zone { zone, .. } => format!("If zone {zone} of {source} were down: everything in the other zones"),
         Scope::Workload(workload) => format!("If {workload} in {source} lacked replicas: healed in place"),
     };
     let mut text = paragraph(palette, 0, Ink::Heading, &title);

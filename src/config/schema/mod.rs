@@ -33,6 +33,7 @@ pub struct Config {
     pub regional: Regional,
     pub degradation: Degradation,
     pub healing: Healing,
+    pub zones: Zones,
     pub levels: Levels,
     pub guards: Guards,
     pub deadlines: Deadlines,
@@ -166,6 +167,15 @@ pub struct Degradation {
     pub after: Duration,
     pub ratio: f64,
     pub reroute_percent: u8,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Zones {
+    pub enabled: bool,
+    #[serde(with = "friendly")]
+    pub after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -111,6 +111,7 @@ fn deadlines(config: &Config, findings: &mut Findings<'_>) {
     let deadlines = [
         ("declare", d.declare),
         ("replicas", d.replicas),
+        ("reschedule", d.reschedule),
         ("fence", d.fence),
         ("promote", d.promote),
         ("promote_managed", d.promote_managed),

@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
     regional(config, parts, findings);
     degradation(config, parts, findings);
     healing(config, parts, findings);
+    zones(config, findings);
 }
 
 fn probes(config: &Config, findings: &mut Findings<'_>) {
@@ -203,5 +204,14 @@ fn healing(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
     if config.clusters.values().all(|cluster| cluster.workloads.is_empty()) {
         let text = "no cluster has workloads, so there is nothing to heal; name them, or write false";
         findings.warn(Key::of(["healing", "enabled"]), text);
+    }
+}
+
+fn zones(config: &Config, findings: &mut Findings<'_>) {
+    positive(findings, Key::of(["zones", "after"]), config.zones.after);
+    if config.zones.enabled && config.clusters.is_empty() {
+        let text =
+            "a lost zone is told by the nodes of a cluster, and there is none; add [clusters.NAME], or write false";
+        findings.warn(Key::of(["zones", "enabled"]), text);
     }
 }

@@ -84,6 +84,12 @@ def seed(admin, region, values):
     admin.call("POST", f"{rbac}/rolebindings", {
         "metadata": {"name": "failoverd"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "failoverd"},
         "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "failoverd"}]})
+    zones = {"metadata": {"name": "failoverd-zones"}, "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]}
+    admin.call("POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", zones)
+    admin.call("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
+        "metadata": {"name": "failoverd-zones"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "failoverd-zones"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "failoverd"}]})
     admin.call("POST", f"{core}/secrets", {"metadata": {"name": "database-credentials"}, "stringData": values["database"]})
     for name, data in (("redis-config", values["redis"]), ("s3-config", values["s3"]),
                        ("app-config", {"log_level": "info", "enable_audit": "false"})):

@@ -1,0 +1,100 @@
+//! Level 2: a zone whose nodes are all gone while other zones have some, and when it is over.
+
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::incident::{Incident, PartState};
+use super::judge::Candidate;
+use crate::domain::{ComponentId, InstanceId, Kind, RegionId};
+use crate::plan::Part;
+
+impl Draft<'_> {
+    /// Zones of the clusters that serve in which no node is ready, while a node of another zone is.
+    pub(super) fn dark_zones(&self) -> Vec<Candidate> {
+        if !self.policy.zones.enabled {
+            return Vec::new();
+        }
+        let now = self.now.monotonic;
+        let mut dark = Vec::new();
+        for (cluster, policy) in self.policy.of_kind(Kind::Kubernetes) {
+            for region in &policy.regions {
+                let id = InstanceId { component: cluster.clone(), region: region.clone() };
+                if !self.is_active(&id) || !self.is_answering(&id) {
+                    continue;
+                }
+                let Some(watch) = self.soft.watches.get(&id).filter(|watch| watch.has_lit_zone(now)) else { continue };
+                for (zone, since) in watch.dark_zones(now) {
+                    dark.push(Candidate {
+                        source: region.clone(),
+                        part: Part::Zone { cluster: cluster.clone(), zone: zone.to_owned() },
+                        failing_for: now.saturating_sub(since),
+                        after: self.policy.zones.after,
+                        since,
+                        missing: None,
+                    });
+                }
+            }
+        }
+        dark
+    }
+
+    /// Since when a node of the zone has been ready again.
+    pub(super) fn lit_since(&self, source: &RegionId, cluster: &ComponentId, zone: &str) -> Option<Duration> {
+        let id = InstanceId { component: cluster.clone(), region: source.clone() };
+        self.soft.watches.get(&id)?.zone_lit_since(zone, self.now.monotonic)
+    }
+
+    /// A zone is still down, or what matters in its region is not well yet: the incident goes on, although everything that
+    /// could be done is done.
+    pub(super) fn awaits_zone(&self, incident: &Incident) -> bool {
+        let now = self.now.monotonic;
+        let is_over =
+            |since: Option<Duration>| since.is_some_and(|since| now.saturating_sub(since) >= self.policy.recover_for);
+        let mut zones = incident.plan.parts.iter().filter(|(_, state)| **state == PartState::Open).peekable();
+        let has_left = |cluster: &ComponentId| self.hard.placement.get(cluster) != Some(&incident.source);
+        let is_dark = zones.any(|(part, _)| match part {
+            Part::Zone { cluster, zone } => {
+                !has_left(cluster)
+                    && (!is_over(self.lit_since(&incident.source, cluster, zone))
+                        || !self.ailing_in(&incident.source).is_empty())
+            }
+            Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => false,
+        });
+        is_dark
+    }
+
+    /// What matters in the region and is not well: a database that fails over to another zone by itself is waited for.
+    pub(super) fn ailing_in(&self, region: &RegionId) -> Vec<String> {
+        let now = self.now.monotonic;
+        self.critical_in(region)
+            .into_iter()
+            .filter_map(|id| {
+                let watch = self.soft.watches.get(&id)?;
+                let is_well =
+                    watch.well_since(now).is_some_and(|since| now.saturating_sub(since) >= self.policy.recover_for);
+                (!is_well).then(|| format!("{id}: {}", watch.why(now)))
+            })
+            .collect()
+    }
+
+    /// How it stands with a zone, for people.
+    pub(super) fn told_of_zone(&self, source: &RegionId, cluster: &ComponentId, zone: &str) -> String {
+        let told = match self.lit_since(source, cluster, zone) {
+            Some(_) => format!("zone {zone} of {source} has ready nodes again"),
+            None => format!("no node of zone {zone} of {cluster}@{source} is ready, and those of other zones are"),
+        };
+        let ailing = self.ailing_in(source);
+        if ailing.is_empty() { told } else { format!("{told}; not well: {}", ailing.join(", ")) }
+    }
+
+    /// A zone that is down, and everything that could be done about it is done.
+    pub(super) fn told_of_waiting(&self, incident: &Incident) -> Option<String> {
+        let zone = incident.plan.parts.iter().find_map(|(part, state)| match part {
+            Part::Zone { cluster, zone } if *state == PartState::Open => Some((cluster, zone)),
+            Part::Zone { .. } | Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => None,
+        });
+        let (cluster, zone) = zone?;
+        let told = self.told_of_zone(&incident.source, cluster, zone);
+        Some(format!("{}: {told}; everything runs in the zones that are left", incident.id))
+    }
+}
