@@ -266,11 +266,10 @@ impl Shell {
             Finding::Alive
         };
         let promoted = self.world.acts.lock().unwrap().iter().any(|act| act.contains("promote"));
-        let serving = match kind {
-            Kind::Database if is_primary || promoted => Some(Serving::Writable),
-            Kind::Database => Some(Serving::Replica),
-            _ => None,
-        };
+        let serving = (kind == Kind::Database).then_some(match is_primary || promoted {
+            true => Serving::Writable,
+            false => Serving::Replica,
+        });
         let position = (kind == Kind::Database).then_some(1_000_000);
         let evidence = Evidence { serving, position, ..Evidence::default() };
         Observation { instance, began: now, ended: now, finding, evidence }

@@ -465,19 +465,17 @@ impl Lab {
     }
 
     async fn end(&mut self) -> (u32, StepOutcome) {
-        match self.input().await {
-            Input::Finished { attempt, outcome, .. } => (attempt, outcome),
-            other => panic!("not the end of a step: {other:?}"),
-        }
+        let input = self.input().await;
+        let Input::Finished { attempt, outcome, .. } = input else { panic!("not the end of a step: {input:?}") };
+        (attempt, outcome)
     }
 
     /// The next input that is no progress.
     async fn input(&mut self) -> Input {
         loop {
-            match self.inputs.recv().await.expect("the executor lives") {
-                Input::Progressed { note, .. } => self.notes.push(note),
-                input => return input,
-            }
+            let input = self.inputs.recv().await.expect("the executor lives");
+            let Input::Progressed { note, .. } = input else { return input };
+            self.notes.push(note);
         }
     }
 

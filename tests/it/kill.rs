@@ -63,7 +63,7 @@ fn a_lost_region_with_kills(moment: Moment, seed: u64) {
     regions.lab.tell("kill", &["region:us-east-1"]);
     regions.wait_for_fact("the plan", |fact| matches!(fact, Fact::PlanMade { .. }));
     let mut others = three_of(&regions, seed);
-    println!("seed {seed}: also killed when {others:?} have started");
+    eprintln!("seed {seed}: also killed when {others:?} have started");
     // Restarting pods cannot be taken back either. Their API speaks TLS, so the world tells when the call is through.
     let mut restarts: Vec<&str> = WORKLOADS.to_vec();
     let mut kills = 0;
@@ -83,7 +83,7 @@ fn a_lost_region_with_kills(moment: Moment, seed: u64) {
         if !reasons.is_empty() {
             regions.kill();
             kills += 1;
-            println!("killed: {reasons:?}");
+            eprintln!("killed: {reasons:?}");
             aws.open();
             cache.open();
             regions.start();
@@ -140,7 +140,7 @@ fn three_of(regions: &Regions, seed: u64) -> Vec<String> {
     let mut next = || {
         // Knuth's multiplier, as in MMIX.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(random >> 33).unwrap()
+        (random >> 33) as usize
     };
     (0..3).map(|_| steps.remove(next() % steps.len())).collect()
 }

@@ -319,9 +319,9 @@ fn asked_as(regions: &Regions, region: &str, user: &str, statement: &str) -> Res
         let driven = tokio::spawn(connection);
         let answer = client.simple_query(statement).await.map_err(code);
         driven.abort();
-        Ok(answer?.iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
+        Ok(answer?.iter().find_map(|message| {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+            row.get(0).map(str::to_owned)
         }))
     })
 }
