@@ -331,7 +331,7 @@ impl Draft<'_> {
         let eased = (candidate.source.clone(), candidate.part.clone());
         let moves = match &candidate.part {
             Part::Component(component) => vec![(component.to_string(), "moved", self.hard.moved.get(component)?)],
-            Part::Region | Part::Zone { .. } => Vec::new(),
+            Part::Region => Vec::new(),
             // Clients are not sent to and fro, neither all of them nor a share.
             Part::Reroute => {
                 let records = self.policy.of_kind(Kind::Traffic);
@@ -339,9 +339,13 @@ impl Draft<'_> {
                 let shared = self.hard.eased.get(&eased).map(|eased| (candidate.part.to_string(), "taken back", eased));
                 moved.chain(shared).collect()
             }
-            Part::Healing { .. } => {
+            Part::Healing { .. } | Part::Zone { .. } => {
+                let is_zone = matches!(candidate.part, Part::Zone { .. });
                 let healed = self.hard.eased.get(&eased);
-                healed.map(|healed| (candidate.part.to_string(), "healed", healed)).into_iter().collect()
+                healed
+                    .map(|healed| (candidate.part.to_string(), if is_zone { "dealt with" } else { "healed" }, healed))
+                    .into_iter()
+                    .collect()
             }
         };
         let (what, done, moved, elapsed) = moves

@@ -109,9 +109,14 @@ impl Hands {
 
     /// Polls the verification.
     pub(crate) async fn verified(&self, action: &Action) -> Result<String, Setback> {
+        self.verified_as(KEY, action).await
+    }
+
+    /// The same for another step.
+    pub(crate) async fn verified_as(&self, key: &str, action: &Action) -> Result<String, Setback> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            match self.actuator.verify(KEY, action).await {
+            match self.actuator.verify(key, action).await {
                 Err(Setback::NotYet(_) | Setback::Transient(_)) if Instant::now() < until => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }

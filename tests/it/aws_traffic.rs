@@ -149,6 +149,40 @@ async fn a_change_that_is_still_spreading_is_not_verified() {
 }
 
 #[tokio::test]
+async fn a_share_comes_back_exactly_unless_all_of_the_traffic_has_moved_on_from_there() {
+    let lab = Lab::up("aws,dns", &[]);
+    let hands = hands_of(&lab, true);
+    let (share, all) = ("plan-1/reroute-traffic", "plan-1/traffic-traffic");
+    let original = records(&lab);
+    let weights_now = || records(&lab).into_iter().map(|(_, id, weight, ..)| (id, weight)).collect::<Vec<_>>();
+    let of =
+        |east: i64, west: i64| vec![(String::new(), -1), ("primary".to_owned(), east), ("secondary".to_owned(), west)];
+    let sorted = |mut records: Vec<(String, i64)>| {
+        records.sort();
+        records
+    };
+    let before = hands.look(&weights(90, 10)).await;
+    hands.actuator.act(share, &weights(90, 10), &before, &permit()).await.unwrap();
+    let seen = hands.verified_as(share, &weights(90, 10)).await.unwrap();
+    assert!(seen.contains("us-east-1 90, us-west-2 10"), "{seen}");
+    assert_eq!(sorted(weights_now()), of(90, 10));
+    hands.actuator.undo(share, &weights(90, 10), &before.previous, &permit()).await.unwrap();
+    let in_order = |mut records: Vec<(String, String, i64, i64, String)>| {
+        records.sort();
+        records
+    };
+    assert_eq!(in_order(records(&lab)), in_order(original));
+
+    hands.actuator.act(share, &weights(90, 10), &before, &permit()).await.unwrap();
+    let shared = hands.look(&weights(0, 100)).await;
+    hands.actuator.act(all, &weights(0, 100), &shared, &permit()).await.unwrap();
+    assert_eq!(sorted(weights_now()), of(0, 100));
+    let refusal = hands.actuator.undo(share, &weights(90, 10), &before.previous, &permit()).await.unwrap_err();
+    assert!(matches!(&refusal, Setback::Refused(why) if why.contains(all)), "{refusal}");
+    assert_eq!(sorted(weights_now()), of(0, 100), "a share is never taken back from under a failover");
+}
+
+#[tokio::test]
 async fn throttling_is_tried_again_and_refusals_are_given_up_at_once() {
     let lab = Lab::up("aws,dns", &[]);
     let hands = hands_of(&lab, false);
@@ -206,6 +240,8 @@ async fn traffic_is_switched_by_objects_in_the_standby_region_without_route_53()
     lab.tell_aws("faults", &json!([{"service": "route53", "drop": true}]));
 
     hands.perform(&weights(100, 0)).await.unwrap();
+    let half = hands.actuator.look(KEY, &weights(90, 10)).await.unwrap_err();
+    assert!(matches!(&half, Setback::Refused(why) if why.contains("cannot move a share")), "{half}");
     let look = hands.look(&weights(0, 100)).await;
     assert!(!look.satisfied && look.summary.contains("us-east-1 switched on"), "{}", look.summary);
     let seen = hands.perform(&weights(0, 100)).await.unwrap();
