@@ -30,6 +30,7 @@ pub type References = Vec<(ReferenceId, Probing, Box<dyn ReferenceProbe>)>;
 
 /// What a schedule produced.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are the large one, and each is moved once")]
 pub enum Sighting {
     /// An instance was probed.
     Instance(Observation),

@@ -50,17 +50,16 @@ impl Draft<'_> {
         let now = self.now.monotonic;
         let is_over =
             |since: Option<Duration>| since.is_some_and(|since| now.saturating_sub(since) >= self.policy.recover_for);
-        let mut zones = incident.plan.parts.iter().filter(|(_, state)| **state == PartState::Open).peekable();
+        let mut zones = incident.plan.parts.iter().filter(|(_, state)| **state == PartState::Open);
         let has_left = |cluster: &ComponentId| self.hard.placement.get(cluster) != Some(&incident.source);
-        let is_dark = zones.any(|(part, _)| match part {
+        zones.any(|(part, _)| match part {
             Part::Zone { cluster, zone } => {
                 !has_left(cluster)
                     && (!is_over(self.lit_since(&incident.source, cluster, zone))
                         || !self.ailing_in(&incident.source).is_empty())
             }
             Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => false,
-        });
-        is_dark
+        })
     }
 
     /// What matters in the region and is not well: a database that fails over to another zone by itself is waited for.
