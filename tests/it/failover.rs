@@ -73,6 +73,10 @@ fn only_this_moves_with(component: &str, killed: &[&str], config: &[&str], varia
     for (variable, value) in variables {
         regions.set(variable, value);
     }
+    if component != "kubernetes" {
+        // Four seconds without an answer are not much on a busy machine, and here the cluster is not the point.
+        regions.set("FAILOVERD__CLUSTERS__KUBERNETES__TRIGGER", "{ after = \"60s\", confirm_for = \"60s\" }");
+    }
     regions.watch();
     regions.lab.tell("kill", killed);
     regions.wait_until_closed();
