@@ -73,7 +73,12 @@ pub fn setup(path: &Path, story: &Story, configs: &[PathBuf]) -> anyhow::Result<
             *manifest = rest.display().to_string();
         }
     }
-    Ok(Setup { policy_hash: config::policy_hash(&policy), policy, permit: loaded.config.ledger.permit })
+    Ok(Setup {
+        policy_hash: config::policy_hash(&policy),
+        policy,
+        permit: loaded.config.ledger.permit,
+        bugs: Default::default(),
+    })
 }
 
 /// Whether the report is what the story expects; true where it expects nothing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::{Effect, Fact, Guard, GuardKind, Outcome, StepOutcome, StepState, Task};
-use crate::domain::{IncidentId, InstanceId, PlanId, RegionId, StepId};
+use crate::domain::{Bug, IncidentId, InstanceId, PlanId, RegionId, StepId};
 use crate::plan::{Action, Part, Reversal, Step};
 use crate::ports::{Look, Setback};
 
@@ -59,7 +59,10 @@ impl Draft<'_> {
             .plan
             .parts
             .iter()
-            .filter(|(part, state)| **state == PartState::Open && !incident.plan.is_committed(part))
+            .filter(|(part, state)| {
+                let is_committed = incident.plan.is_committed(part) && !self.bugs.has(Bug::UnwoundAfterCommitPoint);
+                **state == PartState::Open && !is_committed
+            })
             .filter(|(part, _)| !incident.plan.ordered.contains(part))
             .map(|(part, _)| part.clone())
             .collect();
@@ -138,6 +141,10 @@ impl Draft<'_> {
             if !later_is_back {
                 continue;
             }
+            if self.bugs.has(Bug::UnwoundWithoutUnfencing) && plan.fence_of(&step.id).is_some() {
+                self.record(Fact::StepUndone { plan: key.0, step: key.1, note: "nothing to do".to_owned() });
+                continue;
+            }
             let attempt = progress.undo_attempts + 1;
             let previous = progress.previous.clone();
             self.record(Fact::UndoStarted { plan: key.0.clone(), step: key.1.clone(), attempt });
@@ -176,7 +183,8 @@ impl Draft<'_> {
             .iter()
             .filter(|step| incident.plan.is_wanted(&step.id))
             .filter(|step| match incident.plan.state(&step.id) {
-                StepState::Waiting => incident.plan.is_due(step),
+                StepState::Waiting => incident.plan.is_due(step) || self.is_impatient(step),
+                StepState::Running if self.bugs.has(Bug::StartedStepsForgotten) => false,
                 // Started by a former run: perform it again, under the same key.
                 StepState::Running => !self.soft.under_way.contains(&(plan.clone(), step.id.clone())),
                 StepState::Held
@@ -194,6 +202,12 @@ impl Draft<'_> {
         for step in candidates {
             self.try_to_start(id, &plan, &step);
         }
+    }
+
+    /// Steps that do not wait for what they should: deliberate bugs.
+    fn is_impatient(&self, step: &Step) -> bool {
+        matches!(step.action, Action::DatabasePromoted { .. }) && self.bugs.has(Bug::PromotionBeforeFence)
+            || matches!(step.action, Action::Traffic { .. }) && self.bugs.has(Bug::TrafficFirst)
     }
 
     fn try_to_start(&mut self, id: &IncidentId, plan: &PlanId, step: &Step) {
@@ -276,7 +290,8 @@ impl Draft<'_> {
         let Some(incident) = self.hard.incident_of(&plan) else { return };
         let Some(definition) = incident.plan.step(&step).cloned() else { return };
         let Some(progress) = incident.plan.progress.get(&step) else { return };
-        if progress.state != StepState::Running || progress.attempts != attempt {
+        let is_current = progress.attempts == attempt || self.bugs.has(Bug::OldOutcomeAccepted);
+        if progress.state != StepState::Running || !is_current {
             return;
         }
         let is_fence = incident.plan.fence_of(&step).is_some();
@@ -396,7 +411,8 @@ impl Draft<'_> {
 
     /// Fences old primaries that came back; also under pause and cooldown.
     pub(super) fn pay_fences(&mut self) {
-        if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe {
+        let is_forgotten = self.bugs.has(Bug::OwedFenceForgotten);
+        if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe || is_forgotten {
             return;
         }
         let due: Vec<(InstanceId, u32)> = self
@@ -417,7 +433,9 @@ impl Draft<'_> {
             self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
             self.soft.owed_under_way.entry(database.clone()).or_default().again = None;
             let key = format!("owed/fence-{database}");
-            let deadline = self.policy.deadlines.fence;
+            let is_managed = self.policy.components.get(&database.component).is_some_and(|component| component.managed);
+            let deadlines = self.policy.deadlines;
+            let deadline = if is_managed { deadlines.fence_managed } else { deadlines.fence };
             self.perform(Effect::FenceOwed { database, key, attempt, deadline });
         }
     }

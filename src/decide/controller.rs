@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hard::Hard;
 use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
 use crate::domain::{
-    Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, RegionId, Serving, StepId,
+    Bug, Bugs, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, RegionId, Serving, StepId,
 };
 use crate::health::{Limits, References, Watch};
 use crate::ports::{Claim, Look, Setback};
@@ -22,6 +22,7 @@ pub struct Controller {
     /// An append is open: soft state goes on, decisions wait.
     is_recording: bool,
     deadline: Option<(Duration, &'static str)>,
+    bugs: Bugs,
 }
 
 /// What may be lost: windows, looks, alarms.
@@ -82,17 +83,33 @@ impl Controller {
         policy_hash: String,
         frames: impl IntoIterator<Item = Frame>,
     ) -> Result<Self, CorruptLedger> {
+        Self::recover_with(policy, policy_hash, frames, Bugs::default())
+    }
+
+    /// As [`Self::recover`], with a deliberate bug for the tests to find.
+    pub(crate) fn recover_with(
+        policy: Policy,
+        policy_hash: String,
+        frames: impl IntoIterator<Item = Frame>,
+        bugs: Bugs,
+    ) -> Result<Self, CorruptLedger> {
         let mut hard = Hard::default();
         for (next, frame) in (0..).zip(frames) {
             if frame.index != next {
                 return Err(CorruptLedger { index: frame.index, why: format!("frame {next} was expected") });
             }
             for fact in &frame.facts {
+                if bugs.has(Bug::ReplayAsksThePlanner)
+                    && let Some(redrawn) = redrawn(&policy, &hard, fact)
+                {
+                    hard.apply(frame.at, &redrawn);
+                    continue;
+                }
                 hard.apply(frame.at, fact);
             }
         }
-        let soft = Soft::new(&policy);
-        Ok(Self { policy, policy_hash, hard, soft, is_recording: false, deadline: None })
+        let soft = Soft::new(&policy, bugs);
+        Ok(Self { policy, policy_hash, hard, soft, is_recording: false, deadline: None, bugs })
     }
 
     /// Takes one input in and decides. Changes soft state only; the returned facts come back through [`Self::apply`]
@@ -138,6 +155,7 @@ impl Controller {
             facts: Vec::new(),
             effects: Vec::new(),
             deadline: None,
+            bugs: self.bugs,
         };
         while let Some(input) = draft.soft.inbox.pop_front() {
             draft.take(input);
@@ -192,7 +210,7 @@ impl Controller {
                 incident.id
             ));
         }
-        let mut soft = Soft::new(&policy);
+        let mut soft = Soft::new(&policy, self.bugs);
         std::mem::swap(&mut soft, &mut self.soft);
         self.soft.references = soft.references;
         self.soft.alarms = soft.alarms;
@@ -244,13 +262,16 @@ impl Controller {
                 why: "it serves, and answers as a replica that takes no writes".to_owned(),
             };
         }
+        if self.bugs.has(Bug::RefusalIsFailing) && observation.evidence.credential_refused {
+            observation.finding = Finding::Failing { layer: Layer::Query, why: "access denied".to_owned() };
+        }
         let fingerprint = component.fingerprints.get(&id.region).map_or("", String::as_str);
         let is_known = self.hard.seen_alive.get(id).is_some_and(|seen| seen == fingerprint);
         let mut is_due = false;
         if observation.finding == Finding::Alive && !is_known {
             is_due = self.soft.newly_seen.insert(id.clone());
         }
-        let counts = is_known || self.soft.newly_seen.contains(id);
+        let counts = is_known || self.soft.newly_seen.contains(id) || self.bugs.has(Bug::NeverSeenCounts);
         if is_active
             && component.kind == Kind::Database
             && let Finding::Alive = observation.finding
@@ -264,6 +285,24 @@ impl Controller {
         let changed = watch.observe(&observation, counts, &self.soft.limits, now.monotonic);
         is_due || changed || readiness(&watch.evidence) != before
     }
+}
+
+/// The fact with the plan that would be drawn today: a deliberate bug.
+fn redrawn(policy: &Policy, hard: &Hard, fact: &Fact) -> Option<Fact> {
+    let Fact::PlanMade { incident, plan, part, .. } = fact else { return None };
+    let source = &hard.incidents.get(incident)?.source;
+    let alive = policy.instances().filter(|id| id.region != *source).collect();
+    let situation = crate::plan::Situation {
+        policy,
+        placement: &hard.placement,
+        source,
+        incident,
+        alive: &alive,
+        existing: &BTreeSet::new(),
+        begun: &BTreeSet::new(),
+    };
+    let steps = crate::plan::plan(situation, part).ok()?.steps;
+    Some(Fact::PlanMade { incident: incident.clone(), plan: plan.clone(), part: part.clone(), steps })
 }
 
 /// What decides whether a standby could take over.
@@ -286,7 +325,7 @@ impl Soft {
         self.clone()
     }
 
-    fn new(policy: &Policy) -> Self {
+    fn new(policy: &Policy, bugs: Bugs) -> Self {
         let longest = policy
             .components
             .values()
@@ -320,10 +359,11 @@ impl Soft {
             inbox: VecDeque::new(),
             halted: None,
             limits: Limits {
-                failing_ratio: policy.failing_ratio,
+                failing_ratio: if bugs.has(Bug::AnswerResetsTheWindow) { 1.0 } else { policy.failing_ratio },
                 recover_for: policy.recover_for,
                 degraded_ratio: policy.degradation.ratio,
                 degraded_over: policy.degradation.after,
+                bugs,
             },
             is_started: false,
             started_at: Duration::ZERO,
@@ -342,6 +382,7 @@ pub(super) struct Draft<'a> {
     pub(super) facts: Vec<Fact>,
     pub(super) effects: Vec<Effect>,
     pub(super) deadline: Option<(Duration, &'static str)>,
+    pub(super) bugs: Bugs,
 }
 
 impl Draft<'_> {

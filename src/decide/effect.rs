@@ -130,7 +130,7 @@ impl Alarm {
     /// Whether people have to be told once more. A text in which only a number or a duration went on ("6 min left") is
     /// no news.
     pub fn is_news_after(&self, former: &Self) -> bool {
-        self.severity != former.severity || gist(&self.text) != gist(&former.text)
+        self.severity != former.severity || (self.text != former.text && gist(&self.text) != gist(&former.text))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
+use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
 use crate::plan::{self, Part, Situation};
 
 /// A loss that a row of the matrix, or the rule for regions, sees.
@@ -204,14 +204,15 @@ impl Draft<'_> {
                     *part == candidate.part || ((part.moves() || explains) && *state == PartState::Open)
                 });
             // The unwinding ends first; only then may a new part join.
-            incident.plan.is_unwinding() || is_open(&candidate.part) || is_open(&Part::Region) || is_beyond_easing
+            let is_unwinding = incident.plan.is_unwinding() && !self.bugs.has(Bug::EscalationJoinsUnwinding);
+            is_unwinding || is_open(&candidate.part) || is_open(&Part::Region) || is_beyond_easing
         })
     }
 
     /// What speaks against declaring it.
     pub(super) fn guards_of(&self, candidate: &Candidate) -> Vec<Guard> {
         let mut guards = self.standing_guards();
-        if self.policy.mode == Mode::Observe {
+        if self.policy.mode == Mode::Observe && !self.bugs.has(Bug::ObserveActs) {
             guards.push(Guard {
                 kind: GuardKind::Mode,
                 evidence: "the mode is observe: failoverd records what it would do and does nothing".to_owned(),
@@ -246,7 +247,7 @@ impl Draft<'_> {
             });
         }
         guards.extend(self.drift());
-        if let Some(pause) = &self.hard.paused {
+        if let Some(pause) = self.hard.paused.as_ref().filter(|_| !self.bugs.has(Bug::PauseIgnored)) {
             let left = self.hard.time_left(pause.stamp, pause.until, self.now);
             if !left.is_zero() {
                 let reason = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
@@ -262,6 +263,9 @@ impl Draft<'_> {
 
     /// The ledger and the world disagree.
     pub(super) fn drift(&self) -> Option<Guard> {
+        if self.bugs.has(Bug::DriftIgnored) {
+            return None;
+        }
         let guard = |evidence: String, lifted_by: &str| {
             Some(Guard { kind: GuardKind::Drift, evidence, lifted_by: lifted_by.to_owned() })
         };
@@ -319,6 +323,9 @@ impl Draft<'_> {
     }
 
     pub(super) fn doubt(&self, source: &RegionId, since: Duration) -> Option<Guard> {
+        if self.bugs.has(Bug::NoSelfDoubt) {
+            return None;
+        }
         let doubt = self.soft.references.doubt(self.policy, source, since, self.now.monotonic).err()?;
         Some(Guard {
             kind: GuardKind::Quorum,
@@ -328,6 +335,9 @@ impl Draft<'_> {
     }
 
     fn cooldown(&self, candidate: &Candidate) -> Option<Guard> {
+        if self.bugs.has(Bug::CooldownIgnored) {
+            return None;
+        }
         let eased = (candidate.source.clone(), candidate.part.clone());
         let moves = match &candidate.part {
             Part::Component(component) => vec![(component.to_string(), "moved", self.hard.moved.get(component)?)],

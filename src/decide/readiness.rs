@@ -8,7 +8,7 @@ use super::incident::{Approval, Incident, PartState};
 use super::judge::Candidate;
 use super::{Guard, GuardKind};
 use crate::domain::{
-    ComponentId, IncidentId, InstanceId, Kind, Level, Mode, RegionId, StepId, UnfencedPromotion, time::human,
+    Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, RegionId, StepId, UnfencedPromotion, time::human,
 };
 use crate::health::{Loss, expected_loss};
 use crate::plan::{Action, Part, Step};
@@ -29,7 +29,8 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
-        let is_restart = incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point);
+        let is_restart = incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point)
+            || self.bugs.has(Bug::CommitPointNotJudged);
         let mut loss = None;
         let mut exceptions = Vec::new();
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
@@ -114,14 +115,14 @@ impl Draft<'_> {
     /// The approval, if it is for the plan as it stands and has not expired.
     fn approval<'a>(&self, incident: &'a Incident) -> Option<&'a Approval> {
         incident.plan.approval.as_ref().filter(|approval| {
-            approval.hash == incident.plan.hash()
+            (approval.hash == incident.plan.hash() || self.bugs.has(Bug::ApprovalOfAnotherPlan))
                 && !self.hard.time_left(approval.stamp, approval.until, self.now).is_zero()
         })
     }
 
     /// The instance that the step acts on does not answer, or could not take over.
     fn unready_target(&self, incident: &Incident, step: &Step) -> Option<Guard> {
-        if step.best_effort || incident.is_forced {
+        if step.best_effort || incident.is_forced || self.bugs.has(Bug::AnyTargetWillDo) {
             return None;
         }
         let (target, takes_over) = match &step.action {
@@ -217,6 +218,14 @@ impl Draft<'_> {
         let (Some(old), Some(standby)) = (self.soft.watches.get(&from), self.soft.watches.get(&to)) else {
             return Loss::Unknown("it is not watched".to_owned());
         };
+        if self.bugs.has(Bug::LossByAge) {
+            let replayed = standby
+                .evidence
+                .position
+                .and_then(|p| old.positions.recorded().into_iter().rev().find(|s| s.position <= p));
+            let age = replayed.and_then(|s| Duration::try_from(self.now.wall.duration_since(s.at)).ok());
+            return age.map_or(Loss::Unknown("nothing was replayed".to_owned()), Loss::AtMost);
+        }
         let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic));
         let suspicion = self.hard.suspicions.get(&from);
         let since = match old.failing_since(&self.soft.limits, self.now.monotonic) {
@@ -284,7 +293,7 @@ impl Draft<'_> {
 
     fn judge_fence(&self, incident: &Incident, action: &Action) -> Result<Option<String>, Guard> {
         let Action::DatabasePromoted { database, from, .. } = action else { return Ok(None) };
-        if self.is_fenced(&incident.id, from) {
+        if self.is_fenced(&incident.id, from) || self.bugs.has(Bug::PromotionBeforeFence) {
             return Ok(None);
         }
         let policy = self.policy.components.get(&database.component);
@@ -351,6 +360,9 @@ impl Draft<'_> {
                     human(region.after)
                 ),
             });
+        }
+        if self.bugs.has(Bug::TrafficUnconfirmed) {
+            return None;
         }
         let failing_for = self.failing_for(&confirm.instance).unwrap_or_default();
         if failing_for < confirm.lasting {

@@ -180,6 +180,7 @@ impl Controller {
             facts: Vec::new(),
             effects: Vec::new(),
             deadline: None,
+            bugs: self.soft.limits.bugs,
         })
     }
 }

@@ -396,6 +396,8 @@ pub struct Deadlines {
     #[serde(with = "friendly")]
     pub fence: Duration,
     #[serde(with = "friendly")]
+    pub fence_managed: Duration,
+    #[serde(with = "friendly")]
     pub promote: Duration,
     #[serde(with = "friendly")]
     pub promote_managed: Duration,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{FAILURES_IN_A_ROW, Positions, Window};
 use crate::decide::VerdictKind;
-use crate::domain::{Evidence, Finding, Layer, Observation, Probing, WorkloadSeen, ZoneSeen};
+use crate::domain::{Bug, Bugs, Evidence, Finding, Layer, Observation, Probing, WorkloadSeen, ZoneSeen};
 
 /// What an observer concludes about one instance, at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Watch {
     /// configuration: its failures are not known to mean anything. Returns whether the verdict changed.
     pub fn observe(&mut self, observation: &Observation, counts: bool, limits: &Limits, now: Duration) -> bool {
         let took = observation.ended.saturating_sub(observation.began);
-        let stalled = took > self.probing.timeout + self.probing.interval;
+        let stalled = took > self.probing.timeout + self.probing.interval && !limits.bugs.has(Bug::GapIsFailing);
         let finding = if stalled {
             Finding::Unknown {
                 why: format!(
@@ -85,6 +85,9 @@ impl Watch {
         } else {
             observation.finding.clone()
         };
+        if limits.bugs.has(Bug::GapIsFailing) {
+            self.window.bridge(observation.began);
+        }
         match &finding {
             Finding::Alive => {
                 self.window.push(observation.began, false);
@@ -93,6 +96,9 @@ impl Watch {
                 self.count_zones(&observation.evidence.zones, observation.began);
             }
             Finding::Failing { .. } if counts => self.window.push(observation.began, true),
+            Finding::Unknown { .. } if limits.bugs.has(Bug::UnknownIsFailing) => {
+                self.window.push(observation.began, true);
+            }
             Finding::Failing { .. } | Finding::Unknown { .. } => {}
         }
         self.last = Some(finding);
@@ -324,6 +330,8 @@ pub struct Limits {
     pub degraded_ratio: f64,
     /// Over this long.
     pub degraded_over: Duration,
+    /// Mistakes to be made, in tests of the tests.
+    pub(crate) bugs: Bugs,
 }
 
 const _: () = assert!(FAILURES_IN_A_ROW >= 2, "one lost packet is not an outage");

@@ -18,26 +18,31 @@ pub enum Sabotage {
     CrashBefore,
     /// The daemon dies after the frame is durable and before it hears of it.
     CrashAfter,
-    /// The disk is full.
+    /// The disk is full. What is written after that is not durable before somebody has mended it: the kernel reports a
+    /// failed fsync once, and the next one succeeds although the pages are gone.
     Full,
+    /// The frame is durable, and the answer says otherwise.
+    Lost,
 }
 
 /// What survives a crash.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     frames: Arc<Mutex<Vec<Frame>>>,
+    /// Looks durable and is not.
+    doubtful: Arc<Mutex<Option<Vec<Frame>>>>,
 }
 
 impl MemoryDisk {
     /// A disk with a new ledger on it.
     pub fn new(ledger: impl Into<LedgerId>, now: Now) -> Self {
         let created = Frame { index: 0, epoch: 0, at: now, facts: vec![Fact::LedgerCreated { ledger: ledger.into() }] };
-        Self { frames: Arc::new(Mutex::new(vec![created])) }
+        Self::with(vec![created])
     }
 
     /// A disk with these frames on it.
     pub fn with(frames: Vec<Frame>) -> Self {
-        Self { frames: Arc::new(Mutex::new(frames)) }
+        Self { frames: Arc::new(Mutex::new(frames)), doubtful: Arc::default() }
     }
 
     /// What is on it.
@@ -48,6 +53,28 @@ impl MemoryDisk {
     /// What is on it from `index` on.
     pub fn frames_from(&self, index: usize) -> Vec<Frame> {
         self.lock().get(index..).unwrap_or_default().to_vec()
+    }
+
+    /// Somebody has mended it: what was not durable is gone, and what comes will be.
+    pub fn mended(&self) {
+        *self.doubtful.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn fail(&self) {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+    }
+
+    fn push(&self, frame: Frame) {
+        match &mut *self.doubtful.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(doubtful) => doubtful.push(frame),
+            None => self.lock().push(frame),
+        }
+    }
+
+    /// Frames that seem to be there.
+    fn len(&self) -> usize {
+        let doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Vec::len);
+        self.lock().len() + doubtful
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
@@ -93,10 +120,8 @@ impl Ledger for MemoryLedger {
         if let Some(why) = &self.halted {
             return Err(AppendError::Halted(why.clone()));
         }
-        let (next, highest) = {
-            let frames = self.disk.lock();
-            (frames.len() as u64, frames.last().map_or(0, |frame| frame.epoch))
-        };
+        let next = self.disk.len() as u64;
+        let highest = self.disk.lock().last().map_or(0, |frame| frame.epoch);
         if frame.epoch < highest {
             return Err(AppendError::Fenced { epoch: highest });
         }
@@ -107,12 +132,19 @@ impl Ledger for MemoryLedger {
         match self.sabotage.take() {
             Some(Sabotage::CrashBefore) => Err(self.halt("the daemon died before the frame was written")),
             Some(Sabotage::CrashAfter) => {
-                self.disk.lock().push(frame);
+                self.disk.push(frame);
                 Err(self.halt("the daemon died after the frame was written"))
             }
-            Some(Sabotage::Full) => Err(self.halt("the disk is full")),
+            Some(Sabotage::Full) => {
+                self.disk.fail();
+                Err(self.halt("the disk is full"))
+            }
+            Some(Sabotage::Lost) => {
+                self.disk.push(frame);
+                Err(self.halt("no answer from the disk"))
+            }
             None => {
-                self.disk.lock().push(frame);
+                self.disk.push(frame);
                 Ok(Durable::recorded(index, epoch))
             }
         }

@@ -318,6 +318,7 @@ pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
         Action::IncidentDeclared { .. } => "declare",
         Action::Replicas { .. } if matches!(step.part, Part::Zone { .. }) => "reschedule",
         Action::Replicas { .. } => "replicas",
+        Action::Fenced { database } if managed(&database.component) => "fence_managed",
         Action::Fenced { .. } => "fence",
         Action::DatabasePromoted { database, .. } if managed(&database.component) => "promote_managed",
         Action::DatabasePromoted { .. } => "promote",

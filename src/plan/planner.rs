@@ -242,7 +242,8 @@ impl<'a> Draft<'a> {
         let mut after = BTreeSet::new();
         if policy.fence {
             let action = Action::Fenced { database: from.clone() };
-            let fence = self.need(format!("fence-{from}"), action, BTreeSet::new(), deadlines.fence);
+            let deadline = if policy.managed { deadlines.fence_managed } else { deadlines.fence };
+            let fence = self.need(format!("fence-{from}"), action, BTreeSet::new(), deadline);
             self.edit(&fence, |step| step.best_effort = !alive);
             after.insert(fence);
         }

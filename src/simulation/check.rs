@@ -2,12 +2,16 @@
 //!
 //! An independent reading of the ledger: what the controller believes is not asked.
 
+mod truth;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::daemon::{Running, Work};
-use super::world::World;
-use crate::decide::{Fact, Outcome, Severity, Status, Task};
-use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, PlanId, Policy, RegionId, StepId};
+use super::world::{Promotion, World};
+use crate::decide::{Fact, Outcome, Severity, Status, StepState, Task};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Now, PlanId, Policy, RegionId, StepId};
+use crate::domain::{Mode, time::human};
 use crate::ledger::MemoryDisk;
 use crate::plan::{Action, Part, Reversal, Step};
 
@@ -15,18 +19,22 @@ type Weights = BTreeMap<ComponentId, BTreeMap<RegionId, u8>>;
 
 /// What was found to be wrong, and the state to find it with.
 pub(super) struct Checks {
-    mode: Mode,
+    policy: Policy,
     home: BTreeMap<ComponentId, RegionId>,
+    /// By the ledger.
+    placement: BTreeMap<ComponentId, RegionId>,
     databases: BTreeSet<ComponentId>,
     frames_read: usize,
     steps: BTreeMap<(PlanId, StepId), Known>,
-    incidents: BTreeMap<IncidentId, Option<Outcome>>,
+    incidents: BTreeMap<IncidentId, Incident>,
+    plans: BTreeMap<PlanId, IncidentId>,
     ordered: BTreeSet<IncidentId>,
     owed_attempts: BTreeSet<(InstanceId, u32)>,
     /// Databases whose unfenced promotion was recorded as an exception.
     excepted: BTreeSet<ComponentId>,
     paused: Option<jiff::Timestamp>,
     halted: bool,
+    unwinding: BTreeSet<(PlanId, Part)>,
     epoch: u64,
     is_split: bool,
     /// The largest share that a degradation may move.
@@ -40,10 +48,21 @@ pub(super) struct Checks {
     pub(super) broken: Vec<String>,
 }
 
+/// What the ledger says of an incident.
+struct Incident {
+    source: RegionId,
+    level: Level,
+    parts: BTreeSet<Part>,
+    outcome: Option<Outcome>,
+}
+
 /// What the ledger says of a step.
 struct Known {
     step: Step,
     after: BTreeSet<StepId>,
+    parts: BTreeSet<Part>,
+    /// A person accepted what the promotion loses.
+    is_loss_accepted: bool,
     attempts: u32,
     undo_attempts: u32,
     is_settled: bool,
@@ -61,22 +80,25 @@ impl Checks {
     pub(super) fn new(policy: &Policy) -> Self {
         let primary = policy.primary();
         Self {
-            mode: policy.mode,
+            policy: policy.clone(),
             home: policy
                 .components
                 .iter()
                 .filter(|(_, c)| c.kind != Kind::Cloud)
                 .filter_map(|(id, c)| primary.filter(|p| c.regions.contains(*p)).map(|p| (id.clone(), p.clone())))
                 .collect(),
+            placement: BTreeMap::new(),
             databases: policy.of_kind(Kind::Database).map(|(id, _)| id.clone()).collect(),
             frames_read: 0,
             steps: BTreeMap::new(),
             incidents: BTreeMap::new(),
+            plans: BTreeMap::new(),
             ordered: BTreeSet::new(),
             owed_attempts: BTreeSet::new(),
             excepted: BTreeSet::new(),
             paused: None,
             halted: false,
+            unwinding: BTreeSet::new(),
             epoch: 0,
             is_split: false,
             share_max: policy.degradation.reroute_percent,
@@ -93,7 +115,7 @@ impl Checks {
     }
 
     /// Takes in what has become durable.
-    pub(super) fn read(&mut self, disk: &MemoryDisk) -> Vec<String> {
+    pub(super) fn read(&mut self, disk: &MemoryDisk, world: &World, now: Duration) -> Vec<String> {
         let mut found = Vec::new();
         let frames = disk.frames_from(self.frames_read);
         for frame in &frames {
@@ -103,6 +125,7 @@ impl Checks {
             self.epoch = frame.epoch;
             for fact in &frame.facts {
                 self.take(fact, &mut found);
+                self.judge(fact, world, now, &mut found);
             }
         }
         self.frames_read += frames.len();
@@ -111,18 +134,27 @@ impl Checks {
 
     fn take(&mut self, fact: &Fact, found: &mut Vec<String>) {
         match fact {
-            Fact::IncidentDeclared { incident, ordered_by, .. } => {
-                self.incidents.insert(incident.clone(), None);
+            Fact::IncidentDeclared { incident, ordered_by, source, level, .. } => {
+                let new = Incident { source: source.clone(), level: *level, parts: BTreeSet::new(), outcome: None };
+                if self.incidents.insert(incident.clone(), new).is_some() {
+                    found.push(format!("{incident} was declared twice"));
+                }
                 if ordered_by.is_some() {
                     self.ordered.insert(incident.clone());
                 }
                 self.excepted.clear();
             }
-            Fact::PlanMade { plan, steps, .. } => self.learn(plan, steps, found),
-            Fact::PlanGrown { plan, steps, shares, .. } => {
-                self.learn(plan, steps, found);
+            Fact::PlanMade { incident, plan, part, steps } => {
+                self.plans.insert(plan.clone(), incident.clone());
+                self.join(plan, part);
+                self.learn(plan, part, steps, found);
+            }
+            Fact::PlanGrown { plan, part, steps, shares, .. } => {
+                self.join(plan, part);
+                self.learn(plan, part, steps, found);
                 for (step, after) in shares {
                     if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
+                        known.parts.insert(part.clone());
                         known.is_settled = known.is_settled && known.undo_attempts == 0;
                         if known.attempts == 0 {
                             known.after.extend(after.iter().filter(|id| *id != step).cloned());
@@ -134,6 +166,7 @@ impl Checks {
             Fact::CommitPointPassed { plan, step, exceptions, .. } => {
                 if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
                     known.is_committed = true;
+                    known.is_loss_accepted = exceptions.iter().any(|exception| exception.contains("loss"));
                     if let (Action::DatabasePromoted { database, .. }, false) =
                         (&known.step.action, exceptions.is_empty())
                     {
@@ -160,24 +193,39 @@ impl Checks {
             Fact::Paused { until, .. } => self.paused = Some(*until),
             Fact::Resumed { .. } => self.paused = None,
             Fact::Halted { .. } => self.halted = true,
-            Fact::PlacementAdopted { .. } => self.halted = false,
+            Fact::PlacementAdopted { placement, .. } => {
+                self.halted = false;
+                self.placement.clone_from(placement);
+            }
+            Fact::PlacementChanged { component, region } => {
+                self.placement.insert(component.clone(), region.clone());
+            }
+            Fact::IncidentEscalated { incident, level, .. } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.level = *level;
+                }
+            }
             Fact::IncidentClosed { incident, outcome } => {
-                self.incidents.insert(incident.clone(), Some(*outcome));
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.outcome = Some(*outcome);
+                }
+            }
+            Fact::UnwindingStarted { plan, part, .. } => {
+                self.unwinding.insert((plan.clone(), part.clone()));
+            }
+            Fact::PartUnwound { plan, part } => {
+                self.unwinding.remove(&(plan.clone(), part.clone()));
             }
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
             | Fact::SuspicionCleared { .. }
-            | Fact::Withheld { .. }
-            | Fact::IncidentEscalated { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::Approved { .. }
             | Fact::StepFailed { .. }
-            | Fact::PlacementChanged { .. }
-            | Fact::UnwindingStarted { .. }
             | Fact::UndoFailed { .. }
-            | Fact::PartUnwound { .. }
+            | Fact::Withheld { .. }
             | Fact::PlanStuck { .. }
             | Fact::OwedFenceSettled { .. }
             | Fact::Held { .. }
@@ -187,7 +235,21 @@ impl Checks {
         }
     }
 
-    fn learn(&mut self, plan: &PlanId, steps: &[Step], found: &mut Vec<String>) {
+    fn incident_of(&self, plan: &PlanId) -> Option<&Incident> {
+        self.incidents.get(self.plans.get(plan)?)
+    }
+
+    fn is_ordered(&self, plan: &PlanId) -> bool {
+        self.plans.get(plan).is_some_and(|incident| self.ordered.contains(incident))
+    }
+
+    fn join(&mut self, plan: &PlanId, part: &Part) {
+        if let Some(incident) = self.plans.get(plan).and_then(|incident| self.incidents.get_mut(incident)) {
+            incident.parts.insert(part.clone());
+        }
+    }
+
+    fn learn(&mut self, plan: &PlanId, part: &Part, steps: &[Step], found: &mut Vec<String>) {
         for step in steps {
             if step.part == Part::Reroute
                 && (step.commit_point || !step.places.is_empty() || step.action.reversal() == Reversal::Impossible)
@@ -201,6 +263,8 @@ impl Checks {
             let known = Known {
                 step: step.clone(),
                 after: step.after.clone(),
+                parts: BTreeSet::from([part.clone()]),
+                is_loss_accepted: false,
                 attempts: 0,
                 undo_attempts: 0,
                 is_settled: false,
@@ -257,7 +321,7 @@ impl Checks {
                 return found;
             }
         }
-        if self.mode == Mode::Observe && self.ordered.is_empty() {
+        if self.policy.mode == Mode::Observe && self.ordered.is_empty() {
             found.push(format!("{key}: performed in mode observe"));
         }
         if self.halted {
@@ -296,8 +360,11 @@ impl Checks {
     }
 
     /// A mutating call is about to be sent.
-    pub(super) fn call(&self, running: &Running, world: &World, now: std::time::Duration) -> Vec<String> {
+    pub(super) fn call(&self, running: &Running, world: &World, now: Duration, is_halted: bool) -> Vec<String> {
         let mut found = Vec::new();
+        if is_halted {
+            found.push(format!("{}: a call was sent while halted", running.key()));
+        }
         let Work::Perform(task) = &running.work else { return found };
         if let Action::Traffic { weights, .. } = &task.action {
             // Who gets the clients has to have the databases that this plan moves there.
@@ -316,46 +383,59 @@ impl Checks {
         found
     }
 
-    /// A call was accepted: nothing irreversible happens twice.
+    /// A call was accepted: nothing irreversible happens twice, and nothing is lost that nobody accepted.
     pub(super) fn accepted(&self, world: &World) -> Vec<String> {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
-        for (database, key) in &world.promotions {
-            let plan = key.split_once('/').map_or(key.as_str(), |(plan, _)| plan);
-            if !seen.insert((database, plan)) {
-                found.push(format!("{database} was promoted twice in {plan}"));
+        for Promotion { database, key, .. } in &world.promotions {
+            if !seen.insert((database, plan_of(key))) {
+                found.push(format!("{database} was promoted twice in {}", plan_of(key)));
             }
         }
         let mut seen = BTreeSet::new();
         for (traffic, key) in &world.traffic_changes {
-            if !seen.insert((traffic, key)) {
-                found.push(format!("{traffic} was changed twice by {key}"));
+            if !seen.insert((traffic, unsalted(key))) {
+                found.push(format!("{traffic} was changed twice by {}", unsalted(key)));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (cluster, workload, key) in &world.restarts {
+            if !seen.insert((cluster, workload, unsalted(key))) {
+                found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
+            }
+        }
+        if let Some(Promotion { database, key, lost }) = world.promotions.last()
+            && let Some((plan, step)) = key.split_once('/')
+            && let Some(incident) = self.incident_of(&plan.into())
+            && let Some(known) = self.steps.get(&(plan.into(), step.into()))
+        {
+            let rpo = self.policy.objectives(incident.level).rpo;
+            if *lost > rpo + Duration::from_secs(30) && !known.is_loss_accepted {
+                let (lost, rpo) = (human(*lost), human(rpo));
+                found.push(format!(
+                    "promoting {database} lost {lost} of writes, the RPO is {rpo}, and nobody accepted it"
+                ));
             }
         }
         found
     }
 
     /// Never two databases that accept writes, unless that was allowed and recorded.
-    pub(super) fn world(
-        &mut self,
-        disk: &MemoryDisk,
-        writable: &BTreeSet<InstanceId>,
-        weights: &Weights,
-    ) -> Vec<String> {
-        let mut found = self.read(disk);
-        if self.weights != *weights {
-            self.weights.clone_from(weights);
+    pub(super) fn world(&mut self, disk: &MemoryDisk, world: &World, now: Duration) -> Vec<String> {
+        let mut found = self.read(disk, world, now);
+        if self.weights != *world.weights() {
+            self.weights.clone_from(world.weights());
             found.extend(self.strayed_clients());
         }
         found.extend(self.share_left_behind());
+        let writable = world.writable(now);
         let mut is_split = false;
         for component in &self.databases {
-            let both: Vec<String> =
-                writable.iter().filter(|id| id.component == *component).map(ToString::to_string).collect();
+            let both: Vec<&InstanceId> = writable.iter().filter(|id| id.component == *component).collect();
             if both.len() > 1 && !self.excepted.contains(component) {
                 is_split = true;
                 if !self.is_split {
-                    found.push(format!("{} accept writes at the same time", both.join(" and ")));
+                    found.push(format!("{} accept writes at the same time", joined(&both)));
                 }
             }
         }
@@ -405,30 +485,67 @@ impl Checks {
         found
     }
 
-    /// A plan ends, or a person is paged; and some database takes writes if one could.
-    pub(super) fn end(&self, writable: &BTreeSet<InstanceId>, status: Option<&Status>) -> Vec<String> {
+    /// Whether every incident has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.incidents.values().all(|incident| incident.outcome.is_some())
+    }
+
+    /// A plan ends, or a person is paged; and of each database exactly the one that is placed takes writes, if it could.
+    pub(super) fn end(&self, world: &World, now: Duration, status: Option<&Status>, is_busy: bool) -> Vec<String> {
         let mut found = Vec::new();
-        let is_paged = status.is_some_and(|status| status.alarms.iter().any(|alarm| alarm.severity == Severity::Page));
-        for (incident, outcome) in &self.incidents {
-            if outcome.is_none() && !is_paged {
+        let Some(status) = status else { return found };
+        let is_paged = status.alarms.iter().any(|alarm| alarm.severity == Severity::Page);
+        for (incident, _) in self.incidents.iter().filter(|(_, incident)| incident.outcome.is_none()) {
+            if !is_paged {
                 found.push(format!("{incident} is open and nobody is paged"));
             }
+            let is_explained = status.halted.is_some()
+                || status.incidents.iter().filter(|shown| shown.incident == *incident).any(|shown| {
+                    let mut steps = shown.steps.iter();
+                    steps.any(|step| step.state == StepState::Failed || !step.guards.is_empty())
+                        || shown.summary.contains("STUCK")
+                });
+            if !is_busy && !is_explained {
+                found.push(format!("{incident} is open, and nothing is done about it for no reason"));
+            }
         }
-        if let Some(status) = status {
-            for component in &self.databases {
-                let recovered = self.incidents.values().any(|outcome| *outcome == Some(Outcome::Recovered));
-                let placed = status.placement.get(component);
-                if let Some(region) = placed
-                    && recovered
-                    && self.home.get(component) != Some(region)
-                    && !writable.contains(&InstanceId { component: component.clone(), region: region.clone() })
-                {
-                    found.push(format!("{component} is placed in {region}, which takes no writes"));
-                }
+        let is_at_rest = self.is_over() && !self.incidents.is_empty() && status.halted.is_none();
+        if !is_at_rest {
+            return found;
+        }
+        let writable = world.writable(now);
+        for component in &self.databases {
+            let Some(region) = status.placement.get(component) else { continue };
+            let placed = InstanceId { component: component.clone(), region: region.clone() };
+            if world.has_been_well(&placed, now, RETURNED_FOR) && !writable.contains(&placed) {
+                found.push(format!("{component} is placed in {region}, which takes no writes"));
+            }
+            let both: Vec<&InstanceId> = writable
+                .iter()
+                .filter(|id| id.component == *component && world.has_been_well(id, now, RETURNED_FOR))
+                .collect();
+            if both.len() > 1 {
+                found.push(format!("{} still accept writes at the end", joined(&both)));
             }
         }
         found
     }
+}
+
+/// An old primary that has been back for so long is fenced.
+const RETURNED_FOR: Duration = Duration::from_secs(120);
+
+fn plan_of(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(plan, _)| plan)
+}
+
+/// The key without what a deliberate bug adds to it.
+fn unsalted(key: &str) -> &str {
+    key.rsplit_once("--run-").map_or(key, |(key, _)| key)
+}
+
+fn joined(ids: &[&InstanceId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// The same goal as in the journal; only whether a promotion can be lossless is found out when it starts.

@@ -34,6 +34,8 @@ pub(super) struct Running {
     pub(super) acted: bool,
     pub(super) permit: Permit,
     pub(super) cancelled: bool,
+    /// Goes into the key. Empty, unless a deliberate bug is on.
+    pub(super) salt: String,
     tries: u32,
     last: Option<String>,
 }
@@ -71,12 +73,12 @@ impl Running {
             Work::Undo { .. } => Phase::Act,
             Work::Perform(_) | Work::Fence { .. } => Phase::Look,
         };
-        Self { work, began, phase, acted: false, permit, cancelled: false, tries: 0, last: None }
+        Self { work, began, phase, acted: false, permit, cancelled: false, salt: String::new(), tries: 0, last: None }
     }
 
     pub(super) fn key(&self) -> String {
         match &self.work {
-            Work::Perform(task) | Work::Undo { task, .. } => task.key(),
+            Work::Perform(task) | Work::Undo { task, .. } => task.key() + &self.salt,
             Work::Fence { key, .. } => key.clone(),
         }
     }

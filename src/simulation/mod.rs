@@ -6,6 +6,8 @@
 
 mod check;
 mod daemon;
+#[cfg(test)]
+mod deliberate_bugs;
 mod dice;
 mod parse;
 mod report;

@@ -1,5 +1,6 @@
 //! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
 
+mod life;
 mod perform;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,10 @@ use super::world::{LATENCY, World};
 use crate::decide::{
     Command, Controller, Decision, Effect, Fact, Frame, Input, ReferenceObservation, Scope, StepOutcome,
 };
-use crate::domain::{Finding, InstanceId, Layer, Now, Observation, Policy, ReferenceId};
+use crate::domain::{Bug, Bugs, Finding, InstanceId, Layer, Now, Observation, Policy, ReferenceId};
 use crate::ledger::{MemoryDisk, MemoryLedger, Permit, Sabotage};
 use crate::plan::{self, Action};
-use crate::ports::{AppendError, Ledger};
+use crate::ports::Ledger;
 
 /// The daemon has been watching for that long when a story begins.
 const WARM_UP: Duration = Duration::from_secs(300);
@@ -32,6 +33,10 @@ const AFTER: Duration = Duration::from_secs(20 * 60);
 const APPEND: Duration = Duration::from_millis(2);
 /// A daemon that crashed is back after this.
 const BACK_AFTER: Duration = Duration::from_secs(5);
+/// Somebody makes room on the disk and starts a halted daemon anew after this.
+const MENDED_AFTER: Duration = Duration::from_secs(60);
+/// Nothing was recorded for so long: whatever was going on is over.
+const SETTLED_AFTER: Duration = Duration::from_secs(90);
 /// Events after which a simulation is given up: it does not settle.
 const EVENTS_MAX: u64 = 20_000_000;
 const LEDGER: &str = "0190a1b2-0000-7000-8000-5701240000ff";
@@ -45,6 +50,8 @@ pub struct Setup {
     pub policy_hash: String,
     /// How long a permit lasts.
     pub permit: Duration,
+    /// Mistakes to be made, in tests of the tests.
+    pub(crate) bugs: Bugs,
 }
 
 /// What else goes wrong.
@@ -53,11 +60,15 @@ pub struct Options {
     /// With a seed, probes are spread, answers take their time, come twice and overtake each other. Without one,
     /// everything is on time.
     pub seed: Option<u64>,
-    /// The daemon dies there, once.
-    pub crash: Option<Crash>,
+    /// The daemon dies at each of these, once.
+    pub crashes: Vec<Crash>,
+    /// Somebody edits the configuration: what a daemon reads when it starts anew. None means the same as before.
+    pub after_restart: Option<Box<Setup>>,
+    /// Ends early once no incident is open, nothing is going on any more, and the story only has approvals left to give.
+    pub until_settled: bool,
 }
 
-/// Where a daemon dies. It is back a moment later.
+/// Where a daemon dies, or its disk does. It is back a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// While it records this frame (from 0): before it is written, or after.
@@ -78,6 +89,14 @@ pub enum Crash {
     Outcome {
         /// Which.
         nth: u64,
+    },
+    /// The append of this frame (from 0) fails: the disk is full, or the frame is there and the answer says otherwise.
+    /// The daemon lives on, halted, until it is started anew.
+    Disk {
+        /// Which.
+        nth: u64,
+        /// It is durable, and nobody knows.
+        written: bool,
     },
 }
 
@@ -111,6 +130,8 @@ enum Event {
     Story(usize),
     World,
     Boot,
+    /// Somebody ends the run of the daemon with this number, which is halted.
+    Mend(u64),
     /// For the run of the daemon with this number; lost if it is another one.
     Daemon(u64, ForDaemon),
 }
@@ -140,7 +161,11 @@ struct Simulation<'a> {
     paused: Option<Duration>,
     dice: Option<Dice>,
     probe_dice: Dice,
-    crash: Option<Crash>,
+    options: &'a Options,
+    crashes: Vec<Crash>,
+    /// When something was last recorded or told.
+    stirred: Duration,
+    checked: Duration,
     checks: Checks,
     counts: Counts,
     entries: Vec<Entry>,
@@ -150,7 +175,7 @@ struct Simulation<'a> {
 }
 
 impl<'a> Simulation<'a> {
-    fn new(story: &'a Story, setup: &'a Setup, options: &Options) -> Self {
+    fn new(story: &'a Story, setup: &'a Setup, options: &'a Options) -> Self {
         let last = story.lines.last().map_or(Duration::ZERO, |line| line.at);
         let world = World::new(&setup.policy);
         let mut simulation = Self {
@@ -166,7 +191,10 @@ impl<'a> Simulation<'a> {
             paused: None,
             dice: options.seed.map(Dice::new),
             probe_dice: Dice::new(options.seed.unwrap_or(1)),
-            crash: options.crash,
+            options,
+            crashes: options.crashes.clone(),
+            stirred: START,
+            checked: Duration::ZERO,
             checks: Checks::new(&setup.policy),
             counts: Counts::default(),
             entries: Vec::new(),
@@ -230,16 +258,31 @@ impl<'a> Simulation<'a> {
             if at > self.end {
                 break;
             }
+            if self.is_settled() {
+                return Ok(());
+            }
             taken += 1;
             if taken > EVENTS_MAX {
                 return Err(SetupError::Endless(taken));
             }
             self.now = at;
-            self.let_the_world_go_on();
+            // Nothing changes by being looked at.
+            let is_a_look = matches!(
+                event,
+                Event::Daemon(
+                    _,
+                    ForDaemon::Probe(_) | ForDaemon::Ask(_) | ForDaemon::Observed(_) | ForDaemon::Answered(_)
+                )
+            );
+            if !is_a_look || self.now >= self.checked + Duration::from_secs(1) {
+                self.let_the_world_go_on();
+            }
             match event {
                 Event::Story(n) => self.tell(n)?,
                 Event::World => {}
                 Event::Boot => self.boot(),
+                Event::Mend(run) if run == self.run => self.die(Duration::from_secs(1)),
+                Event::Mend(_) => {}
                 Event::Daemon(run, event) => {
                     if run == self.run && self.daemon.is_some() {
                         self.daemon_takes(event);
@@ -251,9 +294,32 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
+    /// Nothing more will come, if only that is asked for.
+    fn is_settled(&mut self) -> bool {
+        if !self.options.until_settled || self.now < self.stirred + SETTLED_AFTER {
+            return false;
+        }
+        // Looked at once in a while: a status is expensive.
+        self.stirred = self.now;
+        let now = self.clock();
+        let is_quiet = self.daemon.as_ref().is_some_and(|daemon| {
+            daemon.open.is_none() && daemon.running.is_empty() && daemon.controller.status(now).pending.is_empty()
+        });
+        is_quiet
+            && self.checks.is_over()
+            && self.world.next().is_none()
+            && self
+                .story
+                .lines
+                .iter()
+                .filter(|line| START + line.at > self.now)
+                .all(|line| matches!(line.happening, Happening::Operator(Order::Approve { .. })))
+    }
+
     fn let_the_world_go_on(&mut self) {
+        self.checked = self.now;
         self.world.go_on(self.now);
-        let found = self.checks.world(&self.disk, &self.world.writable(self.now), self.world.weights());
+        let found = self.checks.world(&self.disk, &self.world, self.now);
         self.broken(found);
     }
 
@@ -302,6 +368,7 @@ impl<'a> Simulation<'a> {
 
     fn tell(&mut self, n: usize) -> Result<(), SetupError> {
         let line = &self.story.lines[n];
+        self.stirred = self.now;
         self.note(What::Happens { text: line.text.clone() });
         let at_line = |what: String| SetupError::Line { line: line.number, what };
         match &line.happening {
@@ -362,60 +429,6 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
-    // --- the daemon's life ---
-
-    fn boot(&mut self) {
-        self.run += 1;
-        let frames = self.disk.frames();
-        let next_index = frames.len() as u64;
-        let mut ledger = MemoryLedger::open(&self.disk);
-        let Some(Ok(lease)) = ledger.campaign(self.clock()).now_or_never() else { return };
-        let controller = Controller::recover(self.setup.policy.clone(), self.setup.policy_hash.clone(), frames);
-        let controller = match controller {
-            Ok(controller) => controller,
-            Err(corrupt) => return self.broken(vec![format!("its own ledger is refused: {corrupt}")]),
-        };
-        self.daemon = Some(Daemon {
-            controller,
-            ledger,
-            lease,
-            next_index,
-            open: None,
-            running: BTreeMap::new(),
-            next_task: 0,
-            deadline: 0,
-        });
-        self.alarms.clear();
-        self.step(Input::Restarted);
-        let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
-        for id in instances {
-            let after = self.spread(self.interval(&id));
-            self.for_daemon(after, ForDaemon::Probe(id));
-        }
-        let references: Vec<ReferenceId> = self.world.references().cloned().collect();
-        for id in references {
-            let after = self.spread(Duration::from_secs(5));
-            self.for_daemon(after, ForDaemon::Ask(id));
-        }
-    }
-
-    fn die(&mut self, back_after: Duration) {
-        if self.daemon.take().is_some() {
-            self.note(What::Daemon { text: "stops".to_owned() });
-        }
-        // What it had under way is lost with it.
-        self.run += 1;
-        self.schedule(self.now + back_after, Event::Boot);
-    }
-
-    fn crashes(&mut self, here: impl FnOnce(Crash) -> bool) -> bool {
-        if !self.crash.is_some_and(here) {
-            return false;
-        }
-        self.crash = None;
-        true
-    }
-
     // --- probes ---
 
     fn interval(&self, id: &InstanceId) -> Duration {
@@ -474,9 +487,14 @@ impl<'a> Simulation<'a> {
         } else if is_open {
             self.broken(vec!["the controller decided while an append was open".to_owned()]);
         } else if let Some(daemon) = &mut self.daemon {
+            self.stirred = self.now;
             let frame = Frame { index: daemon.next_index, epoch: daemon.lease.epoch, at: now, facts: record };
-            daemon.open = Some((frame, perform));
+            let early = self.setup.bugs.has(Bug::PerformedBeforeDurable);
+            daemon.open = Some((frame, if early { Vec::new() } else { perform.clone() }));
             self.for_daemon(APPEND, ForDaemon::Appended);
+            if early {
+                self.perform_too_early(perform);
+            }
         }
         self.watch_the_deadline();
     }
@@ -496,25 +514,30 @@ impl<'a> Simulation<'a> {
     fn appended(&mut self) {
         let nth = self.counts.frames;
         self.counts.frames += 1;
-        let before = self.crashes(|crash| crash == Crash::Frame { nth, written: false });
-        let after = self.crashes(|crash| crash == Crash::Frame { nth, written: true });
+        let sabotage = [
+            (Crash::Frame { nth, written: false }, Sabotage::CrashBefore),
+            (Crash::Frame { nth, written: true }, Sabotage::CrashAfter),
+            (Crash::Disk { nth, written: false }, Sabotage::Full),
+            (Crash::Disk { nth, written: true }, Sabotage::Lost),
+        ]
+        .into_iter()
+        .find(|(place, _)| self.crashes(|crash| crash == *place));
         let Some(daemon) = &mut self.daemon else { return };
         let Some((frame, perform)) = daemon.open.take() else { return };
-        if before {
-            daemon.ledger.sabotage_next(Sabotage::CrashBefore);
-        } else if after {
-            daemon.ledger.sabotage_next(Sabotage::CrashAfter);
+        if let Some((_, sabotage)) = sabotage {
+            daemon.ledger.sabotage_next(sabotage);
         }
-        let appended = daemon.ledger.append(frame.clone()).now_or_never();
-        let durable = match appended {
+        let durable = match daemon.ledger.append(frame.clone()).now_or_never() {
             Some(Ok(durable)) => durable,
-            Some(Err(AppendError::Halted(_))) if before || after => return self.die(BACK_AFTER),
-            Some(Err(error)) => return daemon.controller.halt(error.to_string()),
-            None => return daemon.controller.halt("the ledger does not answer".to_owned()),
+            Some(Err(_)) if matches!(sabotage, Some((Crash::Frame { .. }, _))) => return self.die(BACK_AFTER),
+            Some(Err(error)) => return self.append_failed(error.to_string(), frame, perform),
+            None => return self.append_failed("the ledger does not answer".to_owned(), frame, perform),
         };
         daemon.next_index += 1;
         daemon.controller.apply(frame.at, &frame.facts);
         let permit = durable.permit(self.clock(), self.setup.permit);
+        let found = self.ended_while_worked_on(&frame.facts);
+        self.broken(found);
         for fact in frame.facts {
             let would = self.would_do(&fact);
             self.note(What::Fact { recorded: fact });
@@ -522,12 +545,32 @@ impl<'a> Simulation<'a> {
                 self.note(What::Would { plan });
             }
         }
-        let found = self.checks.read(&self.disk);
+        let found = self.checks.read(&self.disk, &self.world, self.now);
         self.broken(found);
         for effect in perform {
             self.perform(effect, &permit);
         }
         self.step(Input::Tick);
+    }
+
+    /// The record says that a step has ended, and somebody still works on it.
+    fn ended_while_worked_on(&self, facts: &[Fact]) -> Vec<String> {
+        let Some(daemon) = &self.daemon else { return Vec::new() };
+        let ended = facts.iter().filter_map(|fact| {
+            if let Fact::StepDone { plan, step, .. } | Fact::StepFailed { plan, step, .. } = fact {
+                Some((plan, step))
+            } else {
+                None
+            }
+        });
+        ended
+            .filter(|(plan, step)| {
+                daemon.running.values().any(|running| {
+                    matches!(&running.work, Work::Perform(task) if task.plan == **plan && task.step == **step)
+                })
+            })
+            .map(|(plan, step)| format!("{plan}/{step} was recorded as ended while it was worked on"))
+            .collect()
     }
 
     /// The plan that the mode holds back.
@@ -543,7 +586,8 @@ impl<'a> Simulation<'a> {
     fn report(mut self) -> Report {
         let now = self.clock();
         let status = self.daemon.as_ref().map(|daemon| daemon.controller.status(now));
-        let found = self.checks.end(&self.world.writable(self.now), status.as_ref());
+        let is_busy = self.daemon.as_ref().is_none_or(|daemon| daemon.open.is_some() || !daemon.running.is_empty());
+        let found = self.checks.end(&self.world, self.now, status.as_ref(), is_busy);
         self.broken(found);
         let end = End::of(&self.world, self.now, status.as_ref(), self.alarms);
         Report { entries: self.entries, end, broken: self.checks.broken, counts: self.counts }

@@ -44,10 +44,23 @@ pub(super) struct World {
     weights: BTreeMap<ComponentId, BTreeMap<RegionId, u8>>,
     behaviours: BTreeMap<Work, Behaviour>,
     under_way: Vec<Operation>,
-    /// Accepted calls that cannot be taken back, with the key that each carried.
-    pub(super) promotions: Vec<(InstanceId, String)>,
+    databases: Vec<InstanceId>,
+    /// Accepted calls that cannot be taken back.
+    pub(super) promotions: Vec<Promotion>,
+    /// Accepted restarts of a workload's pods, with the key that each carried.
+    pub(super) restarts: Vec<(InstanceId, String, String)>,
     /// Accepted changes of DNS weights, with the key that each carried.
     pub(super) traffic_changes: Vec<(ComponentId, String)>,
+}
+
+/// A promotion that was accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Promotion {
+    pub(super) database: InstanceId,
+    /// The key that it carried.
+    pub(super) key: String,
+    /// What was written and is not there.
+    pub(super) lost: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +75,8 @@ struct Instance {
     fenced: bool,
     /// Since when it has not taken writes, while it is down or fenced.
     silent_since: Option<Duration>,
+    /// Which share of its probes has been failing from when on.
+    past: Vec<(Duration, f64)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -134,7 +149,9 @@ impl World {
             weights,
             behaviours: BTreeMap::new(),
             under_way: Vec::new(),
+            databases: policy.instances().filter(|id| is_database(policy, id)).collect(),
             promotions: Vec::new(),
+            restarts: Vec::new(),
             traffic_changes: Vec::new(),
             policy: policy.clone(),
         }
@@ -356,12 +373,48 @@ impl World {
 
     /// The databases that accept the application's writes.
     pub(super) fn writable(&self, now: Duration) -> BTreeSet<InstanceId> {
-        self.instances
+        self.databases
             .iter()
-            .filter(|(_, instance)| instance.kind == Kind::Database && instance.writable && !instance.fenced)
-            .filter(|(_, instance)| !matches!(instance.failure(now, 50), Some(Failure::At(..))))
-            .map(|(id, _)| id.clone())
+            .filter(|id| {
+                self.instances.get(*id).is_some_and(|instance| {
+                    instance.writable && !instance.fenced && !matches!(instance.failure(now, 50), Some(Failure::At(..)))
+                })
+            })
+            .cloned()
             .collect()
+    }
+
+    /// For how long it was really failing between `from` and `to`, whatever the daemon made of it.
+    pub(super) fn failing_between(&self, id: &InstanceId, from: Duration, to: Duration) -> Duration {
+        let Some(instance) = self.instances.get(id) else { return Duration::ZERO };
+        let ends = instance.past.iter().skip(1).map(|(at, _)| *at).chain([to]);
+        instance
+            .past
+            .iter()
+            .zip(ends)
+            .map(|((began, share), ended)| ended.min(to).saturating_sub((*began).max(from)).mul_f64(*share))
+            .sum()
+    }
+
+    /// Nothing is wrong with it, and nothing was for so long.
+    pub(super) fn has_been_well(&self, id: &InstanceId, now: Duration, lasting: Duration) -> bool {
+        self.instances.get(id).is_some_and(|instance| {
+            instance.reach == Reach::Well
+                && !instance.credential_refused
+                && instance.past.last().is_none_or(|(at, _)| *at + lasting <= now)
+        })
+    }
+
+    /// A database or a cache that is a replica, or fenced.
+    pub(super) fn takes_no_writes(&self, id: &InstanceId) -> bool {
+        self.instances.get(id).is_some_and(|instance| {
+            matches!(instance.kind, Kind::Database | Kind::Cache) && (!instance.writable || instance.fenced)
+        })
+    }
+
+    /// What a promotion loses: the writes of that long before the source fell silent.
+    fn lost_by_promoting(&self, id: &InstanceId) -> Duration {
+        self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag)
     }
 
     pub(super) fn fenced(&self) -> BTreeSet<InstanceId> {
@@ -399,6 +452,7 @@ impl Instance {
             writable,
             fenced: false,
             silent_since: None,
+            past: Vec::new(),
         }
     }
 
@@ -407,7 +461,8 @@ impl Instance {
             Condition::Answers => {
                 let (writable, fenced) = (self.writable, self.fenced);
                 let silent_since = self.silent_since.filter(|_| fenced);
-                *self = Self { writable, fenced, silent_since, ..Self::new(self.kind, writable) };
+                let past = std::mem::take(&mut self.past);
+                *self = Self { writable, fenced, silent_since, past, ..Self::new(self.kind, writable) };
             }
             Condition::Fails { layer, percent, why } => {
                 self.reach = Reach::Failing { layer: *layer, percent: *percent, why: why.clone() };
@@ -425,6 +480,14 @@ impl Instance {
             Condition::Lags(lag) => self.lag = *lag,
             // The cluster itself is well.
             Condition::Runs { .. } | Condition::Scaled { .. } | Condition::LosesZone(_) | Condition::Reschedules => {}
+        }
+        let share = match &self.reach {
+            Reach::Well | Reach::Unknown(_) => 0.0,
+            Reach::Failing { percent, .. } => f64::from(*percent) / 100.0,
+            Reach::Flapping { every, lasting, .. } => lasting.as_secs_f64() / every.as_secs_f64().max(0.001),
+        };
+        if self.past.last().is_none_or(|(_, former)| *former != share) {
+            self.past.push((now, share));
         }
     }
 
@@ -451,6 +514,10 @@ const NODES_OF_A_ZONE: u32 = 4;
 
 fn zones_of(cluster: &InstanceId) -> Vec<String> {
     ["a", "b", "c"].map(|letter| format!("{}{letter}", cluster.region)).to_vec()
+}
+
+fn is_database(policy: &Policy, id: &InstanceId) -> bool {
+    policy.components.get(&id.component).is_some_and(|component| component.kind == Kind::Database)
 }
 
 fn written(until: Duration) -> u64 {

@@ -113,6 +113,7 @@ fn deadlines(config: &Config, findings: &mut Findings<'_>) {
         ("replicas", d.replicas),
         ("reschedule", d.reschedule),
         ("fence", d.fence),
+        ("fence_managed", d.fence_managed),
         ("promote", d.promote),
         ("promote_managed", d.promote_managed),
         ("publish", d.publish),

@@ -52,6 +52,11 @@ impl Simulation<'_> {
     }
 
     pub(super) fn perform(&mut self, effect: Effect, permit: &Permit) {
+        let halted = self.daemon.as_ref().and_then(|daemon| daemon.controller.halted());
+        if let Some(why) = halted {
+            let text = format!("an effect was performed while halted ({why}): {effect:?}");
+            self.broken(vec![text]);
+        }
         let (work, text) = match effect {
             Effect::Perform(task) => {
                 let text = does(&task.action, task.attempt);
@@ -80,7 +85,10 @@ impl Simulation<'_> {
             | Effect::Reply { .. }) => return self.perform_freely(vec![effect]),
         };
         self.note(What::Does { text });
-        let running = Running::new(work, self.now, permit.clone());
+        let mut running = Running::new(work, self.now, permit.clone());
+        if self.setup.bugs.has(Bug::KeyChangesAtRestart) {
+            running.salt = format!("--run-{}", self.run);
+        }
         let found = self.checks.starts(&running, self.clock());
         self.broken(found);
         let Some(daemon) = &mut self.daemon else { return };
@@ -90,6 +98,18 @@ impl Simulation<'_> {
         let takes = LATENCY + self.spread(Duration::from_millis(500));
         self.for_daemon(takes, ForDaemon::Task(id));
     }
+
+    /// A permit that nothing durable stands behind: a deliberate bug.
+    #[cfg(test)]
+    pub(super) fn perform_too_early(&mut self, effects: Vec<Effect>) {
+        let permit = Permit::for_tests(Duration::MAX);
+        for effect in effects {
+            self.perform(effect, &permit);
+        }
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn perform_too_early(&mut self, _effects: Vec<Effect>) {}
 
     /// An answer on its way to the controller; with a seed it may come twice.
     fn answer(&mut self, after: Duration, input: Input) {
@@ -160,7 +180,13 @@ impl Simulation<'_> {
             return Some(());
         }
         let now = self.clock();
-        let lease = self.daemon.as_ref()?.lease;
+        let daemon = self.daemon.as_ref()?;
+        let lease = daemon.lease;
+        if let Some(why) = daemon.controller.halted().filter(|_| !self.setup.bugs.has(Bug::HaltedGoesOn)) {
+            let why = format!("halted: {why}");
+            self.ended(running, StepOutcome::Failed { why });
+            return Some(());
+        }
         if let Some(renewed) = running.permit.renewed(&lease, now, self.setup.permit) {
             running.permit = renewed;
         }
@@ -169,7 +195,8 @@ impl Simulation<'_> {
             self.ended(running, StepOutcome::Failed { why });
             return Some(());
         }
-        let found = self.checks.call(running, &self.world, self.now);
+        let is_halted = self.daemon.as_ref().is_some_and(|daemon| daemon.controller.halted().is_some());
+        let found = self.checks.call(running, &self.world, self.now, is_halted);
         self.broken(found);
         None
     }
@@ -226,8 +253,6 @@ impl Simulation<'_> {
         };
         self.answer(takes, input);
     }
-
-    // --- the end ---
 }
 
 fn does(action: &Action, attempt: u32) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Operation, World, weights_text};
+use super::{Operation, Promotion, World, weights_text};
 use crate::domain::InstanceId;
 use crate::plan::{Action, Value};
 use crate::ports::{Look, Setback};
@@ -70,13 +70,23 @@ impl World {
             Behaviour::Works => Some(self.usual_time(action)),
         };
         match action {
-            Action::DatabasePromoted { database, .. } => self.promotions.push((database.clone(), key.to_owned())),
+            Action::DatabasePromoted { database, .. } => {
+                let lost = self.lost_by_promoting(database);
+                self.promotions.push(Promotion { database: database.clone(), key: key.to_owned(), lost });
+            }
             Action::Traffic { traffic, .. } => self.traffic_changes.push((traffic.clone(), key.to_owned())),
+            Action::RolledOut { cluster, workload, .. } => {
+                let restart = (cluster.clone(), workload.clone(), key.to_owned());
+                // The key is what is written into the pods' template: the same one again changes nothing.
+                if self.restarts.contains(&restart) {
+                    return Ok(());
+                }
+                self.restarts.push(restart);
+            }
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Fenced { .. }
             | Action::Published { .. }
-            | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
@@ -182,6 +192,7 @@ impl World {
         Duration::from_secs(match action {
             Action::DatabasePromoted { database, .. } if managed(database) => 180,
             Action::DatabasePromoted { .. } => 10,
+            Action::Fenced { database } if managed(database) => 30,
             Action::CacheActive { cache, .. } if managed(cache) => 120,
             Action::Replicas { .. } | Action::Traffic { .. } => 30,
             Action::RolledOut { .. } => 40,
