@@ -412,6 +412,9 @@ impl Draft<'_> {
     pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
         let now = self.now.monotonic;
         let failing_for = self.soft.watches.get(id)?.failing_for(&self.soft.limits, now)?;
+        if self.bugs.has(Bug::GapIsFailing) || self.bugs.has(Bug::NoSelfDoubt) {
+            return Some(failing_for);
+        }
         match self.soft.references.trusted_since(self.policy, &id.region, now) {
             Some(trusted) => Some(failing_for.min(now.saturating_sub(trusted))),
             None => Some(failing_for),

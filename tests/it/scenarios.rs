@@ -76,6 +76,61 @@ fn times_of_day_count_from_the_start_and_go_on_past_midnight() {
     assert_eq!(at, [60, 1807, 34_800]);
 }
 
+/// The page about stories: its whole stories are played, its lines are understood, and no word is left out.
+#[test]
+fn the_page_about_stories_is_true() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stories.md");
+    let text = fs::read_to_string(&page).expect("reads");
+    let update = std::env::var_os("UPDATE_STORIES").is_some();
+    let (mut wrong, mut renewed) = (Vec::new(), text.clone());
+    let whole = blocks(&text, "```story\n");
+    assert!(whole.len() >= 2, "{} whole stories", whole.len());
+    for block in whole {
+        let story = failoverd::simulation::parse(block).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        let setup = replay::setup(&page, &story, &[]).unwrap_or_else(|error| panic!("{error:#}\n{block}"));
+        let report = run(&story, &setup, &Options::default()).unwrap_or_else(|error| panic!("{error}\n{block}"));
+        let came = report.render(Detail::Story);
+        assert!(report.broken.is_empty(), "{:?}\n{block}", report.broken);
+        assert!(story.expected.is_some(), "a whole story shows what comes of it:\n{block}");
+        if !replay::is_as_expected(&story, &report) {
+            wrong.push(difference(story.expected.as_deref().unwrap_or_default(), &came));
+            renewed = renewed.replace(block, &format!("{}\n{SEPARATOR}\n{came}", story.told.trim_end()));
+        }
+    }
+    for block in blocks(&text, "```story-lines\n") {
+        failoverd::simulation::parse(block).unwrap_or_else(|error| panic!("{error}\n{block}"));
+    }
+    for (nonsense, before) in [
+        ("speed fast", "there are "),
+        ("+0 database@us-east-1 dies", "there are "),
+        ("+0 operator shrug", "there are "),
+        ("+0 promote slowly", "there are "),
+        ("+0 database@us-east-1 fails tpc", "there are "),
+        ("+0 nothing", "write an instance (database@us-east-1, everything@us-east-1), "),
+    ] {
+        let error = failoverd::simulation::parse(nonsense).expect_err(nonsense).to_string();
+        let known =
+            error.split_once(before).unwrap_or_else(|| panic!("{error}")).1.split(". ").next().unwrap_or_default();
+        let words = known.split(|c: char| !c.is_ascii_lowercase() && c != '-' && c != '5' && c != '3');
+        for word in words.filter(|word| word.len() > 2 && !["and", "for", "kind", "work"].contains(word)) {
+            let is_there = text.split(['`', ' ', '\n', '|']).any(|said| said == word);
+            if !is_there {
+                wrong.push(format!("docs/stories.md does not tell of `{word}`, which is in: {error}"));
+            }
+        }
+    }
+    if update {
+        fs::write(&page, renewed).expect("writes");
+    } else {
+        assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    }
+}
+
+/// What stands in fenced blocks that begin so.
+fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
+    text.split(fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
 pub(crate) fn play(path: &Path) -> (Story, Report) {
     let story = replay::read(path).unwrap_or_else(|error| panic!("{error:#}"));
     let setup = replay::setup(path, &story, &[]).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
