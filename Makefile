@@ -43,8 +43,9 @@ test: ## everything, on real components; installs what is missing
 	fi
 	@cargo test --locked --doc --quiet
 
-bench: ## the figures in the README; fails where one is worse than twice its goal
-	@cargo bench --locked
+bench: ## the figures in the README, measured here; fails where one is worse than twice its goal
+	@$(call beside_lab,cargo bench --locked --bench figures --no-run)
+	@cargo bench --locked --quiet --bench figures
 
 check: fmt clippy doc deny ## format, lints, documentation, licences: what .ci/run checks besides the tests
 

@@ -81,7 +81,7 @@ impl Ensure<'_> {
         let mut acted = false;
         loop {
             patience.check()?;
-            let look = match patience.bounded(self.actuator.look(self.key, self.action)).await? {
+            let look = match patience.bounded("look", self.actuator.look(self.key, self.action)).await? {
                 Ok(look) => look,
                 Err(setback) => {
                     patience.weigh("look", setback).await?;
@@ -97,7 +97,7 @@ impl Ensure<'_> {
                 let call = self.actuator.act(self.key, self.action, &look, &permit);
                 // Whatever comes back, something may have been done.
                 acted = true;
-                if let Err(setback) = patience.uninterrupted(call, &permit).await {
+                if let Err(setback) = patience.uninterrupted("act", call, &permit).await {
                     patience.weigh("act", setback).await?;
                     continue;
                 }
@@ -105,7 +105,7 @@ impl Ensure<'_> {
             }
             loop {
                 patience.check()?;
-                match patience.bounded(self.actuator.verify(self.key, self.action)).await? {
+                match patience.bounded("verify", self.actuator.verify(self.key, self.action)).await? {
                     Ok(note) => return Ok(Reached { note, acted }),
                     Err(setback) => patience.weigh("verify", setback).await?,
                 }
@@ -121,7 +121,7 @@ impl Ensure<'_> {
             patience.check()?;
             permit = patience.at_the_gate(permit).await?;
             let call = self.actuator.undo(self.key, self.action, previous, &permit);
-            match patience.uninterrupted(call, &permit).await {
+            match patience.uninterrupted("undo", call, &permit).await {
                 Ok(note) => return Ok(note),
                 Err(setback) => patience.weigh("undo", setback).await?,
             }
@@ -138,6 +138,20 @@ struct Patience<'a> {
     tries: u32,
     last: Option<String>,
     told: String,
+}
+
+/// A call, or a wait between two.
+struct Timed<'a> {
+    ensure: &'a Ensure<'a>,
+    name: &'static str,
+    began: Duration,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let took = self.ensure.clock.now().monotonic.saturating_sub(self.began);
+        tracing::debug!(key = self.ensure.key, call = self.name, took_us = took.as_micros(), "ended");
+    }
 }
 
 impl<'a> Patience<'a> {
@@ -171,8 +185,13 @@ impl<'a> Patience<'a> {
     }
 
     /// A call that changes nothing: it can be given up at any time.
-    async fn bounded<T>(&self, call: impl Future<Output = Result<T, Setback>>) -> Result<Result<T, Setback>, Stopped> {
+    async fn bounded<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T, Setback>>,
+    ) -> Result<Result<T, Setback>, Stopped> {
         let limit = self.left().min(LOOK_MAX);
+        let _timed = self.timed(name);
         tokio::select! {
             biased;
             () = self.ensure.gate.draining().cancelled() => Err(Stopped::Interrupted),
@@ -186,10 +205,12 @@ impl<'a> Patience<'a> {
     /// A call that changes something: it is waited for. A panic in it leaves nobody knowing what it did.
     async fn uninterrupted<T>(
         &self,
+        name: &'static str,
         call: impl Future<Output = Result<T, Setback>>,
         permit: &Permit,
     ) -> Result<T, Setback> {
         let limit = permit.time_left(self.ensure.clock.now()).unwrap_or_default() + OVERDUE;
+        let _timed = self.timed(name);
         match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -248,12 +269,18 @@ impl<'a> Patience<'a> {
 
     async fn pause(&self, wait: Duration) -> Result<(), Stopped> {
         let wait = wait.min(self.left());
+        let _timed = self.timed("wait");
         tokio::select! {
             biased;
             () = self.ensure.gate.draining().cancelled() => Err(Stopped::Interrupted),
             () = self.ensure.cancel.cancelled() => Err(Stopped::Cancelled),
             () = tokio::time::sleep(wait) => Ok(()),
         }
+    }
+
+    /// Logs how long it lasted when it is dropped: where a step's time went.
+    fn timed(&self, name: &'static str) -> Timed<'_> {
+        Timed { ensure: self.ensure, name, began: self.ensure.clock.now().monotonic }
     }
 
     fn restart_polling(&mut self) {

@@ -144,9 +144,9 @@ impl Draft<'_> {
                 ),
             );
         }
-        for (id, reasons) in self.unready_standbys() {
+        for (id, reasons) in self.unready_among(self.soft.watches.restless().map(|(id, _)| id)) {
             // A daemon that has just started knows nothing yet; a prober that does not probe is found out soon.
-            let is_probed = self.soft.watches.get(&id).is_some_and(crate::health::Watch::is_probed);
+            let is_probed = self.soft.watches.get(&id).is_some_and(|watch| watch.is_probed());
             if !is_probed && self.now.monotonic < self.soft.started_at + FIRST_PROBES {
                 continue;
             }
@@ -157,7 +157,7 @@ impl Draft<'_> {
                 format!("standby {id} could not take over: {}", reasons.join("; ")),
             );
         }
-        for (id, watch) in &self.soft.watches {
+        for (id, watch) in self.soft.watches.restless() {
             if watch.is_answering(self.now.monotonic) && watch.evidence.credential_refused {
                 raise(
                     format!("credential-{id}"),
@@ -166,10 +166,13 @@ impl Draft<'_> {
                     format!("{id} is alive and refuses our credential: mend the configuration, we could not act there"),
                 );
             }
+            if watch.failing_layer().is_none() {
+                continue;
+            }
             let fingerprint = self.policy.components.get(&id.component).and_then(|c| c.fingerprints.get(&id.region));
             let is_known = self.hard.seen_alive.get(id) == fingerprint
                 || self.hard.seen_alive.contains_key(id) && fingerprint.is_none();
-            if !is_known && watch.failing_layer().is_some() {
+            if !is_known {
                 raise(
                     format!("never-seen-{id}"),
                     Severity::Warning,
@@ -204,8 +207,12 @@ impl Draft<'_> {
 
     /// Standbys that were seen alive once and could not take over now, with the reasons.
     pub(super) fn unready_standbys(&self) -> BTreeMap<InstanceId, Vec<String>> {
+        self.unready_among(self.soft.watches.iter().map(|(id, _)| id))
+    }
+
+    fn unready_among<'a>(&self, ids: impl Iterator<Item = &'a InstanceId>) -> BTreeMap<InstanceId, Vec<String>> {
         let mut unready = BTreeMap::new();
-        for id in self.soft.watches.keys() {
+        for id in ids {
             let reasons = self.why_standby_unready(id);
             if !reasons.is_empty() && self.hard.seen_alive.contains_key(id) {
                 unready.insert(id.clone(), reasons);
@@ -219,7 +226,7 @@ impl Draft<'_> {
         let Some(policy) = self.policy.components.get(&id.component) else { return Vec::new() };
         let movable = !matches!(policy.kind, crate::domain::Kind::Cloud | crate::domain::Kind::Http);
         let is_cold = self.policy.regions.get(&id.region) == Some(&Role::Tertiary);
-        if self.is_active(id) || !(movable || is_cold) || policy.kind == crate::domain::Kind::Traffic {
+        if !(movable || is_cold) || policy.kind == crate::domain::Kind::Traffic || self.is_active(id) {
             return Vec::new();
         }
         // One lost probe is not worth a page; what it found when it last answered counts until the verdict is clear.
@@ -253,8 +260,7 @@ impl Draft<'_> {
     /// Names the next moment at which something changes although nothing happens.
     pub(super) fn look_ahead(&mut self) {
         let now = self.now.monotonic;
-        let next = self.soft.watches.values().filter_map(|watch| watch.changes_at(&self.soft.limits, now)).min();
-        if let Some(at) = next {
+        if let Some(at) = self.soft.watches.changes_at(&self.soft.limits, now) {
             self.wake(at, "a verdict goes stale or a recovery is complete");
         }
         if let Some(pause) = &self.hard.paused {

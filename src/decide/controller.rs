@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::hard::Hard;
+use super::watches::Watches;
 use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
 use crate::domain::{
-    Bug, Bugs, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, RegionId, Serving, StepId,
+    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
+    Policy, RegionId, Serving, StepId,
 };
-use crate::health::{Limits, References, Watch};
+use crate::health::{Limits, References};
 use crate::ports::{Claim, Look, Setback};
 
 /// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
@@ -28,7 +30,13 @@ pub struct Controller {
 /// What may be lost: windows, looks, alarms.
 #[derive(Debug, Clone)]
 pub(super) struct Soft {
-    pub(super) watches: BTreeMap<InstanceId, Watch>,
+    pub(super) watches: Watches,
+    /// Components that two regions could both be serving: drift is looked for in them.
+    pub(super) driftable: Vec<ComponentId>,
+    /// Instances whose failing together is a regional outage.
+    pub(super) critical: Vec<InstanceId>,
+    /// The second kind of evidence for one.
+    pub(super) independent: Vec<InstanceId>,
     pub(super) references: References,
     pub(super) newly_seen: BTreeSet<InstanceId>,
     pub(super) looks: BTreeMap<(PlanId, StepId), LookState>,
@@ -157,6 +165,7 @@ impl Controller {
             deadline: None,
             bugs: self.bugs,
         };
+        draft.soft.watches.settle(&draft.hard, &draft.soft.limits, now.monotonic);
         while let Some(input) = draft.soft.inbox.pop_front() {
             draft.take(input);
         }
@@ -247,15 +256,11 @@ impl Controller {
 
     /// Returns whether the verdict changed, or anything else that a decision may depend on.
     fn observe(&mut self, now: Now, mut observation: Observation) -> bool {
-        let id = &observation.instance;
-        let Some(component) = self.policy.components.get(&id.component) else { return false };
-        let Some(watch) = self.soft.watches.get_mut(id) else { return false };
-        let is_active = active(&self.policy, &self.hard, id);
-        let must_write = matches!(component.kind, Kind::Database | Kind::Cache);
-        if is_active
-            && must_write
-            && observation.finding == Finding::Alive
-            && observation.evidence.serving == Some(Serving::Replica)
+        let id = observation.instance.clone();
+        let Some(watch) = self.soft.watches.get_mut(&id) else { return false };
+        let must_write = matches!(watch.kind, Kind::Database | Kind::Cache);
+        let is_active = must_write && active(&self.policy, &self.hard, &id);
+        if is_active && observation.finding == Finding::Alive && observation.evidence.serving == Some(Serving::Replica)
         {
             observation.finding = Finding::Failing {
                 layer: Layer::Role,
@@ -265,15 +270,16 @@ impl Controller {
         if self.bugs.has(Bug::RefusalIsFailing) && observation.evidence.credential_refused {
             observation.finding = Finding::Failing { layer: Layer::Query, why: "access denied".to_owned() };
         }
-        let fingerprint = component.fingerprints.get(&id.region).map_or("", String::as_str);
-        let is_known = self.hard.seen_alive.get(id).is_some_and(|seen| seen == fingerprint);
+        if !watch.is_known {
+            watch.is_known = self.hard.seen_alive.get(&id) == Some(&watch.fingerprint);
+        }
         let mut is_due = false;
-        if observation.finding == Finding::Alive && !is_known {
+        if observation.finding == Finding::Alive && !watch.is_known {
             is_due = self.soft.newly_seen.insert(id.clone());
         }
-        let counts = is_known || self.soft.newly_seen.contains(id) || self.bugs.has(Bug::NeverSeenCounts);
+        let counts = watch.is_known || self.soft.newly_seen.contains(&id) || self.bugs.has(Bug::NeverSeenCounts);
         if is_active
-            && component.kind == Kind::Database
+            && watch.kind == Kind::Database
             && let Finding::Alive = observation.finding
             && let Some(position) = observation.evidence.position
         {
@@ -282,8 +288,10 @@ impl Controller {
             watch.positions.push(Sample { at, position });
         }
         let before = readiness(&watch.evidence);
-        let changed = watch.observe(&observation, counts, &self.soft.limits, now.monotonic);
-        is_due || changed || readiness(&watch.evidence) != before
+        let changed = watch.observe(observation, counts, &self.soft.limits, now.monotonic);
+        let is_due = is_due || changed || readiness(&watch.evidence) != before;
+        self.soft.watches.stir(&id, &self.soft.limits, now.monotonic);
+        is_due
     }
 }
 
@@ -335,16 +343,22 @@ impl Soft {
             .max()
             .unwrap_or_default();
         let keep = longest * 2 + Duration::from_secs(60);
-        let watches = policy
-            .instances()
-            .filter_map(|id| {
-                let component = policy.components.get(&id.component)?;
-                let needed = component.workloads.iter().map(|w| (w.name.clone(), w.active)).collect();
-                Some((id, Watch::new(component.probing, keep, needed)))
-            })
+        let driftable = policy
+            .components
+            .iter()
+            .filter(|(_, component)| matches!(component.kind, Kind::Database | Kind::Traffic))
+            .map(|(id, _)| id.clone())
             .collect();
+        let instances_of = |wanted: fn(&ComponentPolicy) -> bool| {
+            let components = policy.components.iter().filter(|(_, component)| wanted(component));
+            let in_regions = components.flat_map(|(id, component)| component.regions.iter().map(move |r| (id, r)));
+            in_regions.map(|(id, r)| InstanceId { component: id.clone(), region: r.clone() }).collect()
+        };
         Self {
-            watches,
+            watches: Watches::new(policy, keep),
+            driftable,
+            critical: instances_of(|component| component.critical),
+            independent: instances_of(|component| component.independent_evidence),
             references: References::default(),
             newly_seen: BTreeSet::new(),
             looks: BTreeMap::new(),
@@ -439,13 +453,13 @@ impl Draft<'_> {
         }
         let now = self.now;
         let mut found = Vec::new();
-        for (id, watch) in &self.soft.watches {
+        for (id, watch) in self.soft.watches.restless() {
             let is_suspected = self.hard.suspicions.contains_key(id);
             if is_suspected && watch.has_recovered(&self.soft.limits, now.monotonic) {
                 found.push(Fact::SuspicionCleared { instance: id.clone() });
             } else if !is_suspected
-                && active(self.policy, &self.hard, id)
                 && let Some(since) = watch.failing_since(&self.soft.limits, now.monotonic)
+                && active(self.policy, &self.hard, id)
             {
                 found.push(Fact::SuspicionRaised {
                     instance: id.clone(),

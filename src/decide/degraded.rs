@@ -16,14 +16,15 @@ impl Draft<'_> {
         let limit = self.policy.degradation.after;
         self.soft
             .watches
-            .iter()
+            .restless()
+            .filter_map(|(id, watch)| Some((id, watch.degraded_for(self.now.monotonic)?)))
+            .filter(|(_, lasting)| *lasting >= limit)
             .filter(|(id, _)| self.is_active(id) && self.failing_for(id).is_none_or(|failing| failing < limit))
             .filter(|(id, _)| {
                 let policy = self.policy.components.get(&id.component);
                 policy.is_some_and(|policy| policy.critical || policy.independent_evidence)
             })
-            .filter_map(|(id, watch)| Some((id.clone(), watch.degraded_for(self.now.monotonic)?)))
-            .filter(|(_, lasting)| *lasting >= limit)
+            .map(|(id, lasting)| (id.clone(), lasting))
             .collect()
     }
 
@@ -32,16 +33,19 @@ impl Draft<'_> {
     pub(super) fn degraded_for_clients(&self, region: &RegionId) -> BTreeMap<InstanceId, Duration> {
         let now = self.now.monotonic;
         let mut degraded = BTreeMap::new();
-        for (id, kind) in self.answering_clients(region) {
-            let Some(watch) = self.soft.watches.get(&id).filter(|_| self.failing_for(&id).is_none()) else { continue };
-            let lasting = match kind {
+        for (id, watch) in self.soft.watches.restless().filter(|(id, _)| id.region == *region) {
+            let answers_clients = self.policy.components.get(&id.component).is_some_and(|c| c.answers_clients());
+            if !answers_clients || !self.is_active(id) || self.failing_for(id).is_some() {
+                continue;
+            }
+            let lasting = match watch.kind {
                 Kind::Kubernetes => watch.short_workloads(now).map(|(_, since)| now.saturating_sub(since)).max(),
                 Kind::Http | Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => {
                     watch.degraded_for(now)
                 }
             };
             if let Some(lasting) = lasting {
-                degraded.insert(id, lasting);
+                degraded.insert(id.clone(), lasting);
             }
         }
         degraded

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
+use crate::domain::{
+    Bug, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human,
+};
 use crate::plan::{self, Part, Situation};
 
 /// A loss that a row of the matrix, or the rule for regions, sees.
@@ -81,19 +83,22 @@ impl Draft<'_> {
     /// Everything that fails and has a row, the regions first: a region takes its components along. Then what is only partly
     /// there.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
-        let mut candidates: Vec<Candidate> =
-            self.policy.regions.keys().filter_map(|region| self.regional(region)).collect();
-        for (component, policy) in &self.policy.components {
+        let failing: Vec<(&InstanceId, &ComponentPolicy, Duration)> = self
+            .soft
+            .watches
+            .restless()
+            .filter(|(_, watch)| watch.failing_for(&self.soft.limits, self.now.monotonic).is_some())
+            .filter_map(|(id, _)| Some((id, self.policy.components.get(&id.component)?, self.failing_for(id)?)))
+            .collect();
+        let is_hit = |region: &RegionId| failing.iter().any(|(id, policy, _)| policy.critical && id.region == *region);
+        let regions = self.policy.regions.keys().filter(|region| is_hit(region));
+        let mut candidates: Vec<Candidate> = regions.filter_map(|region| self.regional(region)).collect();
+        for (id, policy, failing_for) in failing {
             let Some(row) = policy.row else { continue };
-            for region in &policy.regions {
-                let id = InstanceId { component: component.clone(), region: region.clone() };
-                if !self.is_active(&id) {
-                    continue;
-                }
-                let Some(failing_for) = self.failing_for(&id) else { continue };
+            if self.is_active(id) {
                 candidates.push(Candidate {
-                    source: region.clone(),
-                    part: Part::Component(component.clone()),
+                    source: id.region.clone(),
+                    part: Part::Component(id.component.clone()),
                     failing_for,
                     after: row.after,
                     since: self.now.monotonic.saturating_sub(failing_for),
@@ -120,13 +125,7 @@ impl Draft<'_> {
             return None;
         }
         let together = failing[needed - 1];
-        let independent: Vec<InstanceId> = self
-            .policy
-            .components
-            .iter()
-            .filter(|(_, policy)| policy.independent_evidence && policy.regions.contains(region))
-            .map(|(component, _)| InstanceId { component: component.clone(), region: region.clone() })
-            .collect();
+        let independent: Vec<&InstanceId> = self.soft.independent.iter().filter(|id| id.region == *region).collect();
         let seconded = independent.iter().filter_map(|id| self.failing_for(id)).max();
         let after = self.policy.regional.after;
         let (failing_for, missing) = match seconded {
@@ -151,13 +150,7 @@ impl Draft<'_> {
 
     /// Critical instances that the region serves.
     pub(super) fn critical_in(&self, region: &RegionId) -> Vec<InstanceId> {
-        self.policy
-            .components
-            .iter()
-            .filter(|(_, policy)| policy.critical && policy.regions.contains(region))
-            .map(|(component, _)| InstanceId { component: component.clone(), region: region.clone() })
-            .filter(|id| self.is_active(id))
-            .collect()
+        self.soft.critical.iter().filter(|id| id.region == *region && self.is_active(id)).cloned().collect()
     }
 
     fn critical_needed(&self, critical: usize) -> usize {
@@ -287,9 +280,10 @@ impl Draft<'_> {
                 "stopping the other one, then `failoverd adopt` here",
             );
         }
-        for (component, placed) in &self.hard.placement {
+        for component in &self.soft.driftable {
+            let Some(placed) = self.hard.placement.get(component) else { continue };
             let Some(policy) = self.policy.components.get(component) else { continue };
-            if !matches!(policy.kind, Kind::Database | Kind::Traffic) || self.is_being_moved(component) {
+            if self.is_being_moved(component) {
                 continue;
             }
             for region in policy.regions.iter().filter(|region| *region != placed) {
@@ -425,7 +419,15 @@ impl Draft<'_> {
     ) -> Result<plan::Planned, plan::NoPlan> {
         let existing = so_far.map(|plan| plan.steps.iter().map(|step| step.id.clone()).collect()).unwrap_or_default();
         let begun = so_far.map(Plan::begun).unwrap_or_default();
-        let alive = self.policy.instances().filter(|id| self.is_answering(id)).collect();
+        // The planner asks this of clusters and of databases; services can be many, and are only looked at.
+        let alive = self
+            .soft
+            .watches
+            .iter()
+            .filter(|(_, watch)| !matches!(watch.kind, Kind::Http | Kind::Cloud | Kind::Traffic))
+            .filter(|(_, watch)| watch.is_answering(self.now.monotonic))
+            .map(|(id, _)| id.clone())
+            .collect();
         let initial;
         let placement = if self.hard.placement.is_empty() {
             initial = initial_placement(self.policy);

@@ -21,6 +21,7 @@ mod judge;
 mod readiness;
 mod status;
 mod view;
+mod watches;
 mod zones;
 
 pub use controller::{Controller, CorruptLedger};

@@ -72,7 +72,7 @@ impl Watch {
 
     /// Takes an observation in. `counts` is false for an instance that was never seen alive under the present
     /// configuration: its failures are not known to mean anything. Returns whether the verdict changed.
-    pub fn observe(&mut self, observation: &Observation, counts: bool, limits: &Limits, now: Duration) -> bool {
+    pub fn observe(&mut self, observation: Observation, counts: bool, limits: &Limits, now: Duration) -> bool {
         let took = observation.ended.saturating_sub(observation.began);
         let stalled = took > self.probing.timeout + self.probing.interval && !limits.bugs.has(Bug::GapIsFailing);
         let finding = if stalled {
@@ -83,7 +83,7 @@ impl Watch {
                 ),
             }
         } else {
-            observation.finding.clone()
+            observation.finding
         };
         if limits.bugs.has(Bug::GapIsFailing) {
             self.window.bridge(observation.began);
@@ -91,9 +91,9 @@ impl Watch {
         match &finding {
             Finding::Alive => {
                 self.window.push(observation.began, false);
-                self.evidence = observation.evidence.clone();
                 self.count(&observation.evidence.workloads, observation.began);
                 self.count_zones(&observation.evidence.zones, observation.began);
+                self.evidence = observation.evidence;
             }
             Finding::Failing { .. } if counts => self.window.push(observation.began, true),
             Finding::Unknown { .. } if limits.bugs.has(Bug::UnknownIsFailing) => {
@@ -193,6 +193,16 @@ impl Watch {
     /// It has answered every probe for `recover_for`.
     pub fn has_recovered(&self, limits: &Limits, now: Duration) -> bool {
         self.window.alive_since(now).is_some_and(|since| now.saturating_sub(since) >= limits.recover_for)
+    }
+
+    /// The last probe was answered, however long ago that is.
+    pub fn answered_last(&self) -> bool {
+        matches!(self.last, Some(Finding::Alive))
+    }
+
+    /// When what was seen last says nothing any more, if nothing is observed until then.
+    pub fn stale_at(&self) -> Option<Duration> {
+        self.window.stale_at()
     }
 
     /// Degraded for how long, as of `now`.

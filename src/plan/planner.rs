@@ -69,7 +69,8 @@ pub enum NoPlan {
 
 /// Plans one part: a component's row of the matrix, or everything that the region still serves.
 pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
-    let mut draft = Draft { situation, part, planned: Planned::default(), ids: BTreeSet::new() };
+    let has_several_clusters = situation.policy.of_kind(Kind::Kubernetes).nth(1).is_some();
+    let mut draft = Draft { situation, part, has_several_clusters, planned: Planned::default(), ids: BTreeSet::new() };
     let moved: Vec<&ComponentId> = match part {
         Part::Reroute => return draft.reroute(),
         Part::Healing { cluster, workload } => return draft.heal(cluster, workload),
@@ -132,6 +133,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
 struct Draft<'a> {
     situation: Situation<'a>,
     part: &'a Part,
+    has_several_clusters: bool,
     planned: Planned,
     ids: BTreeSet<StepId>,
 }
@@ -206,7 +208,7 @@ impl<'a> Draft<'a> {
     }
 
     fn suffix(&self, cluster: &InstanceId) -> String {
-        if self.situation.policy.of_kind(Kind::Kubernetes).count() > 1 {
+        if self.has_several_clusters {
             format!(".{}@{}", cluster.component, cluster.region)
         } else {
             format!("@{}", cluster.region)

@@ -123,6 +123,8 @@ def countdown(status):
 # --- the story -------------------------------------------------------------------------------------------------
 
 class Demo:
+    run_options = ()                                          # more for `failoverd run`
+
     def __init__(self, options, terminal):
         self.options, self.t = options, terminal
         self.folder = Path(options.run_dir or tempfile.mkdtemp(prefix="failoverd-demo-"))
@@ -157,7 +159,7 @@ class Demo:
         self.api = Api(port)
         subprocess.run([sys.executable, Path(__file__).with_name("failoverd_config.py"), "--lab", self.run.folder / "lab.json", "--out", self.config,
                         "--api-port", str(port), "--speed", str(self.options.speed)], check=True)
-        self.daemon = self.child([self.options.binary, "run", "--config", self.config], "failoverd.log")
+        self.daemon = self.child([self.options.binary, "run", "--config", self.config, *self.run_options], "failoverd.log")
         self.t.say(f"  {self.options.binary} run --config {self.config}")
         self.until("failoverd sees every instance alive", 60, lambda: is_watching(self.api.status()))
         self.t.say("  every instance has been seen alive", "green")

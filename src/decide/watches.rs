@@ -1,0 +1,171 @@
+//! All instances under watch, and which of them have to be looked at again.
+//!
+//! Deciding happens at every change of a verdict, and most instances are fine most of the time. An instance that answers
+//! well is *quiet*: nothing about it can change until it is observed again or goes stale. Only the others, the restless
+//! ones, are gone through when something is decided, so that a decision costs what is wrong and not what is watched.
+
+use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use super::VerdictKind;
+use super::hard::Hard;
+use crate::domain::{InstanceId, Kind, Policy};
+use crate::health::{Limits, Watch};
+
+/// One instance under watch, with what the policy says of it.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    watch: Watch,
+    pub(super) kind: Kind,
+    /// Hash of its settings.
+    pub(super) fingerprint: String,
+    /// It was seen alive under these settings, and the ledger says so.
+    pub(super) is_known: bool,
+    is_restless: bool,
+}
+
+impl Deref for Watched {
+    type Target = Watch;
+
+    fn deref(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+impl DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+}
+
+impl Watched {
+    /// Nothing about it changes before it is observed again or goes stale. A database never is: how far a standby lags
+    /// behind depends on what its primary writes. Nor is a cluster: its workloads have a clock of their own.
+    fn is_quiet(&self, verdict: VerdictKind, limits: &Limits, now: Duration) -> bool {
+        verdict == VerdictKind::Alive
+            && !matches!(self.kind, Kind::Database | Kind::Kubernetes)
+            && self.watch.answered_last()
+            && self.watch.has_recovered(limits, now)
+            && !self.watch.evidence.credential_refused
+            && self.watch.evidence.not_ready.is_empty()
+    }
+}
+
+/// Every instance of the policy, in the order of their names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watches {
+    list: Vec<(InstanceId, Watched)>,
+    /// Places in the list.
+    restless: BTreeSet<usize>,
+    /// When each instance goes stale, in nanoseconds; never, for the restless. Apart from the list and as small as can be,
+    /// because the earliest one is looked for at every decision.
+    goes_stale: Vec<u64>,
+}
+
+impl Watches {
+    /// Nothing is observed yet, and everything restless. `keep` is the longest window that anybody asks for.
+    pub(super) fn new(policy: &Policy, keep: Duration) -> Self {
+        let mut list: Vec<(InstanceId, Watched)> = policy
+            .instances()
+            .filter_map(|id| {
+                let component = policy.components.get(&id.component)?;
+                let needed = component.workloads.iter().map(|w| (w.name.clone(), w.active)).collect();
+                let watched = Watched {
+                    watch: Watch::new(component.probing, keep, needed),
+                    kind: component.kind,
+                    fingerprint: component.fingerprints.get(&id.region).cloned().unwrap_or_default(),
+                    is_known: false,
+                    is_restless: true,
+                };
+                Some((id, watched))
+            })
+            .collect();
+        list.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let restless = (0..list.len()).collect();
+        let goes_stale = vec![NEVER; list.len()];
+        Self { list, restless, goes_stale }
+    }
+
+    fn place(&self, id: &InstanceId) -> Option<usize> {
+        self.list.binary_search_by(|(other, _)| other.cmp(id)).ok()
+    }
+
+    pub(super) fn get(&self, id: &InstanceId) -> Option<&Watched> {
+        Some(&self.list.get(self.place(id)?)?.1)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &InstanceId) -> Option<&mut Watched> {
+        let place = self.place(id)?;
+        Some(&mut self.list.get_mut(place)?.1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Watched)> {
+        self.list.iter().map(|(id, watched)| (id, watched))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&InstanceId, &mut Watched)> {
+        self.list.iter_mut().map(|(id, watched)| (&*id, watched))
+    }
+
+    /// Those about which there may be something to decide, in the order of their names.
+    pub(super) fn restless(&self) -> impl Iterator<Item = (&InstanceId, &Watched)> {
+        self.restless.iter().filter_map(|place| self.list.get(*place)).map(|(id, watched)| (id, watched))
+    }
+
+    /// After an observation of `id`: it may have become restless. It becomes quiet in [`Self::settle`] only, so that what
+    /// ended is seen to have ended.
+    pub(super) fn stir(&mut self, id: &InstanceId, limits: &Limits, now: Duration) {
+        let Some(place) = self.place(id) else { return };
+        let Some((_, watched)) = self.list.get_mut(place) else { return };
+        if watched.is_restless {
+            return;
+        }
+        if watched.is_quiet(watched.watch.verdict().kind, limits, now) {
+            self.goes_stale[place] = nanoseconds(watched.watch.stale_at());
+        } else {
+            watched.is_restless = true;
+            self.restless.insert(place);
+            self.goes_stale[place] = NEVER;
+        }
+    }
+
+    /// Before a decision: who went stale is restless, who answers well is quiet.
+    pub(super) fn settle(&mut self, hard: &Hard, limits: &Limits, now: Duration) {
+        let moment = nanoseconds(Some(now));
+        for (place, at) in self.goes_stale.iter_mut().enumerate().filter(|(_, at)| **at < moment) {
+            *at = NEVER;
+            if let Some((_, watched)) = self.list.get_mut(place) {
+                watched.is_restless = true;
+                self.restless.insert(place);
+            }
+        }
+        let (list, goes_stale) = (&mut self.list, &mut self.goes_stale);
+        self.restless.retain(|place| {
+            let Some((id, watched)) = list.get_mut(*place) else { return false };
+            let verdict = watched.watch.judge(limits, now).kind;
+            let is_quiet = watched.is_quiet(verdict, limits, now) && !hard.suspicions.contains_key(id);
+            if is_quiet {
+                watched.is_restless = false;
+                goes_stale[*place] = nanoseconds(watched.watch.stale_at());
+            }
+            !is_quiet
+        });
+    }
+
+    /// When a verdict changes although nothing is observed, at the earliest.
+    pub(super) fn changes_at(&self, limits: &Limits, now: Duration) -> Option<Duration> {
+        let restless = self.restless().filter_map(|(_, watched)| watched.watch.changes_at(limits, now)).min();
+        let moment = nanoseconds(Some(now));
+        let quiet = self.goes_stale.iter().filter(|at| **at > moment && **at != NEVER).min();
+        [restless, quiet.map(|at| Duration::from_nanos(*at))].into_iter().flatten().min()
+    }
+}
+
+/// A moment that does not come.
+const NEVER: u64 = u64::MAX;
+
+/// Since the machine booted: enough for five hundred years.
+fn nanoseconds(at: Option<Duration>) -> u64 {
+    at.map_or(NEVER, |at| u64::try_from(at.as_nanos()).unwrap_or(NEVER))
+}
