@@ -55,7 +55,7 @@ class Overhead(Demo):
             event = json.loads(line) if line.startswith("{") else {}
             if "took_us" in event and "call" in event:
                 of = waits if event["call"] == "wait" else calls
-                of.setdefault(event["key"], []).append(event["took_us"] / 1000)
+                of.setdefault(event["key"], []).append(int(event["took_us"]) / 1000)
         plan, started, done, commits, after = None, {}, {}, set(), {}
         for frame in self.api.get(f"/v1/facts?from={self.first_frame}&limit=1000"):
             at = datetime.datetime.fromisoformat(frame["at"]["wall"].replace("Z", "+00:00")).timestamp() * 1000
