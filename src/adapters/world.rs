@@ -100,23 +100,6 @@ pub fn build(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> R
     Ok(Adapters { probes, references, actuator, claims })
 }
 
-/// What the tertiary region is supposed to hold, per region as `holdings@region`. It is no component of the policy: it
-/// is for people, and seldom, because whole prefixes are listed.
-pub fn holdings(config: &Arc<Config>, clock: &Arc<dyn Clock>) -> Vec<(InstanceId, Probing, Box<dyn Probe>)> {
-    let aws = Arc::new(Aws::new(config.clone()));
-    let probing = Probing { interval: HOLDINGS_INTERVAL, timeout: config.probes.timeout };
-    let regions = config.regions.iter().filter(|(_, settings)| !settings.holdings.is_empty());
-    regions
-        .map(|(region, _)| {
-            let probe = HoldingsProbe::new(aws.clone(), clock.clone(), region.clone());
-            (InstanceId::new("holdings", region.clone()), probing, Box::new(probe) as Box<dyn Probe>)
-        })
-        .collect()
-}
-
-/// Backups are made daily; an hour late is early enough to say so.
-const HOLDINGS_INTERVAL: Duration = Duration::from_secs(10 * 60);
-
 struct Parts {
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
@@ -168,6 +151,10 @@ impl Parts {
             }
             Kind::Cloud => Some(Box::new(CloudProbe::new(self.aws.clone(), self.clock.clone(), instance.clone()))),
             Kind::Traffic => Some(Box::new(TrafficProbe::new(self.aws.clone(), self.clock.clone(), instance.clone()))),
+            Kind::Holdings => {
+                let (aws, clock) = (self.aws.clone(), self.clock.clone());
+                Some(Box::new(HoldingsProbe::new(aws, clock, region.clone(), probing.timeout)))
+            }
         })
     }
 

@@ -85,11 +85,22 @@ fn sources(loaded: &Loaded, rows: &[BudgetRow]) -> BTreeMap<&'static str, (Strin
     for leg in rows.iter().flat_map(|row| &row.path) {
         let why = match loaded.place_of(&Key::of(["deadlines", leg.deadline_key])) {
             Place::BuiltIn => config::reason("deadlines", leg.deadline_key).unwrap_or_default(),
-            place @ (Place::Line(..) | Place::File(_) | Place::Variable(_)) => format!("set in {place}"),
+            place @ (Place::Line(..) | Place::File(_) | Place::Variable(_)) => match reason_given(&place) {
+                Some(reason) => format!("{reason} (set in {place})"),
+                None => format!("set in {place}, without a reason"),
+            },
         };
         sources.insert(leg.deadline_key, (human(leg.deadline), why));
     }
     sources
+}
+
+/// What the file that sets a deadline says about it.
+fn reason_given(place: &Place) -> Option<String> {
+    match place {
+        Place::Line(file, line) => config::comment_above(&std::fs::read_to_string(file).ok()?, *line),
+        Place::File(_) | Place::Variable(_) | Place::BuiltIn => None,
+    }
 }
 
 /// The control planes that the plans call.

@@ -16,7 +16,7 @@ use crate::config::Loaded;
 use crate::daemon::clock::SystemClock;
 use crate::daemon::prober::observe_once;
 use crate::domain::time::friendly;
-use crate::domain::{Finding, Observation, ReferenceId, Serving};
+use crate::domain::{Finding, HOLDINGS, Observation, ReferenceId, Serving};
 use crate::ports::Clock;
 
 /// Asks everything once, all at the same time, and shows what was found. `No` unless everything is alive and some
@@ -52,9 +52,8 @@ struct Answer {
 }
 
 enum Found {
-    Instance(Observation),
+    Instance(Box<Observation>),
     Reference(Answer),
-    Holding(Observation),
 }
 
 impl Round {
@@ -66,15 +65,9 @@ impl Round {
         let mut pending: FuturesUnordered<BoxFuture<'static, Found>> = FuturesUnordered::new();
         for (instance, probing, probe) in adapters.probes {
             let clock = clock.clone();
-            pending.push(Box::pin(
-                async move { Found::Instance(observe_once(&instance, probing, &*probe, &*clock).await) },
-            ));
-        }
-        for (instance, probing, probe) in world::holdings(&config, &clock) {
-            let clock = clock.clone();
-            pending.push(Box::pin(
-                async move { Found::Holding(observe_once(&instance, probing, &*probe, &*clock).await) },
-            ));
+            pending.push(Box::pin(async move {
+                Found::Instance(Box::new(observe_once(&instance, probing, &*probe, &*clock).await))
+            }));
         }
         for (reference, probing, probe) in adapters.references {
             let clock = clock.clone();
@@ -91,9 +84,11 @@ impl Round {
         while let Some(found) = pending.next().await {
             progress.one_more();
             match found {
-                Found::Instance(observation) => round.instances.push(observation),
+                Found::Instance(observation) => {
+                    let holds = observation.instance.component.as_str() == HOLDINGS;
+                    if holds { &mut round.holdings } else { &mut round.instances }.push(*observation);
+                }
                 Found::Reference(answer) => round.references.push(answer),
-                Found::Holding(observation) => round.holdings.push(observation),
             }
         }
         progress.done();

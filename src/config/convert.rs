@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::fingerprint;
 use super::schema::{
-    CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Traffic, TrafficProvider, Trigger,
+    CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Region, Traffic, TrafficProvider, Trigger,
 };
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, HealingPolicy, Kind, Level, Policy,
-    Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion, ZonePolicy,
+    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy, Kind, Level,
+    Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion, ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -260,8 +260,18 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
             },
         );
     }
+    let held = |(region, settings): (&RegionId, &Region)| {
+        (!settings.holdings.is_empty()).then(|| (region.clone(), fingerprint::holdings(config, region)))
+    };
+    let held: BTreeMap<_, _> = config.regions.iter().filter_map(held).collect();
+    if !held.is_empty() {
+        components.insert(HOLDINGS.into(), component(Kind::Holdings, held, HOLDINGS_PROBING, None));
+    }
     components
 }
+
+/// Whole prefixes are listed, and what is in them is made daily: an hour late is early enough to say so.
+const HOLDINGS_PROBING: Probing = Probing { interval: Duration::from_secs(600), timeout: Duration::from_secs(30) };
 
 /// The region whose loss makes it impossible to change the records.
 pub(super) fn control_plane_of(config: &Config, traffic: &Traffic) -> Option<RegionId> {

@@ -136,6 +136,11 @@ pub(super) fn cloud(config: &Config, id: &RegionId, cloud: &Cloud, place: &Cloud
     settings.hash()
 }
 
+/// What is looked for may change without its being another place.
+pub(super) fn holdings(config: &Config, id: &RegionId) -> String {
+    Settings::of_region("holdings", config, id).hash()
+}
+
 pub(super) fn traffic(config: &Config, id: &RegionId, traffic: &Traffic, place: &TrafficRegion) -> String {
     let mut settings = Settings::of_region("traffic", config, id);
     settings.put("zone_id", &traffic.zone_id);

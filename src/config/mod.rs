@@ -28,7 +28,7 @@ use layers::{Layer, Places};
 pub use convert::policy_hash;
 pub use mistake::{ConfigErrors, Key, Mistake, Place};
 pub use outline::{Shape, outline};
-pub use reasons::reason;
+pub use reasons::{comment_above, reason};
 pub use schema::Config;
 pub use secret::{MissingSecret, SecretSource};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::controller::Draft;
 use super::{Alarm, Effect, Incident, Severity, StepState};
-use crate::domain::{InstanceId, Level, Mode, RegionId, Role, StepId, time::human};
+use crate::domain::{InstanceId, Kind, Level, Mode, RegionId, Role, StepId, time::human};
 use crate::plan::Part;
 
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
@@ -146,16 +146,24 @@ impl Draft<'_> {
         }
         for (id, reasons) in self.unready_among(self.soft.watches.restless().map(|(id, _)| id)) {
             // A daemon that has just started knows nothing yet; a prober that does not probe is found out soon.
+            let Some(policy) = self.policy.components.get(&id.component) else { continue };
+            let first_probes = FIRST_PROBES.max(policy.probing.interval * 2);
             let is_probed = self.soft.watches.get(&id).is_some_and(|watch| watch.is_probed());
-            if !is_probed && self.now.monotonic < self.soft.started_at + FIRST_PROBES {
+            if !is_probed && self.now.monotonic < self.soft.started_at + first_probes {
                 continue;
             }
-            raise(
-                format!("standby-{id}"),
-                Severity::Page,
-                Some(&id.region),
-                format!("standby {id} could not take over: {}", reasons.join("; ")),
-            );
+            let reasons = reasons.join("; ");
+            let text = match policy.kind {
+                Kind::Holdings => format!("{} could not be rebuilt from what it holds: {reasons}", id.region),
+                Kind::Kubernetes
+                | Kind::Database
+                | Kind::Cache
+                | Kind::Storage
+                | Kind::Http
+                | Kind::Cloud
+                | Kind::Traffic => format!("standby {id} could not take over: {reasons}"),
+            };
+            raise(format!("standby-{id}"), Severity::Page, Some(&id.region), text);
         }
         for (id, watch) in self.soft.watches.restless() {
             if watch.is_answering(self.now.monotonic) && watch.evidence.credential_refused {
@@ -224,9 +232,14 @@ impl Draft<'_> {
     /// Why a standby could not take over; empty for what serves, and for what could.
     pub(super) fn why_standby_unready(&self, id: &InstanceId) -> Vec<String> {
         let Some(policy) = self.policy.components.get(&id.component) else { return Vec::new() };
-        let movable = !matches!(policy.kind, crate::domain::Kind::Cloud | crate::domain::Kind::Http);
         let is_cold = self.policy.regions.get(&id.region) == Some(&Role::Tertiary);
-        if !(movable || is_cold) || policy.kind == crate::domain::Kind::Traffic || self.is_active(id) {
+        let is_standby = match policy.kind {
+            Kind::Holdings => true,
+            Kind::Traffic => false,
+            Kind::Cloud | Kind::Http => is_cold && !self.is_active(id),
+            Kind::Kubernetes | Kind::Database | Kind::Cache | Kind::Storage => !self.is_active(id),
+        };
+        if !is_standby {
             return Vec::new();
         }
         // One lost probe is not worth a page; what it found when it last answered counts until the verdict is clear.
@@ -238,7 +251,7 @@ impl Draft<'_> {
             return Vec::new();
         }
         let mut reasons: Vec<String> = self.why_unready(id, true).into_iter().collect();
-        if policy.kind == crate::domain::Kind::Database
+        if policy.kind == Kind::Database
             && let Some(source) = self.hard.placement.get(&id.component)
             && reasons.is_empty()
         {

@@ -80,7 +80,7 @@ impl Draft<'_> {
                     .components
                     .get(&component)
                     .ok_or_else(|| format!("there is no component {component}"))?;
-                if matches!(policy.kind, Kind::Cloud | Kind::Traffic) {
+                if matches!(policy.kind, Kind::Cloud | Kind::Traffic | Kind::Holdings) {
                     return Err(format!("{component} is not moved by itself"));
                 }
                 if self.hard.placement.get(&component) != Some(&source) {

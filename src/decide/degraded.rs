@@ -40,9 +40,13 @@ impl Draft<'_> {
             }
             let lasting = match watch.kind {
                 Kind::Kubernetes => watch.short_workloads(now).map(|(_, since)| now.saturating_sub(since)).max(),
-                Kind::Http | Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => {
-                    watch.degraded_for(now)
-                }
+                Kind::Http
+                | Kind::Database
+                | Kind::Cache
+                | Kind::Storage
+                | Kind::Cloud
+                | Kind::Traffic
+                | Kind::Holdings => watch.degraded_for(now),
             };
             if let Some(lasting) = lasting {
                 degraded.insert(id.clone(), lasting);
@@ -92,9 +96,13 @@ impl Draft<'_> {
             let watch = self.soft.watches.get(&id)?;
             match kind {
                 Kind::Kubernetes => watch.workloads_well_since(now).filter(|_| watch.is_answering(now)),
-                Kind::Http | Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => {
-                    watch.well_since(now)
-                }
+                Kind::Http
+                | Kind::Database
+                | Kind::Cache
+                | Kind::Storage
+                | Kind::Cloud
+                | Kind::Traffic
+                | Kind::Holdings => watch.well_since(now),
             }
         });
         since.collect::<Option<Vec<_>>>().map(|since| since.into_iter().max().unwrap_or_default())
@@ -142,6 +150,7 @@ impl Draft<'_> {
                 | Kind::Cache
                 | Kind::Storage
                 | Kind::Cloud
+                | Kind::Holdings
                 | Kind::Traffic => {}
             }
         }

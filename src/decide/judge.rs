@@ -424,7 +424,7 @@ impl Draft<'_> {
             .soft
             .watches
             .iter()
-            .filter(|(_, watch)| !matches!(watch.kind, Kind::Http | Kind::Cloud | Kind::Traffic))
+            .filter(|(_, watch)| !matches!(watch.kind, Kind::Http | Kind::Cloud | Kind::Traffic | Kind::Holdings))
             .filter(|(_, watch)| watch.is_answering(self.now.monotonic))
             .map(|(id, _)| id.clone())
             .collect();
@@ -538,7 +538,7 @@ pub fn initial_placement(policy: &crate::domain::Policy) -> std::collections::BT
     policy
         .components
         .iter()
-        .filter(|(_, component)| component.kind != Kind::Cloud && component.regions.contains(primary))
+        .filter(|(_, component)| component.kind.has_a_place() && component.regions.contains(primary))
         .map(|(component, _)| (component.clone(), primary.clone()))
         .collect()
 }

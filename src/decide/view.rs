@@ -372,7 +372,7 @@ impl Draft<'_> {
         let now = self.now.monotonic;
         let verdict = watch.judge(&self.soft.limits, now);
         let policy = self.policy.components.get(&id.component);
-        let active = self.is_active(id) && policy.is_some_and(|policy| policy.kind != Kind::Cloud);
+        let active = self.is_active(id) && policy.is_some_and(|policy| policy.kind.has_a_place());
         let not_ready = self.why_standby_unready(id);
         let expected_loss = match (policy.map(|policy| policy.kind), self.hard.placement.get(&id.component)) {
             (Some(Kind::Database), Some(source)) if !active => {

@@ -128,6 +128,18 @@ pub enum Kind {
     Cloud,
     /// Who answers the clients: DNS weights.
     Traffic,
+    /// What a rebuild in a cold region needs: templates, images, backups. Watched for people, never moved.
+    Holdings,
+}
+
+/// The one component of [`Kind::Holdings`].
+pub const HOLDINGS: &str = "holdings";
+
+impl Kind {
+    /// It is served in one region at a time, and a failover changes in which.
+    pub fn has_a_place(self) -> bool {
+        !matches!(self, Self::Cloud | Self::Holdings)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -140,6 +152,7 @@ impl fmt::Display for Kind {
             Self::Http => "http",
             Self::Cloud => "cloud",
             Self::Traffic => "traffic",
+            Self::Holdings => "holdings",
         })
     }
 }
@@ -301,7 +314,7 @@ impl ComponentPolicy {
         match self.kind {
             Kind::Http => self.critical || self.independent_evidence,
             Kind::Kubernetes => self.critical,
-            Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => false,
+            Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic | Kind::Holdings => false,
         }
     }
 }

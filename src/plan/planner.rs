@@ -96,7 +96,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
             Kind::Cache => before_traffic.extend(draft.cache(component, policy, &mut published)?),
             Kind::Storage => before_traffic.extend(draft.storage(component, policy, &mut published)?),
             Kind::Kubernetes => before_traffic.extend(draft.scale(component, policy)?),
-            Kind::Http | Kind::Cloud | Kind::Traffic => {}
+            Kind::Http | Kind::Cloud | Kind::Traffic | Kind::Holdings => {}
         }
     }
     before_traffic.extend(draft.restart(&published));

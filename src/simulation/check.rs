@@ -84,7 +84,7 @@ impl Checks {
             home: policy
                 .components
                 .iter()
-                .filter(|(_, c)| c.kind != Kind::Cloud)
+                .filter(|(_, c)| c.kind.has_a_place())
                 .filter_map(|(id, c)| primary.filter(|p| c.regions.contains(*p)).map(|p| (id.clone(), p.clone())))
                 .collect(),
             placement: BTreeMap::new(),

@@ -321,7 +321,7 @@ impl World {
                     evidence.serving = Some(if weight > 0 { Serving::Writable } else { Serving::Replica });
                 }
                 Kind::Kubernetes => self.tell_of_workloads(id, &mut evidence),
-                Kind::Storage | Kind::Http | Kind::Cloud => {}
+                Kind::Storage | Kind::Http | Kind::Cloud | Kind::Holdings => {}
             }
         }
         (Finding::Alive, evidence, LATENCY)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use failoverd::adapters::aws::{Aws, HoldingsProbe, S3Probe};
 use failoverd::daemon::clock::SystemClock;
@@ -81,7 +82,7 @@ async fn holdings_that_are_missing_or_old_make_the_tertiary_region_not_ready() {
          [regions.eu-west-1.holdings.backups]\nbucket = \"omnimesh-prod-us-west-2\"\nprefix = \"models/\"\nnewest_within = \"1ms\"\n"
     );
     let aws = Arc::new(Aws::new(config(&lab, "labkey", &format!("{STORAGE}{tertiary}"))));
-    let probe = HoldingsProbe::new(aws, Arc::new(SystemClock), "eu-west-1".into());
+    let probe = HoldingsProbe::new(aws, Arc::new(SystemClock), "eu-west-1".into(), Duration::from_secs(30));
     let seen = probe.observe(SystemClock.now().monotonic).await;
     assert_eq!(seen.finding, Finding::Alive);
     let unready = seen.evidence.not_ready.join("\n");

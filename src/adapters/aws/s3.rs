@@ -13,7 +13,7 @@ use super::classify::{Trouble, TroubleKind, call};
 use super::clients::Aws;
 use crate::config::schema::{Bucket, Holding};
 use crate::domain::time::human;
-use crate::domain::{Evidence, Finding, InstanceId, Layer, Observation, RegionId, Role};
+use crate::domain::{Evidence, Finding, HOLDINGS, InstanceId, Layer, Observation, RegionId, Role};
 use crate::ports::{Clock, Look, Probe, Setback};
 
 /// Lists one key of the bucket (document: `aws s3 ls`), and looks at its replication.
@@ -244,19 +244,20 @@ pub struct HoldingsProbe {
     aws: Arc<Aws>,
     clock: Arc<dyn Clock>,
     instance: InstanceId,
+    timeout: Duration,
 }
 
 impl HoldingsProbe {
     /// The holdings of `region`, reported as the instance `holdings@region`.
-    pub fn new(aws: Arc<Aws>, clock: Arc<dyn Clock>, region: RegionId) -> Self {
-        Self { aws, clock, instance: InstanceId { component: "holdings".into(), region } }
+    pub fn new(aws: Arc<Aws>, clock: Arc<dyn Clock>, region: RegionId, timeout: Duration) -> Self {
+        Self { aws, clock, instance: InstanceId { component: HOLDINGS.into(), region }, timeout }
     }
 }
 
 #[async_trait]
 impl Probe for HoldingsProbe {
     async fn observe(&self, began: Duration) -> Observation {
-        let limit = self.aws.config.probes.timeout.mul_f64(0.9);
+        let limit = self.timeout.mul_f64(0.9);
         let asked = tokio::time::Instant::now();
         let mut evidence = Evidence::default();
         let mut finding = Finding::Alive;

@@ -101,7 +101,7 @@ fn regional(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
     let is_evidence = |part: &Part<'_>| match part.kind {
         Kind::Cloud => true,
         Kind::Http => config.http.get(part.id).is_some_and(|http| http.client_path),
-        Kind::Kubernetes | Kind::Database | Kind::Cache | Kind::Storage | Kind::Traffic => false,
+        Kind::Kubernetes | Kind::Database | Kind::Cache | Kind::Storage | Kind::Traffic | Kind::Holdings => false,
     };
     for part in parts.iter().filter(|part| part.is_in(config, Role::Primary) && (part.critical || is_evidence(part))) {
         if let Some(wrong) = too_short(config.regional.after, probing(&config.probes, part.probe)) {
@@ -173,7 +173,7 @@ fn rerouting(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
     let answers_clients = |part: &Part<'_>| match part.kind {
         Kind::Kubernetes => part.critical,
         Kind::Http => part.critical || config.http.get(part.id).is_some_and(|http| http.client_path),
-        Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic => false,
+        Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic | Kind::Holdings => false,
     };
     if !parts.iter().any(|part| part.is_in(config, Role::Primary) && answers_clients(part)) {
         let text = "nothing is watched that answers the clients of the primary region, so nothing is ever rerouted; add \

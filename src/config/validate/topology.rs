@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Findings, Part, listed, names, with_role};
 use crate::config::mistake::did_you_mean;
 use crate::config::{Config, Key};
-use crate::domain::{ComponentId, Kind, Mode, RegionId, Role};
+use crate::domain::{ComponentId, HOLDINGS, Kind, Mode, RegionId, Role};
 
 /// Whether the regions and the components in them are defined well enough to go on: what follows from a mistake here is
 /// no second mistake.
@@ -69,6 +69,12 @@ fn components(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) 
     for part in parts {
         if let Some(wrong) = names::id(part.id.as_str()) {
             findings.wrong(part.key.clone(), wrong);
+        }
+        let is_taken =
+            part.id.as_str() == HOLDINGS && config.regions.values().any(|region| !region.holdings.is_empty());
+        if is_taken {
+            let text = "the name of what a region holds for a rebuild (regions.NAME.holdings); write another one";
+            findings.wrong(part.key.clone(), text);
         }
         if let Some(first) = seen.insert(part.id, &part.key) {
             let text = format!("the same name as {first}; a component's name has to be unique, write another one");

@@ -37,6 +37,7 @@ impl Draft<'_> {
                 | Kind::Cache
                 | Kind::Storage
                 | Kind::Cloud
+                | Kind::Holdings
                 | Kind::Traffic => {}
             }
         }
