@@ -141,6 +141,17 @@ impl Draft<'_> {
             if !later_is_back {
                 continue;
             }
+            // Taking back changes the world as much as anything: it waits for the same leave.
+            let guards = self.interdicts(id);
+            if !guards.is_empty() {
+                self.wake(self.now.monotonic + self.policy.guards.recheck, "a guard that holds an unwinding");
+                self.soft.held.insert(key, guards);
+                continue;
+            }
+            if !self.is_surveyed() {
+                continue;
+            }
+            self.soft.held.remove(&key);
             if self.bugs.has(Bug::UnwoundWithoutUnfencing) && plan.fence_of(&step.id).is_some() {
                 self.record(Fact::StepUndone { plan: key.0, step: key.1, note: "nothing to do".to_owned() });
                 continue;

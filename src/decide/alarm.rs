@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::watches::Watched;
 use super::{Alarm, Effect, Incident, Severity, StepState};
-use crate::domain::{InstanceId, Kind, Level, Mode, RegionId, Role, StepId, time::human};
+use crate::domain::{InstanceId, Kind, Level, Mode, RegionId, StepId, time::human};
 use crate::plan::Part;
 
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
@@ -144,16 +145,18 @@ impl Draft<'_> {
                 ),
             );
         }
-        for (id, reasons) in self.unready_among(self.soft.watches.restless().map(|(id, _)| id)) {
+        for (id, watch) in self.soft.watches.restless() {
+            let reasons = self.why_unready_as_watched(id, watch);
+            if reasons.is_empty() || !self.hard.seen_alive.contains_key(id) {
+                continue;
+            }
             // A daemon that has just started knows nothing yet; a prober that does not probe is found out soon.
-            let Some(policy) = self.policy.components.get(&id.component) else { continue };
-            let first_probes = FIRST_PROBES.max(policy.probing.interval * 2);
-            let is_probed = self.soft.watches.get(&id).is_some_and(|watch| watch.is_probed());
-            if !is_probed && self.now.monotonic < self.soft.started_at + first_probes {
+            let first_probes = FIRST_PROBES.max(watch.probing().interval * 2);
+            if !watch.is_probed() && self.now.monotonic < self.soft.started_at + first_probes {
                 continue;
             }
             let reasons = reasons.join("; ");
-            let text = match policy.kind {
+            let text = match watch.kind {
                 Kind::Holdings => format!("{} could not be rebuilt from what it holds: {reasons}", id.region),
                 Kind::Kubernetes
                 | Kind::Database
@@ -199,6 +202,9 @@ impl Draft<'_> {
     /// first probes: until then nothing is known.
     fn is_paged_for(&self, incident: &Incident, step: &StepId) -> bool {
         let is_settling = self.now.monotonic < self.soft.started_at + FIRST_PROBES;
+        if incident.plan.is_unwinding() && !incident.plan.is_wanted(step) {
+            return true;
+        }
         match incident.plan.state(step) {
             StepState::Waiting => true,
             StepState::Running => !is_settling,
@@ -215,43 +221,35 @@ impl Draft<'_> {
 
     /// Standbys that were seen alive once and could not take over now, with the reasons.
     pub(super) fn unready_standbys(&self) -> BTreeMap<InstanceId, Vec<String>> {
-        self.unready_among(self.soft.watches.iter().map(|(id, _)| id))
-    }
-
-    fn unready_among<'a>(&self, ids: impl Iterator<Item = &'a InstanceId>) -> BTreeMap<InstanceId, Vec<String>> {
-        let mut unready = BTreeMap::new();
-        for id in ids {
-            let reasons = self.why_standby_unready(id);
-            if !reasons.is_empty() && self.hard.seen_alive.contains_key(id) {
-                unready.insert(id.clone(), reasons);
-            }
-        }
+        let unready = self.soft.watches.iter().map(|(id, watch)| (id, self.why_unready_as_watched(id, watch)));
         unready
+            .filter(|(id, reasons)| !reasons.is_empty() && self.hard.seen_alive.contains_key(*id))
+            .map(|(id, reasons)| (id.clone(), reasons))
+            .collect()
     }
 
     /// Why a standby could not take over; empty for what serves, and for what could.
     pub(super) fn why_standby_unready(&self, id: &InstanceId) -> Vec<String> {
-        let Some(policy) = self.policy.components.get(&id.component) else { return Vec::new() };
-        let is_cold = self.policy.regions.get(&id.region) == Some(&Role::Tertiary);
-        let is_standby = match policy.kind {
+        self.soft.watches.get(id).map_or_else(Vec::new, |watch| self.why_unready_as_watched(id, watch))
+    }
+
+    /// The same, where the watch is at hand.
+    fn why_unready_as_watched(&self, id: &InstanceId, watch: &Watched) -> Vec<String> {
+        let is_standby = match watch.kind {
             Kind::Holdings => true,
             Kind::Traffic => false,
-            Kind::Cloud | Kind::Http => is_cold && !self.is_active(id),
+            Kind::Cloud | Kind::Http => watch.is_cold && !self.is_active(id),
             Kind::Kubernetes | Kind::Database | Kind::Cache | Kind::Storage => !self.is_active(id),
         };
         if !is_standby {
             return Vec::new();
         }
         // One lost probe is not worth a page; what it found when it last answered counts until the verdict is clear.
-        let is_unclear = self.soft.watches.get(id).is_some_and(|watch| {
-            let verdict = watch.judge(&self.soft.limits, self.now.monotonic).kind;
-            verdict == super::VerdictKind::Suspect
-        });
-        if is_unclear {
+        if watch.judge(&self.soft.limits, self.now.monotonic).kind == super::VerdictKind::Suspect {
             return Vec::new();
         }
         let mut reasons: Vec<String> = self.why_unready(id, true).into_iter().collect();
-        if policy.kind == Kind::Database
+        if watch.kind == Kind::Database
             && let Some(source) = self.hard.placement.get(&id.component)
             && reasons.is_empty()
         {

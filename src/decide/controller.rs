@@ -11,7 +11,7 @@ use crate::domain::{
     Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
     Policy, RegionId, Serving, StepId,
 };
-use crate::health::{Limits, References};
+use crate::health::{Limits, References, Watch};
 use crate::ports::{Claim, Look, Setback};
 
 /// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
@@ -33,6 +33,10 @@ pub(super) struct Soft {
     pub(super) watches: Watches,
     /// Components that two regions could both be serving: drift is looked for in them.
     pub(super) driftable: Vec<ComponentId>,
+    /// What moves clients.
+    pub(super) records: Vec<ComponentId>,
+    /// What can tell of zones and workloads.
+    pub(super) clusters: Vec<InstanceId>,
     /// Instances whose failing together is a regional outage.
     pub(super) critical: Vec<InstanceId>,
     /// The second kind of evidence for one.
@@ -257,7 +261,8 @@ impl Controller {
     /// Returns whether the verdict changed, or anything else that a decision may depend on.
     fn observe(&mut self, now: Now, mut observation: Observation) -> bool {
         let id = observation.instance.clone();
-        let Some(watch) = self.soft.watches.get_mut(&id) else { return false };
+        let Some(place) = self.soft.watches.place(&id) else { return false };
+        let watch = self.soft.watches.at_mut(place);
         let must_write = matches!(watch.kind, Kind::Database | Kind::Cache);
         let is_active = must_write && active(&self.policy, &self.hard, &id);
         if is_active && observation.finding == Finding::Alive && observation.evidence.serving == Some(Serving::Replica)
@@ -290,7 +295,7 @@ impl Controller {
         let before = readiness(&watch.evidence);
         let changed = watch.observe(observation, counts, &self.soft.limits, now.monotonic);
         let is_due = is_due || changed || readiness(&watch.evidence) != before;
-        self.soft.watches.stir(&id, &self.soft.limits, now.monotonic);
+        self.soft.watches.stir(place, &self.soft.limits, now.monotonic);
         is_due
     }
 }
@@ -343,12 +348,10 @@ impl Soft {
             .max()
             .unwrap_or_default();
         let keep = longest * 2 + Duration::from_secs(60);
-        let driftable = policy
-            .components
-            .iter()
-            .filter(|(_, component)| matches!(component.kind, Kind::Database | Kind::Traffic))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let components_of = |kinds: &[Kind]| {
+            let components = policy.components.iter().filter(|(_, component)| kinds.contains(&component.kind));
+            components.map(|(id, _)| id.clone()).collect()
+        };
         let instances_of = |wanted: fn(&ComponentPolicy) -> bool| {
             let components = policy.components.iter().filter(|(_, component)| wanted(component));
             let in_regions = components.flat_map(|(id, component)| component.regions.iter().map(move |r| (id, r)));
@@ -356,7 +359,9 @@ impl Soft {
         };
         Self {
             watches: Watches::new(policy, keep),
-            driftable,
+            driftable: components_of(&[Kind::Database, Kind::Traffic]),
+            records: components_of(&[Kind::Traffic]),
+            clusters: instances_of(|component| component.kind == Kind::Kubernetes),
             critical: instances_of(|component| component.critical),
             independent: instances_of(|component| component.independent_evidence),
             references: References::default(),
@@ -424,8 +429,13 @@ impl Draft<'_> {
     /// For how long the instance has failed while our own network was vouched for. What failed while nobody outside
     /// answered either says nothing: when our link comes back, the first answers must not make an outage of it.
     pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
+        self.failing_as_watched(id, self.soft.watches.get(id)?)
+    }
+
+    /// The same, where the watch is at hand.
+    pub(super) fn failing_as_watched(&self, id: &InstanceId, watch: &Watch) -> Option<Duration> {
         let now = self.now.monotonic;
-        let failing_for = self.soft.watches.get(id)?.failing_for(&self.soft.limits, now)?;
+        let failing_for = watch.failing_for(&self.soft.limits, now)?;
         if self.bugs.has(Bug::GapIsFailing) || self.bugs.has(Bug::NoSelfDoubt) {
             return Some(failing_for);
         }

@@ -17,14 +17,13 @@ impl Draft<'_> {
         self.soft
             .watches
             .restless()
-            .filter_map(|(id, watch)| Some((id, watch.degraded_for(self.now.monotonic)?)))
-            .filter(|(_, lasting)| *lasting >= limit)
-            .filter(|(id, _)| self.is_active(id) && self.failing_for(id).is_none_or(|failing| failing < limit))
-            .filter(|(id, _)| {
-                let policy = self.policy.components.get(&id.component);
-                policy.is_some_and(|policy| policy.critical || policy.independent_evidence)
+            .filter(|(_, watch)| watch.matters)
+            .filter_map(|(id, watch)| Some((id, watch, watch.degraded_for(self.now.monotonic)?)))
+            .filter(|(_, _, lasting)| *lasting >= limit)
+            .filter(|(id, watch, _)| {
+                self.is_active(id) && self.failing_as_watched(id, watch).is_none_or(|failing| failing < limit)
             })
-            .map(|(id, lasting)| (id.clone(), lasting))
+            .map(|(id, _, lasting)| (id.clone(), lasting))
             .collect()
     }
 
@@ -33,9 +32,9 @@ impl Draft<'_> {
     pub(super) fn degraded_for_clients(&self, region: &RegionId) -> BTreeMap<InstanceId, Duration> {
         let now = self.now.monotonic;
         let mut degraded = BTreeMap::new();
-        for (id, watch) in self.soft.watches.restless().filter(|(id, _)| id.region == *region) {
-            let answers_clients = self.policy.components.get(&id.component).is_some_and(|c| c.answers_clients());
-            if !answers_clients || !self.is_active(id) || self.failing_for(id).is_some() {
+        let restless = self.soft.watches.restless();
+        for (id, watch) in restless.filter(|(id, watch)| watch.answers_clients && id.region == *region) {
+            if !self.is_active(id) || self.failing_as_watched(id, watch).is_some() {
                 continue;
             }
             let lasting = match watch.kind {
@@ -86,7 +85,7 @@ impl Draft<'_> {
     }
 
     pub(super) fn has_traffic(&self, region: &RegionId) -> bool {
-        self.policy.of_kind(Kind::Traffic).any(|(record, _)| self.hard.placement.get(record) == Some(region))
+        self.soft.records.iter().any(|record| self.hard.placement.get(record) == Some(region))
     }
 
     /// Since when everything that answers the clients of the region has been well.

@@ -35,6 +35,8 @@ pub(super) struct Moved {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Declared {
     pub(super) stamp: Stamp,
+    /// What was left, or was to be.
+    pub(super) source: RegionId,
     incident: IncidentId,
     /// Something was to be moved; otherwise it was eased where it is.
     pub(super) moves: bool,
@@ -167,7 +169,12 @@ impl Hard {
             }
             Fact::IncidentDeclared { incident, source, .. } => {
                 self.incidents_ever += 1;
-                self.declared.push_back(Declared { stamp, incident: incident.clone(), moves: true });
+                self.declared.push_back(Declared {
+                    stamp,
+                    source: source.clone(),
+                    incident: incident.clone(),
+                    moves: true,
+                });
                 if self.declared.len() > DECLARED_MAX {
                     self.declared.pop_front();
                 }
@@ -253,9 +260,12 @@ impl Hard {
             | Fact::UnwindingStarted { plan, .. }
             | Fact::UndoStarted { plan, .. }
             | Fact::UndoFailed { plan, .. }
-            | Fact::PartUnwound { plan, .. }
             | Fact::PlanStuck { plan, .. }
             | Fact::RetryOrdered { plan, .. } => self.in_plan(plan, stamp, fact),
+            Fact::PartUnwound { plan, .. } => {
+                self.in_plan(plan, stamp, fact);
+                self.forgive_fences();
+            }
             Fact::IncidentClosed { incident, outcome } => self.close(incident, *outcome, stamp),
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed.entry(database.clone()).or_default().attempts = *attempt;
@@ -299,6 +309,21 @@ impl Hard {
         if let Some(incident) = self.incident_of_mut(plan) {
             incident.plan.apply(stamp, fact);
         }
+    }
+
+    /// A database that serves, and whose promotion elsewhere was given up, does not have to be fenced any more.
+    fn forgive_fences(&mut self) {
+        let wanted: BTreeSet<InstanceId> = self
+            .open_incidents()
+            .flat_map(|incident| {
+                let wanted = incident.plan.steps.iter().filter(|step| incident.plan.is_wanted(&step.id));
+                wanted.filter_map(|step| incident.plan.fence_of(&step.id))
+            })
+            .collect();
+        let placement = &self.placement;
+        self.owed.retain(|database, _| {
+            placement.get(&database.component) != Some(&database.region) || wanted.contains(database)
+        });
     }
 
     fn close(&mut self, id: &IncidentId, outcome: Outcome, stamp: Stamp) {

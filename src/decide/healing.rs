@@ -6,7 +6,7 @@ use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::Candidate;
 use super::{Effect, Fact, StepState};
-use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, RegionId};
+use crate::domain::{ComponentId, IncidentId, InstanceId, RegionId};
 use crate::plan::{Action, Part, Planned, Step};
 
 impl Draft<'_> {
@@ -16,23 +16,17 @@ impl Draft<'_> {
             return Vec::new();
         }
         let mut ailing = Vec::new();
-        for (cluster, policy) in self.policy.of_kind(Kind::Kubernetes) {
-            for region in &policy.regions {
-                let id = InstanceId { component: cluster.clone(), region: region.clone() };
-                if !self.is_active(&id) || !self.is_answering(&id) {
-                    continue;
-                }
-                let Some(watch) = self.soft.watches.get(&id) else { continue };
-                for (workload, since) in watch.short_workloads(self.now.monotonic) {
-                    ailing.push(Candidate {
-                        source: region.clone(),
-                        part: Part::Healing { cluster: cluster.clone(), workload: workload.to_owned() },
-                        failing_for: self.now.monotonic.saturating_sub(since),
-                        after: self.policy.healing.after,
-                        since,
-                        missing: None,
-                    });
-                }
+        for id in self.soft.clusters.iter().filter(|id| self.is_active(id) && self.is_answering(id)) {
+            let Some(watch) = self.soft.watches.get(id) else { continue };
+            for (workload, since) in watch.short_workloads(self.now.monotonic) {
+                ailing.push(Candidate {
+                    source: id.region.clone(),
+                    part: Part::Healing { cluster: id.component.clone(), workload: workload.to_owned() },
+                    failing_for: self.now.monotonic.saturating_sub(since),
+                    after: self.policy.healing.after,
+                    since,
+                    missing: None,
+                });
             }
         }
         ailing

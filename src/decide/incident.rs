@@ -241,13 +241,13 @@ impl Plan {
             .is_some_and(|parts| parts.iter().any(|part| self.parts.get(part) == Some(&PartState::Open)))
     }
 
-    /// What the step waits for is done, left out, or owed.
+    /// What the step waits for is done, left out, owed, or taken back because nobody wants it any more.
     pub(super) fn is_due(&self, step: &Step) -> bool {
         step.after.iter().all(|id| {
             matches!(
                 self.state(id),
                 StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled
-            )
+            ) || (!self.is_wanted(id) && self.step(id).is_some_and(|before| self.is_taken_back(before)))
         })
     }
 
@@ -286,6 +286,42 @@ impl Plan {
             }
             if progress.state == StepState::Waiting {
                 step.after.extend(after.iter().filter(|other| *other != id).cloned());
+            }
+        }
+        self.traffic_last();
+    }
+
+    /// Whatever asked for which: clients that are sent to a database which is still a replica gain nothing.
+    fn traffic_last(&mut self) {
+        let promotions: Vec<StepId> = self
+            .steps
+            .iter()
+            .filter(|step| matches!(step.action, Action::DatabasePromoted { .. }))
+            .filter(|step| {
+                matches!(
+                    self.state(&step.id),
+                    StepState::Waiting | StepState::Held | StepState::Running | StepState::Failed
+                )
+            })
+            .map(|step| step.id.clone())
+            .collect();
+        let moves = |step: &Step| matches!(step.action, Action::Traffic { .. }) && step.part != Part::Reroute;
+        let traffic: BTreeSet<StepId> =
+            self.steps.iter().filter(|step| moves(step)).map(|step| step.id.clone()).collect();
+        // And the pods have to know of it. The steps stand in an order in which each comes after those it waits for.
+        let mut before: BTreeSet<StepId> = promotions.into_iter().collect();
+        for step in &self.steps {
+            let tells = matches!(step.action, Action::Published { .. } | Action::RolledOut { .. })
+                && step.after.is_disjoint(&traffic);
+            if tells && !step.best_effort && !step.after.is_disjoint(&before) {
+                before.insert(step.id.clone());
+            }
+        }
+        let progress = &self.progress;
+        let waits = |id: &StepId| progress.get(id).is_some_and(|progress| progress.state == StepState::Waiting);
+        for step in &mut self.steps {
+            if moves(step) && waits(&step.id) {
+                step.after.extend(before.iter().cloned());
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::hard::Declared;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{
@@ -87,8 +88,8 @@ impl Draft<'_> {
             .soft
             .watches
             .restless()
-            .filter(|(_, watch)| watch.failing_for(&self.soft.limits, self.now.monotonic).is_some())
-            .filter_map(|(id, _)| Some((id, self.policy.components.get(&id.component)?, self.failing_for(id)?)))
+            .filter_map(|(id, watch)| Some((id, self.failing_as_watched(id, watch)?)))
+            .filter_map(|(id, failing_for)| Some((id, self.policy.components.get(&id.component)?, failing_for)))
             .collect();
         let is_hit = |region: &RegionId| failing.iter().any(|(id, policy, _)| policy.critical && id.region == *region);
         let regions = self.policy.regions.keys().filter(|region| is_hit(region));
@@ -205,13 +206,6 @@ impl Draft<'_> {
     /// What speaks against declaring it.
     pub(super) fn guards_of(&self, candidate: &Candidate) -> Vec<Guard> {
         let mut guards = self.standing_guards();
-        if self.policy.mode == Mode::Observe && !self.bugs.has(Bug::ObserveActs) {
-            guards.push(Guard {
-                kind: GuardKind::Mode,
-                evidence: "the mode is observe: failoverd records what it would do and does nothing".to_owned(),
-                lifted_by: "deployment.mode = \"approve\" or \"automatic\"".to_owned(),
-            });
-        }
         guards.extend(self.doubt(&candidate.source, candidate.since));
         guards.extend(self.cooldown(candidate));
         guards.extend(self.blast_radius(candidate));
@@ -250,6 +244,13 @@ impl Draft<'_> {
                     lifted_by: format!("`failoverd resume`, or {}", pause.until),
                 });
             }
+        }
+        if self.policy.mode == Mode::Observe && !self.bugs.has(Bug::ObserveActs) {
+            guards.push(Guard {
+                kind: GuardKind::Mode,
+                evidence: "the mode is observe: failoverd records what it would do and does nothing".to_owned(),
+                lifted_by: "deployment.mode = \"approve\" or \"automatic\"".to_owned(),
+            });
         }
         guards
     }
@@ -371,6 +372,9 @@ impl Draft<'_> {
         let day = Duration::from_secs(24 * 3600);
         // What only eases a trouble must not use up what a real loss needs.
         let counted = self.hard.declared.iter().filter(|declared| declared.moves == candidate.part.moves());
+        // Nor must what a region lost piece by piece, when all of it is lost in the end: that is one move in one direction.
+        let is_same_loss = |declared: &Declared| candidate.part == Part::Region && declared.source == candidate.source;
+        let counted = counted.filter(|declared| !is_same_loss(declared));
         let today = counted.filter(|declared| self.hard.elapsed(declared.stamp, self.now) < day).count();
         let joins = self.hard.open_incidents().any(|incident| incident.source == candidate.source);
         if !joins && today >= self.policy.guards.incidents_per_day as usize {

@@ -17,14 +17,7 @@ use crate::ports::Setback;
 impl Draft<'_> {
     pub(super) fn readiness(&mut self, id: &IncidentId, step: &Step) -> Readiness {
         let Some(incident) = self.incident(id).cloned() else { return Readiness::Held(Vec::new()) };
-        let mut guards = self.standing_guards();
-        if incident.is_held {
-            guards.push(Guard {
-                kind: GuardKind::Held,
-                evidence: "a person holds this incident".to_owned(),
-                lifted_by: "`failoverd resume`".to_owned(),
-            });
-        }
+        let mut guards = self.interdicts(id);
         guards.extend(self.missing_approval(&incident, step));
         if !guards.is_empty() {
             return Readiness::Held(guards);
@@ -35,7 +28,9 @@ impl Draft<'_> {
         let mut exceptions = Vec::new();
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
         let moves_share = step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
-        let is_judged = step.commit_point || moves_share;
+        // A fence ends the writes of what it is put up against.
+        let is_fence = matches!(step.action, Action::Fenced { .. });
+        let is_judged = step.commit_point || moves_share || is_fence;
         let mut waits_for_others = false;
         if !is_restart {
             guards.extend(self.unready_target(&incident, step));
@@ -97,6 +92,19 @@ impl Draft<'_> {
             Some(Err(_)) | None => None,
         };
         Readiness::Go { look, loss, exceptions }
+    }
+
+    /// What forbids everything that an incident would do, forwards and backwards.
+    pub(super) fn interdicts(&self, id: &IncidentId) -> Vec<Guard> {
+        let mut guards = self.standing_guards();
+        if self.incident(id).is_some_and(|incident| incident.is_held) {
+            guards.push(Guard {
+                kind: GuardKind::Held,
+                evidence: "a person holds this incident".to_owned(),
+                lifted_by: "`failoverd resume`".to_owned(),
+            });
+        }
+        guards
     }
 
     fn missing_approval(&self, incident: &Incident, step: &Step) -> Option<Guard> {
@@ -298,8 +306,10 @@ impl Draft<'_> {
         }
         let policy = self.policy.components.get(&database.component);
         let allows = policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
-        // A primary that answers is one that clients can write to: only a person may promote beside it.
-        if allows && !self.is_answering(from) {
+        // A primary that answers is one that clients can write to, and one of which nothing is known may be one: only a
+        // person may promote beside it.
+        let is_down = !self.is_answering(from) && self.failing_for(from).is_some();
+        if allows && is_down {
             return Ok(Some(format!("{from} could not be fenced; unfenced_promotion = \"allow\"")));
         }
         if let Some(approval) = self.approval(incident).filter(|approval| approval.accept_unfenced) {
@@ -308,6 +318,8 @@ impl Draft<'_> {
         let command = format!("`failoverd approve {} --accept-unfenced`", incident.id);
         let evidence = if self.is_answering(from) {
             format!("{from} answers and is not fenced: two databases would accept writes")
+        } else if allows && let Some(watch) = self.soft.watches.get(from) {
+            format!("{from} is not fenced, and is not known to be down: {}", watch.why(self.now.monotonic))
         } else {
             format!("{from} could not be reached to be fenced, and may still accept writes")
         };
@@ -345,6 +357,9 @@ impl Draft<'_> {
         if let Some(doubt) = self.doubt(source, candidate.since) {
             return Some(doubt);
         }
+        if let Some(doubt) = self.reached_again(incident, step, candidate.since + candidate.after) {
+            return Some(doubt);
+        }
         let confirm = confirm?;
         let region = candidates.iter().find(|c| c.source == *source && c.part == Part::Region && c.missing.is_none());
         let is_coming = |region: &Candidate| !region.is_full() || self.guards_of(region).is_empty();
@@ -373,6 +388,19 @@ impl Draft<'_> {
             kind: GuardKind::Verdict,
             evidence: format!("{} has failed for {}", confirm.instance, human(failing_for)),
             lifted_by: format!("failing for {}", human(confirm.lasting)),
+        })
+    }
+
+    /// A database that was to be fenced because it fails, and that was reached: a probe of its own, after the window was
+    /// full, tells one that came back from one that fails further in.
+    fn reached_again(&self, incident: &Incident, step: &Step, full_at: Duration) -> Option<Guard> {
+        let Action::Fenced { database } = &step.action else { return None };
+        let is_reached = matches!(self.fresh_look(&incident.plan.id, &step.id), Some(Ok(_)));
+        let was_probed_since = self.soft.watches.get(database)?.last_began().is_some_and(|began| began >= full_at);
+        (is_reached && !was_probed_since).then(|| Guard {
+            kind: GuardKind::Verdict,
+            evidence: format!("{database} was reached a moment ago, and may be back"),
+            lifted_by: "its next probe".to_owned(),
         })
     }
 
@@ -422,7 +450,7 @@ impl Draft<'_> {
     }
 
     /// The claims were read a moment ago; asks for them if not.
-    fn is_surveyed(&mut self) -> bool {
+    pub(super) fn is_surveyed(&mut self) -> bool {
         let has_clusters = self.policy.of_kind(Kind::Kubernetes).next().is_some();
         let fresh = self
             .soft

@@ -452,17 +452,18 @@ impl Draft<'_> {
         let plan = &incident.plan;
         let key = (plan.id.clone(), step.id.clone());
         let progress = plan.progress.get(&step.id).cloned().unwrap_or_default();
-        let guards = match progress.state {
-            StepState::Waiting | StepState::Running => self.soft.held.get(&key).cloned().unwrap_or_default(),
-            StepState::Held
-            | StepState::Done
+        let can_be_held = match progress.state {
+            StepState::Waiting | StepState::Running => true,
+            StepState::Done
             | StepState::Failed
             | StepState::Owed
             | StepState::Skipped
             | StepState::Undoing
-            | StepState::Undone
-            | StepState::Cancelled => Vec::new(),
+            | StepState::Cancelled => !plan.is_wanted(&step.id) && !plan.is_taken_back(step),
+            StepState::Held | StepState::Undone => false,
         };
+        let held = self.soft.held.get(&key).filter(|_| can_be_held);
+        let guards = held.cloned().unwrap_or_default();
         let state = if guards.is_empty() { progress.state } else { StepState::Held };
         let note = if let Some(guard) = guards.first() {
             guard.to_string()

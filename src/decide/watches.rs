@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::VerdictKind;
 use super::hard::Hard;
-use crate::domain::{InstanceId, Kind, Policy};
+use crate::domain::{InstanceId, Kind, Policy, Role};
 use crate::health::{Limits, Watch};
 
 /// One instance under watch, with what the policy says of it.
@@ -18,6 +18,12 @@ use crate::health::{Limits, Watch};
 pub(super) struct Watched {
     watch: Watch,
     pub(super) kind: Kind,
+    /// Counts towards a regional outage, or is evidence for one.
+    pub(super) matters: bool,
+    /// Clients notice when it is only partly there.
+    pub(super) answers_clients: bool,
+    /// It lives in a region that nothing moves to by itself.
+    pub(super) is_cold: bool,
     /// Hash of its settings.
     pub(super) fingerprint: String,
     /// It was seen alive under these settings, and the ledger says so.
@@ -74,6 +80,9 @@ impl Watches {
                 let watched = Watched {
                     watch: Watch::new(component.probing, keep, needed),
                     kind: component.kind,
+                    matters: component.critical || component.independent_evidence,
+                    answers_clients: component.answers_clients(),
+                    is_cold: policy.regions.get(&id.region) == Some(&Role::Tertiary),
                     fingerprint: component.fingerprints.get(&id.region).cloned().unwrap_or_default(),
                     is_known: false,
                     is_restless: true,
@@ -87,7 +96,8 @@ impl Watches {
         Self { list, restless, goes_stale }
     }
 
-    fn place(&self, id: &InstanceId) -> Option<usize> {
+    /// Where in the list it stands, for as long as there is a list.
+    pub(super) fn place(&self, id: &InstanceId) -> Option<usize> {
         self.list.binary_search_by(|(other, _)| other.cmp(id)).ok()
     }
 
@@ -98,6 +108,11 @@ impl Watches {
     pub(super) fn get_mut(&mut self, id: &InstanceId) -> Option<&mut Watched> {
         let place = self.place(id)?;
         Some(&mut self.list.get_mut(place)?.1)
+    }
+
+    /// What stands at a [`Self::place`].
+    pub(super) fn at_mut(&mut self, place: usize) -> &mut Watched {
+        &mut self.list[place].1
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Watched)> {
@@ -113,11 +128,10 @@ impl Watches {
         self.restless.iter().filter_map(|place| self.list.get(*place)).map(|(id, watched)| (id, watched))
     }
 
-    /// After an observation of `id`: it may have become restless. It becomes quiet in [`Self::settle`] only, so that what
+    /// After an observation of what stands there: it may have become restless. It becomes quiet in [`Self::settle`] only, so that what
     /// ended is seen to have ended.
-    pub(super) fn stir(&mut self, id: &InstanceId, limits: &Limits, now: Duration) {
-        let Some(place) = self.place(id) else { return };
-        let Some((_, watched)) = self.list.get_mut(place) else { return };
+    pub(super) fn stir(&mut self, place: usize, limits: &Limits, now: Duration) {
+        let watched = &mut self.list[place].1;
         if watched.is_restless {
             return;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::Candidate;
-use crate::domain::{ComponentId, InstanceId, Kind, RegionId};
+use crate::domain::{ComponentId, InstanceId, RegionId};
 use crate::plan::Part;
 
 impl Draft<'_> {
@@ -16,23 +16,17 @@ impl Draft<'_> {
         }
         let now = self.now.monotonic;
         let mut dark = Vec::new();
-        for (cluster, policy) in self.policy.of_kind(Kind::Kubernetes) {
-            for region in &policy.regions {
-                let id = InstanceId { component: cluster.clone(), region: region.clone() };
-                if !self.is_active(&id) || !self.is_answering(&id) {
-                    continue;
-                }
-                let Some(watch) = self.soft.watches.get(&id).filter(|watch| watch.has_lit_zone(now)) else { continue };
-                for (zone, since) in watch.dark_zones(now) {
-                    dark.push(Candidate {
-                        source: region.clone(),
-                        part: Part::Zone { cluster: cluster.clone(), zone: zone.to_owned() },
-                        failing_for: now.saturating_sub(since),
-                        after: self.policy.zones.after,
-                        since,
-                        missing: None,
-                    });
-                }
+        for id in self.soft.clusters.iter().filter(|id| self.is_active(id) && self.is_answering(id)) {
+            let Some(watch) = self.soft.watches.get(id).filter(|watch| watch.has_lit_zone(now)) else { continue };
+            for (zone, since) in watch.dark_zones(now) {
+                dark.push(Candidate {
+                    source: id.region.clone(),
+                    part: Part::Zone { cluster: id.component.clone(), zone: zone.to_owned() },
+                    failing_for: now.saturating_sub(since),
+                    after: self.policy.zones.after,
+                    since,
+                    missing: None,
+                });
             }
         }
         dark

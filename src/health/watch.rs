@@ -22,6 +22,7 @@ pub struct Watch {
     window: Window,
     probing: Probing,
     last: Option<Finding>,
+    last_began: Option<Duration>,
     last_ended: Option<Duration>,
     degraded_since: Option<Duration>,
     /// Since when every observation was an answer, and not a degraded one.
@@ -57,6 +58,7 @@ impl Watch {
             window: Window::new(probing.gap(), keep),
             probing,
             last: None,
+            last_began: None,
             last_ended: None,
             degraded_since: None,
             well_since: None,
@@ -102,6 +104,7 @@ impl Watch {
             Finding::Failing { .. } | Finding::Unknown { .. } => {}
         }
         self.last = Some(finding);
+        self.last_began = Some(observation.began);
         self.last_ended = Some(observation.ended);
         self.weigh(observation.began, limits, now);
         let verdict = self.judge(limits, now);
@@ -304,6 +307,16 @@ impl Watch {
             Some(Finding::Failing { layer, .. }) => Some(*layer),
             Some(Finding::Alive | Finding::Unknown { .. }) | None => None,
         }
+    }
+
+    /// When the last probe began.
+    pub fn last_began(&self) -> Option<Duration> {
+        self.last_began
+    }
+
+    /// How it is probed.
+    pub fn probing(&self) -> Probing {
+        self.probing
     }
 
     /// It was probed since this daemon started.
