@@ -142,8 +142,26 @@ pub trait Actuator: Send + Sync {
 pub struct Claim {
     /// The ledger that the claim names.
     pub ledger: LedgerId,
+    /// Which taking over of that ledger it stands for: a copy of a ledger names the same one. None where the claim does
+    /// not tell.
+    pub term: Option<Term>,
     /// Who wrote it, for people.
     pub holder: String,
+}
+
+/// One daemon's turn with a ledger. The greater one took over later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Term {
+    /// The epoch; copies of a ledger that go their own ways may come to the same one.
+    pub epoch: u64,
+    /// When it began: two daemons do not begin in the same nanosecond.
+    pub since: jiff::Timestamp,
+}
+
+impl std::fmt::Display for Term {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "epoch {} since {}", self.epoch, self.since)
+    }
 }
 
 /// Who is in charge of a deployment, as a mark in the deployment itself: it stops a second failoverd with another
@@ -154,9 +172,9 @@ pub struct Claim {
 pub trait Claims: Send + Sync {
     /// The claim of every cluster that can be reached; none where nobody claims it.
     async fn claims(&self) -> BTreeMap<RegionId, Option<Claim>>;
-    /// Puts this ledger's claim into every cluster that can be reached. A foreign claim stays unless `replace` is
-    /// set. The text says where it is now, for people.
-    async fn ensure(&self, ledger: &LedgerId, holder: &str, replace: bool, permit: &Permit) -> Result<String, Setback>;
+    /// Puts this claim into every cluster that can be reached. One of another ledger, or of a later term of this one,
+    /// stays unless `replace` is set. The text says where it is now, for people.
+    async fn ensure(&self, claim: &Claim, replace: bool, permit: &Permit) -> Result<String, Setback>;
 }
 
 /// What people are told.

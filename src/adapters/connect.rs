@@ -55,6 +55,11 @@ impl Broken {
         Some(match from_chain(error)? {
             // A connection that breaks later on broke at that layer.
             NetworkFailure::Tcp => Self::There { layer: layer.max(Layer::Tcp), why },
+            // A browser refuses it. Applications of databases and caches often do not check, and pods do not ask their
+            // API server: it may be serving everybody but us.
+            NetworkFailure::Expired => Self::Here {
+                why: format!("its certificate has expired, and clients that do not check it go on: {why}"),
+            },
             failure @ (NetworkFailure::Dns
             | NetworkFailure::Tls
             | NetworkFailure::UntrustedByUs

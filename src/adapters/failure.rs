@@ -21,6 +21,8 @@ pub enum NetworkFailure {
     Tcp,
     /// Connected, and no TLS session came about.
     Tls,
+    /// The server showed a certificate that has expired.
+    Expired,
     /// The server showed a certificate that we do not trust: nothing is known about the server.
     UntrustedByUs,
     /// The reason lies with this machine (resolver, sockets, routes, memory, a client certificate that is not
@@ -34,7 +36,7 @@ impl NetworkFailure {
         match self {
             Self::Dns => Finding::Failing { layer: Layer::Dns, why },
             Self::Tcp => Finding::Failing { layer: Layer::Tcp, why },
-            Self::Tls => Finding::Failing { layer: Layer::Tls, why },
+            Self::Tls | Self::Expired => Finding::Failing { layer: Layer::Tls, why },
             Self::UntrustedByUs => Finding::Unknown { why: format!("its certificate is not trusted here: {why}") },
             Self::Own(own) => Finding::Unknown { why: format!("{own}: {why}") },
         }
@@ -198,10 +200,9 @@ fn of_lookup(detail: &str) -> NetworkFailure {
 fn of_tls(error: &rustls::Error) -> NetworkFailure {
     use rustls::{AlertDescription as Alert, CertificateError};
     match error {
-        // Every client refuses it just as we do, so it is the server's failure. One that is not valid *yet* is how
-        // our own wrong clock looks.
+        // One that is not valid *yet* is how our own wrong clock looks.
         rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            NetworkFailure::Tls
+            NetworkFailure::Expired
         }
         rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_) => {
             NetworkFailure::UntrustedByUs
@@ -250,7 +251,7 @@ mod tests {
             let tls = rustls::Error::InvalidCertificate(certificate);
             from_chain(&Outer(io::Error::new(io::ErrorKind::InvalidData, tls)))
         };
-        assert_eq!(found(rustls::CertificateError::Expired), Some(NetworkFailure::Tls));
+        assert_eq!(found(rustls::CertificateError::Expired), Some(NetworkFailure::Expired));
         assert_eq!(found(rustls::CertificateError::NotValidYet), Some(NetworkFailure::UntrustedByUs));
     }
 

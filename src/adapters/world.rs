@@ -20,7 +20,7 @@ use super::postgres::Postgres;
 use super::redis::Redis;
 use crate::config::Config;
 use crate::config::schema::Check;
-use crate::domain::{InstanceId, Kind, LedgerId, Policy, Probing, ReferenceId, RegionId, Role};
+use crate::domain::{InstanceId, Kind, Policy, Probing, ReferenceId, RegionId, Role};
 use crate::plan::Action;
 use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Probe, ReferenceProbe, Setback};
 
@@ -344,9 +344,9 @@ impl Claims for ClusterClaims {
         found
     }
 
-    async fn ensure(&self, ledger: &LedgerId, holder: &str, replace: bool, permit: &Permit) -> Result<String, Setback> {
+    async fn ensure(&self, claim: &Claim, replace: bool, permit: &Permit) -> Result<String, Setback> {
         let asked = self.clusters.iter().map(|cluster| async move {
-            (cluster, self.kubernetes.ensure_claim(cluster, ledger, holder, replace, permit).await)
+            (cluster, self.kubernetes.ensure_claim(cluster, claim, replace, permit).await)
         });
         let (mut claimed, mut failed) = (Vec::new(), Vec::new());
         for (cluster, answer) in futures::future::join_all(asked).await {

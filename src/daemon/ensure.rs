@@ -43,6 +43,8 @@ pub(super) enum Stopped {
     Failed(String),
     /// On request.
     Cancelled,
+    /// Nothing was sent, and nothing may be: the stop file, a pause, a hold.
+    NotBegun(String),
     /// The daemon ends. Nothing is reported: what was started is taken up again after the next start.
     Interrupted,
 }
@@ -92,7 +94,7 @@ impl Ensure<'_> {
                 patience.tell(&look.summary);
             }
             if !look.satisfied {
-                permit = patience.at_the_gate(permit).await?;
+                permit = patience.at_the_gate(permit, acted).await?;
                 patience.tell(&format!("{}; acting", look.summary));
                 let call = self.actuator.act(self.key, self.action, &look, &permit);
                 // Whatever comes back, something may have been done.
@@ -119,7 +121,7 @@ impl Ensure<'_> {
         let mut permit = permit;
         loop {
             patience.check()?;
-            permit = patience.at_the_gate(permit).await?;
+            permit = patience.at_the_gate(permit, true).await?;
             let call = self.actuator.undo(self.key, self.action, previous, &permit);
             match patience.uninterrupted("undo", call, &permit).await {
                 Ok(note) => return Ok(note),
@@ -221,16 +223,23 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Waits for the gate within the deadline; the stop file may go away again.
-    async fn at_the_gate(&mut self, permit: Permit) -> Result<Permit, Stopped> {
+    /// Waits for the gate within the deadline; the stop file may go away again. Where nothing was sent yet, nothing waits
+    /// for that: by then the world is another one, and the step is judged anew.
+    async fn at_the_gate(&mut self, permit: Permit, acted: bool) -> Result<Permit, Stopped> {
         loop {
             self.check()?;
-            match self.ensure.gate.pass_with(&permit, self.ensure.call_timeout, self.ensure.permits).await {
+            let passed = match self.ensure.gate.moves(self.ensure.key) {
+                Ok(()) => self.ensure.gate.pass_with(&permit, self.ensure.call_timeout, self.ensure.permits).await,
+                Err(closed) => Err(closed),
+            };
+            // What came meanwhile wins: nothing has been sent yet.
+            let passed = passed.and_then(|permit| self.ensure.gate.moves(self.ensure.key).map(|()| permit));
+            match passed {
                 Ok(permit) => {
-                    // A cancellation that came meanwhile wins: nothing has been sent yet.
                     self.check()?;
                     return Ok(permit);
                 }
+                Err(Closed::Stopped(why)) if !acted => return Err(Stopped::NotBegun(why)),
                 Err(Closed::Draining) => return Err(Stopped::Interrupted),
                 Err(closed @ Closed::Halted(_)) => return Err(Stopped::Failed(closed.to_string())),
                 Err(closed @ (Closed::Stopped(_) | Closed::NoPermit(_))) => {

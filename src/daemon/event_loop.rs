@@ -180,6 +180,7 @@ impl EventLoop {
             self.tell(alarm);
         }
         self.parts.board.set_ledger_healthy(self.ledger.is_some() && self.broken.is_none());
+        self.parts.gate.stand_still(self.parts.controller.standstill(self.now()));
         self.step(Input::Restarted);
         let mut idle: Option<BoxFuture<'static, ()>> = None;
         loop {
@@ -271,6 +272,7 @@ impl EventLoop {
             Input::Progressed { plan, step, note } => self.log_progress(plan, step, note),
             Input::Restarted
             | Input::Tick
+            | Input::Stopped(_)
             | Input::Looked { .. }
             | Input::Finished { .. }
             | Input::UndoFinished { .. }
@@ -369,6 +371,7 @@ impl EventLoop {
             self.parts.gate.halt(why);
         }
         self.confirm(now);
+        self.parts.gate.stand_still(self.parts.controller.standstill(now));
         let permit = durable.permit(now, self.parts.permit);
         let is_anything_asked = !perform.is_empty();
         for effect in perform {
@@ -379,7 +382,9 @@ impl EventLoop {
                 Effect::FenceOwed { database, key, attempt, deadline } => {
                     self.parts.executor.fence_owed(database, key, attempt, deadline, permit.clone());
                 }
-                Effect::Claim { ledger, replace } => self.parts.executor.claim(ledger, replace, permit.clone()),
+                Effect::Claim { ledger, term, replace } => {
+                    self.parts.executor.claim(ledger, term, replace, permit.clone());
+                }
                 effect @ (Effect::Look { .. }
                 | Effect::Survey
                 | Effect::Cancel { .. }
@@ -592,7 +597,12 @@ impl EventLoop {
         let now = self.now();
         self.parts.board.turn(now.monotonic);
         self.confirm(now);
-        match self.parts.pulse.stop_file() {
+        self.parts.gate.stand_still(self.parts.controller.standstill(now));
+        let stop_file = self.parts.pulse.stop_file();
+        if let Some(seen) = &stop_file {
+            self.step(Input::Stopped(seen.as_ref().err().map(ToString::to_string)));
+        }
+        match stop_file {
             Some(Err(closed)) => {
                 self.parts.board.set_stopped(true);
                 self.raise("stop-file", Severity::Page, format!("nothing is performed: {closed}"));

@@ -21,7 +21,7 @@ use super::supervise::panic_message;
 use crate::decide::{Input, StepOutcome, Task};
 use crate::domain::{InstanceId, LedgerId, PlanId, StepId};
 use crate::plan::Action;
-use crate::ports::{Actuator, Claims, Clock, Look, Permit, Setback};
+use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
 use crate::telemetry;
 
 /// Looks that are under way at the same time; more wait. A plan has a few dozen steps.
@@ -137,9 +137,10 @@ impl Executor {
     }
 
     /// Puts the claim into the clusters; ends with `Surveyed`.
-    pub fn claim(&mut self, ledger: LedgerId, replace: bool, permit: Permit) {
+    pub fn claim(&mut self, ledger: LedgerId, term: Term, replace: bool, permit: Permit) {
         let (shared, world) = (self.shared.clone(), self.world.clone());
-        self.spawn(async move { shared.claim(&world, &ledger, replace, &permit).await });
+        let claim = Claim { ledger, term: Some(term), holder: self.shared.holder.clone() };
+        self.spawn(async move { shared.claim(&world, &claim, replace, &permit).await });
     }
 
     /// Looks at a step's world; ends with `Looked`.
@@ -236,6 +237,7 @@ impl Shared {
             Ok(reached) => StepOutcome::Reached { note: reached.note, acted: reached.acted },
             Err(Stopped::Failed(why)) => StepOutcome::Failed { why },
             Err(Stopped::Cancelled) => StepOutcome::Cancelled,
+            Err(Stopped::NotBegun(why)) => StepOutcome::NotBegun { why },
             Err(Stopped::Interrupted) => return None,
         };
         drop(ended);
@@ -243,6 +245,7 @@ impl Shared {
             StepOutcome::Reached { .. } => "reached",
             StepOutcome::Failed { .. } => "failed",
             StepOutcome::Cancelled => "cancelled",
+            StepOutcome::NotBegun { .. } => "not_begun",
         };
         telemetry::step_ended(&task.action, label, self.clock.now().monotonic.saturating_sub(began));
         Some(Input::Finished { plan: task.plan.clone(), step: task.step.clone(), attempt: task.attempt, outcome })
@@ -290,14 +293,14 @@ impl Shared {
         Some(Input::OwedFenceFinished { database: fence.database, attempt: fence.attempt, outcome })
     }
 
-    async fn claim(&self, world: &World, ledger: &LedgerId, replace: bool, permit: &Permit) -> Option<Input> {
+    async fn claim(&self, world: &World, claim: &Claim, replace: bool, permit: &Permit) -> Option<Input> {
         let claiming = async {
             let permit = match self.gate.pass_with(permit, self.call_timeout, &self.permits).await {
                 Ok(permit) => permit,
                 Err(Closed::Draining) => return,
                 Err(closed) => return tracing::warn!("the clusters are not claimed: {closed}"),
             };
-            match world.claims.ensure(ledger, &self.holder, replace, &permit).await {
+            match world.claims.ensure(claim, replace, &permit).await {
                 Ok(note) => tracing::info!("claimed: {note}"),
                 Err(setback) => tracing::warn!("the clusters are not claimed: {setback}"),
             }
@@ -373,7 +376,7 @@ impl Shared {
 fn told(end: Result<String, Stopped>) -> Option<Result<String, String>> {
     match end {
         Ok(note) => Some(Ok(note)),
-        Err(Stopped::Failed(why)) => Some(Err(why)),
+        Err(Stopped::Failed(why) | Stopped::NotBegun(why)) => Some(Err(why)),
         Err(Stopped::Cancelled) => Some(Err("cancelled".to_owned())),
         Err(Stopped::Interrupted) => None,
     }

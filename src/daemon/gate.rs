@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::decide::{OWED, Standstill};
 use crate::domain::time::human;
 use crate::ports::{Clock, Permit};
 
@@ -46,13 +47,20 @@ pub struct Gate {
     stop_file: PathBuf,
     clock: Arc<dyn Clock>,
     halted: ArcSwapOption<String>,
+    standstill: ArcSwap<Standstill>,
     draining: CancellationToken,
 }
 
 impl Gate {
     /// A gate that is open unless `stop_file` exists.
     pub fn new(stop_file: PathBuf, clock: Arc<dyn Clock>) -> Self {
-        Self { stop_file, clock, halted: ArcSwapOption::empty(), draining: CancellationToken::new() }
+        Self {
+            stop_file,
+            clock,
+            halted: ArcSwapOption::empty(),
+            standstill: ArcSwap::default(),
+            draining: CancellationToken::new(),
+        }
     }
 
     /// Nothing is performed until a restart. The first reason stays.
@@ -65,6 +73,29 @@ impl Gate {
     /// Why it is halted, if it is.
     pub fn halted(&self) -> Option<Arc<String>> {
         self.halted.load_full()
+    }
+
+    /// What people have paused or hold, as the ledger has it.
+    pub fn stand_still(&self, standstill: Standstill) {
+        if **self.standstill.load() != standstill {
+            self.standstill.store(Arc::new(standstill));
+        }
+    }
+
+    /// Whether work on `key` (`plan/step`) is paused or held. An owed fence belongs to no plan and goes on.
+    pub fn moves(&self, key: &str) -> Result<(), Closed> {
+        let standstill = self.standstill.load();
+        let Some((plan, _)) = key.split_once('/') else { return Ok(()) };
+        if plan == OWED {
+            return Ok(());
+        }
+        if let Some(paused) = &standstill.paused {
+            return Err(Closed::Stopped(paused.clone()));
+        }
+        if standstill.held.iter().any(|held| held.as_str() == plan) {
+            return Err(Closed::Stopped("a person holds the incident".to_owned()));
+        }
+        Ok(())
     }
 
     /// No new effects; what runs stops between two calls.

@@ -15,6 +15,9 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 /// A fence that fails is tried again after the recheck, then twice that, up to 2 to this power of it.
 const OWED_DOUBLINGS_MAX: u32 = 5;
 
+/// What stands in the place of the plan in the key of an owed fence.
+pub const OWED: &str = "owed";
+
 /// Whether a step may start.
 pub(super) enum Readiness {
     /// Yes.
@@ -35,12 +38,25 @@ impl Draft<'_> {
             if self.is_halted() {
                 return;
             }
+            self.forget_what_is_not_held_any_more(&id);
             self.finish_what_healed(&id);
             self.unwind_what_recovered(&id);
             self.undo(&id);
             self.start(&id);
             self.end(&id);
         }
+    }
+
+    /// A step whose turn is over, or has to come again, is held by nothing.
+    fn forget_what_is_not_held_any_more(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = incident.plan.clone();
+        self.soft.held.retain(|(of, step), _| {
+            let is_next = |step: &Step| plan.state(&step.id) == StepState::Waiting && plan.is_due(step);
+            let is_again = plan.state(step) == StepState::Running;
+            let is_to_undo = !plan.is_wanted(step);
+            *of != plan.id || is_again || is_to_undo || plan.step(step).is_some_and(is_next)
+        });
     }
 
     pub(super) fn is_halted(&self) -> bool {
@@ -327,6 +343,11 @@ impl Draft<'_> {
             }
             StepOutcome::Failed { why } => self.record(Fact::StepFailed { plan, step, why }),
             StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
+            StepOutcome::NotBegun { why } => {
+                // The daemon says once a second whether it is still there.
+                self.soft.stopped.get_or_insert_with(|| why.clone());
+                self.record(Fact::StepPutBack { plan, step, why });
+            }
         }
     }
 
@@ -443,7 +464,7 @@ impl Draft<'_> {
         for (database, attempt) in due {
             self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
             self.soft.owed_under_way.entry(database.clone()).or_default().again = None;
-            let key = format!("owed/fence-{database}");
+            let key = format!("{OWED}/fence-{database}");
             let is_managed = self.policy.components.get(&database.component).is_some_and(|component| component.managed);
             let deadlines = self.policy.deadlines;
             let deadline = if is_managed { deadlines.fence_managed } else { deadlines.fence };

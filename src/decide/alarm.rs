@@ -1,6 +1,6 @@
 //! What people have to know, and when to decide again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::controller::Draft;
@@ -15,6 +15,10 @@ const FIRST_PROBES: Duration = Duration::from_secs(60);
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
     pub(super) fn alarm(&mut self) {
+        self.soft.unvouched_since = match self.unvouched() {
+            Some(_) => Some(self.soft.unvouched_since.unwrap_or(self.now.monotonic)),
+            None => None,
+        };
         let wanted = self.wanted_alarms();
         let former = std::mem::take(&mut self.soft.alarms);
         for (key, alarm) in &wanted {
@@ -145,6 +149,15 @@ impl Draft<'_> {
                 ),
             );
         }
+        if let Some(why) = self.unvouched().filter(|_| self.soft.unvouched_since.is_some_and(|at| self.is_lasting(at)))
+        {
+            raise(
+                "unvouched".to_owned(),
+                Severity::Page,
+                None,
+                format!("if a region were lost now, failoverd would not act by itself: {why}"),
+            );
+        }
         for (id, watch) in self.soft.watches.restless() {
             let reasons = self.why_unready_as_watched(id, watch);
             if reasons.is_empty() || !self.hard.seen_alive.contains_key(id) {
@@ -169,6 +182,17 @@ impl Draft<'_> {
             raise(format!("standby-{id}"), Severity::Page, Some(&id.region), text);
         }
         for (id, watch) in self.soft.watches.restless() {
+            if self.blind_since(id, watch).is_some_and(|since| self.is_lasting(since)) {
+                raise(
+                    format!("blind-{id}"),
+                    Severity::Page,
+                    Some(&id.region),
+                    format!(
+                        "nothing is known of {id}, which serves: {}; if it were lost, nobody would notice here",
+                        watch.why(self.now.monotonic)
+                    ),
+                );
+            }
             if watch.is_answering(self.now.monotonic) && watch.evidence.credential_refused {
                 raise(
                     format!("credential-{id}"),
@@ -196,6 +220,28 @@ impl Draft<'_> {
             }
         }
         alarms
+    }
+
+    /// Since when nothing has been known of an instance whose loss would matter.
+    fn blind_since(&self, id: &InstanceId, watch: &Watched) -> Option<Duration> {
+        let is_blind = (watch.matters || watch.has_row)
+            && self.is_active(id)
+            && watch.judge(&self.soft.limits, self.now.monotonic).kind == super::VerdictKind::Unknown;
+        is_blind.then(|| watch.stale_at().unwrap_or_default().max(self.soft.started_at))
+    }
+
+    /// Why nobody would believe us if the region that serves were lost.
+    fn unvouched(&self) -> Option<String> {
+        let serving: BTreeSet<&RegionId> = self.hard.placement.values().collect();
+        let now = self.now.monotonic;
+        serving
+            .into_iter()
+            .find_map(|region| self.soft.references.doubt(self.policy, region, Duration::ZERO, now).err())
+    }
+
+    /// Long enough to be no hiccup.
+    fn is_lasting(&self, since: Duration) -> bool {
+        self.now.monotonic.saturating_sub(since) >= FIRST_PROBES
     }
 
     /// A step that is held is worth a page. One that was under way when a former run of this daemon ended only after the
@@ -252,6 +298,7 @@ impl Draft<'_> {
         if watch.kind == Kind::Database
             && let Some(source) = self.hard.placement.get(&id.component)
             && reasons.is_empty()
+            && self.is_known(&InstanceId { component: id.component.clone(), region: source.clone() })
         {
             let rpo = self.policy.objectives(crate::domain::Level::ComponentFailure).rpo;
             match self.expected_loss(&id.component, source, &id.region) {
@@ -268,6 +315,14 @@ impl Draft<'_> {
         reasons
     }
 
+    /// There is a verdict about it. Without one, how far its standby lags behind is not known either.
+    fn is_known(&self, id: &InstanceId) -> bool {
+        self.soft
+            .watches
+            .get(id)
+            .is_some_and(|watch| watch.judge(&self.soft.limits, self.now.monotonic).kind != super::VerdictKind::Unknown)
+    }
+
     /// Names the next moment at which something changes although nothing happens.
     pub(super) fn look_ahead(&mut self) {
         let now = self.now.monotonic;
@@ -281,6 +336,11 @@ impl Draft<'_> {
             } else {
                 self.wake(now + left, "a pause ends");
             }
+        }
+        let blind = self.soft.watches.restless().filter_map(|(id, watch)| self.blind_since(id, watch));
+        let lasting = blind.chain(self.soft.unvouched_since).map(|since| since + FIRST_PROBES).filter(|at| *at > now);
+        if let Some(at) = lasting.min() {
+            self.wake(at, "not knowing has lasted long enough to be told");
         }
         let retries: Vec<_> = self.soft.owed_under_way.values().filter_map(|attempt| attempt.again).collect();
         for at in retries {

@@ -285,8 +285,10 @@ impl Draft<'_> {
         self.record(Fact::PlacementAdopted { placement, by });
         self.soft.survey = None;
         self.soft.survey_asked = None;
+        self.soft.claimed.clear();
         if self.policy.mode != Mode::Observe {
-            self.perform(Effect::Claim { ledger, replace: true });
+            let term = self.hard.term();
+            self.perform(Effect::Claim { ledger, term, replace: true });
         }
         Ok(format!("adopted: {}", shown.join(", ")))
     }

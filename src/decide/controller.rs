@@ -27,6 +27,15 @@ pub struct Controller {
     bugs: Bugs,
 }
 
+/// What may not be sent although it has started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standstill {
+    /// Everything but owed fences; who paused it.
+    pub paused: Option<String>,
+    /// The plans of incidents that a person holds.
+    pub held: BTreeSet<PlanId>,
+}
+
 /// What may be lost: windows, looks, alarms.
 #[derive(Debug, Clone)]
 pub(super) struct Soft {
@@ -52,6 +61,12 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
+    /// Since when too few reference points have answered.
+    pub(super) unvouched_since: Option<Duration>,
+    /// What is to be told of the stop file, while it is there.
+    pub(super) stopped: Option<String>,
+    /// Where the claim of this very term was seen: what stands there instead was put there by somebody else.
+    pub(super) claimed: BTreeSet<RegionId>,
     pub(super) owed_under_way: BTreeMap<InstanceId, OwedAttempt>,
     pub(super) alarms: BTreeMap<String, Alarm>,
     pub(super) inbox: VecDeque<Input>,
@@ -137,6 +152,11 @@ impl Controller {
             Input::Progressed { plan, step, note } => {
                 self.soft.notes.insert((plan, step), note);
                 false
+            }
+            Input::Stopped(stopped) => {
+                let is_news = self.soft.stopped != stopped;
+                self.soft.stopped = stopped;
+                is_news
             }
             Input::Tick => true,
             input @ (Input::Restarted
@@ -225,11 +245,15 @@ impl Controller {
         }
         let mut soft = Soft::new(&policy, self.bugs);
         std::mem::swap(&mut soft, &mut self.soft);
+        // What was seen of an instance that stayed the same still holds: a reload must not put off an outage.
+        self.soft.watches.inherit(soft.watches);
         self.soft.references = soft.references;
         self.soft.alarms = soft.alarms;
         self.soft.survey = soft.survey;
         self.soft.inbox = soft.inbox;
         self.soft.halted = soft.halted;
+        self.soft.stopped = soft.stopped;
+        self.soft.claimed = soft.claimed;
         self.policy = policy;
         self.policy_hash = policy_hash;
         self.soft.inbox.push_back(Input::Restarted);
@@ -256,6 +280,17 @@ impl Controller {
     /// Why nothing is performed, if so.
     pub fn halted(&self) -> Option<&str> {
         self.soft.halted.as_deref().or(self.hard.halted.as_deref())
+    }
+
+    /// What people forbade, and durably: nothing more of it is sent, whatever has started.
+    pub fn standstill(&self, now: Now) -> Standstill {
+        let pause = self.hard.paused.as_ref().filter(|_| !self.bugs.has(Bug::PauseIgnored));
+        let pause = pause.filter(|pause| !self.hard.time_left(pause.stamp, pause.until, now).is_zero());
+        let held = self.hard.open_incidents().filter(|incident| incident.is_held);
+        Standstill {
+            paused: pause.map(|pause| format!("paused by {}", pause.by)),
+            held: held.map(|incident| incident.plan.id.clone()).collect(),
+        }
     }
 
     /// Returns whether the verdict changed, or anything else that a decision may depend on.
@@ -373,6 +408,9 @@ impl Soft {
             under_way: BTreeSet::new(),
             survey: None,
             survey_asked: None,
+            stopped: None,
+            unvouched_since: None,
+            claimed: BTreeSet::new(),
             owed_under_way: BTreeMap::new(),
             alarms: BTreeMap::new(),
             inbox: VecDeque::new(),
@@ -468,7 +506,7 @@ impl Draft<'_> {
             if is_suspected && watch.has_recovered(&self.soft.limits, now.monotonic) {
                 found.push(Fact::SuspicionCleared { instance: id.clone() });
             } else if !is_suspected
-                && let Some(since) = watch.failing_since(&self.soft.limits, now.monotonic)
+                && let Some(since) = watch.suspect_since(&self.soft.limits, now.monotonic)
                 && active(self.policy, &self.hard, id)
             {
                 found.push(Fact::SuspicionRaised {
@@ -503,13 +541,23 @@ impl Draft<'_> {
             Input::OwedFenceFinished { database, attempt, outcome } => self.fence_paid(database, attempt, outcome),
             Input::Surveyed { claims } => {
                 self.soft.survey_asked = None;
+                let ours = Some(self.hard.term());
+                for (region, claim) in &claims {
+                    if claim.as_ref().is_some_and(|claim| claim.term == ours) {
+                        self.soft.claimed.insert(region.clone());
+                    }
+                }
                 self.soft.survey = Some((self.now.monotonic, claims));
             }
             Input::Commanded { id, command } => {
                 let answer = self.command(command);
                 self.perform(Effect::Reply { id, answer });
             }
-            Input::Observed(_) | Input::ReferenceObserved(_) | Input::Progressed { .. } | Input::Tick => {}
+            Input::Observed(_)
+            | Input::ReferenceObserved(_)
+            | Input::Progressed { .. }
+            | Input::Stopped(_)
+            | Input::Tick => {}
         }
     }
 
@@ -531,7 +579,8 @@ impl Draft<'_> {
             && self.hard.is_adopted
             && self.policy.mode != crate::domain::Mode::Observe
         {
-            self.perform(Effect::Claim { ledger, replace: false });
+            let term = self.hard.term();
+            self.perform(Effect::Claim { ledger, term, replace: false });
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Fact;
 use crate::domain::{InstanceId, LedgerId, PlanId, RegionId, StepId};
 use crate::plan::Action;
+use crate::ports::Term;
 
 /// What one step decided: first record, then perform.
 #[must_use]
@@ -44,6 +45,8 @@ pub enum Effect {
     Claim {
         /// Whose.
         ledger: LedgerId,
+        /// This daemon's turn with it.
+        term: Term,
         /// Replace a foreign claim: a person adopted.
         replace: bool,
     },

@@ -242,6 +242,15 @@ pub enum Fact {
         /// Which step.
         step: StepId,
     },
+    /// A step that had started and sent nothing waits again, because nothing may be sent for now.
+    StepPutBack {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// What is in the way.
+        why: String,
+    },
     /// A component is served elsewhere.
     PlacementChanged {
         /// Which.

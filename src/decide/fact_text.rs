@@ -94,6 +94,7 @@ impl fmt::Display for Fact {
             Self::StepOwed { step, why, .. } => write!(f, "{step}: owed, {why}"),
             Self::StepSkipped { step, by, .. } => write!(f, "{step}: skipped by {by}"),
             Self::StepCancelled { step, .. } => write!(f, "{step}: cancelled"),
+            Self::StepPutBack { step, why, .. } => write!(f, "{step}: nothing was sent, it waits again: {why}"),
             Self::PlacementChanged { component, region } => write!(f, "{component} is served in {region}"),
             Self::UnwindingStarted { plan, part, why, aborted } => {
                 write!(f, "{plan}: {} {}, {why}", part, if *aborted { "aborted, unwinding" } else { "unwinds" })

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{Fact, GuardKind, Incident, Outcome, Sample};
 use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, PlanId, RegionId};
 use crate::plan::Part;
+use crate::ports::Term;
 
 /// When a fact was recorded, and by which run of the daemon: a monotonic clock means nothing to another boot.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,6 +69,7 @@ pub(super) struct Hard {
     pub(super) ledger: Option<LedgerId>,
     pub(super) epoch: u64,
     pub(super) policy: String,
+    /// When this epoch began.
     anchor: Option<Now>,
     pub(super) is_adopted: bool,
     pub(super) placement: BTreeMap<ComponentId, RegionId>,
@@ -130,6 +132,12 @@ impl Hard {
                 .filter(|(region, weight)| **weight > 0 && self.placement.get(traffic) != Some(*region))
                 .map(move |(region, _)| (traffic, region))
         })
+    }
+
+    /// This daemon's turn with the ledger.
+    pub(super) fn term(&self) -> Term {
+        let since = self.anchor.map_or(Timestamp::UNIX_EPOCH, |anchor| anchor.wall);
+        Term { epoch: self.epoch, since }
     }
 
     fn incident_of_mut(&mut self, plan: &PlanId) -> Option<&mut Incident> {
@@ -257,6 +265,7 @@ impl Hard {
             | Fact::StepFailed { plan, .. }
             | Fact::StepSkipped { plan, .. }
             | Fact::StepCancelled { plan, .. }
+            | Fact::StepPutBack { plan, .. }
             | Fact::UnwindingStarted { plan, .. }
             | Fact::UndoStarted { plan, .. }
             | Fact::UndoFailed { plan, .. }

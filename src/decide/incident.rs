@@ -402,6 +402,11 @@ impl Plan {
                 self.is_stuck = false;
                 self.end(step, StepState::Cancelled, "stopped", stamp);
             }
+            Fact::StepPutBack { step, .. } => self.edit(step, |progress| {
+                progress.state = StepState::Waiting;
+                // What an earlier attempt sent cannot be judged away.
+                progress.has_passed_commit_point &= progress.attempts > 1;
+            }),
             Fact::RetryOrdered { step, .. } => {
                 self.is_stuck = false;
                 self.edit(step, |progress| {

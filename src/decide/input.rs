@@ -18,6 +18,8 @@ pub enum Input {
     Observed(Observation),
     /// A reference point was asked.
     ReferenceObserved(ReferenceObservation),
+    /// A person's stop file is there, with what to tell of it; or not any more.
+    Stopped(Option<String>),
     /// A deadline named by `next_deadline` was reached.
     Tick,
     /// A look at a step's world came back.
@@ -114,6 +116,11 @@ pub enum StepOutcome {
     },
     /// Stopped on request.
     Cancelled,
+    /// Nothing was sent, and nothing may be for now: it is judged anew when that is over.
+    NotBegun {
+        /// What is in the way.
+        why: String,
+    },
 }
 
 /// What a person can ask for. `by` is who, for the record.

@@ -8,9 +8,11 @@ use super::hard::Declared;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{
-    Bug, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human,
+    Bug, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId,
+    time::human,
 };
 use crate::plan::{self, Part, Situation};
+use crate::ports::Claim;
 
 /// A loss that a row of the matrix, or the rule for regions, sees.
 #[derive(Debug, Clone, PartialEq)]
@@ -234,6 +236,13 @@ impl Draft<'_> {
             });
         }
         guards.extend(self.drift());
+        if let Some(stopped) = &self.soft.stopped {
+            guards.push(Guard {
+                kind: GuardKind::Paused,
+                evidence: stopped.clone(),
+                lifted_by: "removing the stop file".to_owned(),
+            });
+        }
         if let Some(pause) = self.hard.paused.as_ref().filter(|_| !self.bugs.has(Bug::PauseIgnored)) {
             let left = self.hard.time_left(pause.stamp, pause.until, self.now);
             if !left.is_zero() {
@@ -255,6 +264,12 @@ impl Draft<'_> {
         guards
     }
 
+    /// Somebody else's, although it may name a ledger of the same name: whoever took over last is in charge.
+    fn is_foreign(&self, ledger: &LedgerId, region: &RegionId, claim: &Claim) -> bool {
+        let ours = Some(self.hard.term());
+        claim.ledger != *ledger || claim.term > ours || (claim.term != ours && self.soft.claimed.contains(region))
+    }
+
     /// The ledger and the world disagree.
     pub(super) fn drift(&self) -> Option<Guard> {
         if self.bugs.has(Bug::DriftIgnored) {
@@ -274,12 +289,18 @@ impl Draft<'_> {
             && let Some(ledger) = &self.hard.ledger
             && let Some((region, claim)) = claims
                 .iter()
-                .find_map(|(region, claim)| claim.as_ref().filter(|c| c.ledger != *ledger).map(|c| (region, c)))
+                .filter_map(|(region, claim)| Some((region, claim.as_ref()?)))
+                .find(|(region, claim)| self.is_foreign(ledger, region, claim))
         {
-            return guard(
-                format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger),
-                "stopping the other one, then `failoverd adopt` here",
-            );
+            let evidence = match claim.term {
+                Some(term) if claim.ledger == *ledger => {
+                    format!("a copy of this ledger took over ({}, {term}) and claims {region}", claim.holder)
+                }
+                Some(_) | None => {
+                    format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger)
+                }
+            };
+            return guard(evidence, "stopping the other one, then `failoverd adopt` here");
         }
         for component in &self.soft.driftable {
             let Some(placed) = self.hard.placement.get(component) else { continue };

@@ -24,7 +24,8 @@ mod view;
 mod watches;
 mod zones;
 
-pub use controller::{Controller, CorruptLedger};
+pub use advance::OWED;
+pub use controller::{Controller, CorruptLedger, Standstill};
 pub use effect::*;
 pub use fact::*;
 pub use guard::*;

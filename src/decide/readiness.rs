@@ -6,9 +6,11 @@ use super::advance::Readiness;
 use super::controller::Draft;
 use super::incident::{Approval, Incident, PartState};
 use super::judge::Candidate;
-use super::{Guard, GuardKind};
+use super::watches::Watched;
+use super::{Guard, GuardKind, StepState};
 use crate::domain::{
-    Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, RegionId, StepId, UnfencedPromotion, time::human,
+    Bug, ComponentId, IncidentId, InstanceId, Kind, Layer, Level, Mode, RegionId, Serving, StepId, UnfencedPromotion,
+    time::human,
 };
 use crate::health::{Loss, expected_loss};
 use crate::plan::{Action, Part, Step};
@@ -31,6 +33,7 @@ impl Draft<'_> {
         // A fence ends the writes of what it is put up against.
         let is_fence = matches!(step.action, Action::Fenced { .. });
         let is_judged = step.commit_point || moves_share || is_fence;
+        guards.extend(self.skipped_in_vain(&incident, step));
         let mut waits_for_others = false;
         if !is_restart {
             guards.extend(self.unready_target(&incident, step));
@@ -105,6 +108,36 @@ impl Draft<'_> {
             });
         }
         guards
+    }
+
+    /// A promotion that a person left out, and that is not there: nothing is pointed at a database that takes no writes.
+    fn skipped_in_vain(&self, incident: &Incident, step: &Step) -> Option<Guard> {
+        let is_pointing = match &step.action {
+            Action::Traffic { .. } => step.part != Part::Reroute,
+            Action::Published { .. } => true,
+            Action::IncidentDeclared { .. }
+            | Action::Fenced { .. }
+            | Action::Replicas { .. }
+            | Action::DatabasePromoted { .. }
+            | Action::RolledOut { .. }
+            | Action::CacheActive { .. }
+            | Action::StorageReachable { .. }
+            | Action::Manifests { .. }
+            | Action::Verified { .. } => false,
+        };
+        let skipped = step.after.iter().filter(|id| incident.plan.state(id) == StepState::Skipped);
+        let database = skipped.filter_map(|id| incident.plan.step(id)).find_map(|promotion| {
+            if let Action::DatabasePromoted { database, .. } = &promotion.action { Some(database) } else { None }
+        })?;
+        let writable = |watch: &Watched| watch.evidence.serving == Some(Serving::Writable);
+        if !is_pointing || incident.is_forced || self.soft.watches.get(database).is_some_and(writable) {
+            return None;
+        }
+        Some(Guard {
+            kind: GuardKind::TargetNotReady,
+            evidence: format!("{database} takes no writes, although its promotion was left out as done by hand"),
+            lifted_by: format!("promoting {database} by hand; or `failoverd retry` of its promotion"),
+        })
     }
 
     fn missing_approval(&self, incident: &Incident, step: &Step) -> Option<Guard> {
@@ -245,7 +278,12 @@ impl Draft<'_> {
             Some(suspicion) if old.positions.is_empty() => {
                 expected_loss(&suspicion.positions, position, suspicion.since)
             }
-            Some(suspicion) => expected_loss(&old.positions.recorded(), position, suspicion.since),
+            Some(suspicion) => {
+                let recorded = old.positions.recorded();
+                // It answered in between: what it wrote then counts.
+                let since = recorded.last().map_or(suspicion.since, |last| suspicion.since.max(last.at));
+                expected_loss(&recorded, position, since)
+            }
             None => expected_loss(&old.positions.recorded(), position, since),
         }
     }
@@ -308,8 +346,7 @@ impl Draft<'_> {
         let allows = policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
         // A primary that answers is one that clients can write to, and one of which nothing is known may be one: only a
         // person may promote beside it.
-        let is_down = !self.is_answering(from) && self.failing_for(from).is_some();
-        if allows && is_down {
+        if allows && self.is_down(from) {
             return Ok(Some(format!("{from} could not be fenced; unfenced_promotion = \"allow\"")));
         }
         if let Some(approval) = self.approval(incident).filter(|approval| approval.accept_unfenced) {
@@ -324,6 +361,14 @@ impl Draft<'_> {
             format!("{from} could not be reached to be fenced, and may still accept writes")
         };
         Err(Guard { kind: GuardKind::Unfenced, evidence, lifted_by: format!("the fence, or {command}") })
+    }
+
+    /// It fails, and no session comes about. One that lets us in and fails further on (a query, a write of our own) may be
+    /// serving everybody else.
+    fn is_down(&self, database: &InstanceId) -> bool {
+        let layer = self.soft.watches.get(database).and_then(|watch| watch.failing_layer());
+        self.failing_for(database).is_some()
+            && matches!(layer, Some(Layer::Dns | Layer::Tcp | Layer::Tls | Layer::Greeting))
     }
 
     /// Until the part's first commit point, the loss has to be as clear as it was when it was declared.

@@ -259,18 +259,29 @@ impl Draft<'_> {
             1 => "one standby could NOT take over".to_owned(),
             n => format!("{n} standbys could NOT take over"),
         };
-        let suspects = self
+        let verdicts: Vec<VerdictKind> = self
             .soft
             .watches
             .iter()
-            .filter(|(id, watch)| {
-                self.is_active(id) && watch.judge(&self.soft.limits, self.now.monotonic).kind != VerdictKind::Alive
-            })
-            .count();
+            .filter(|(id, watch)| self.is_active(id) && (watch.matters || watch.has_row || watch.kind.has_a_place()))
+            .map(|(_, watch)| watch.judge(&self.soft.limits, self.now.monotonic).kind)
+            .collect();
+        let unknown = verdicts.iter().filter(|kind| **kind == VerdictKind::Unknown).count();
+        let suspects = verdicts.iter().filter(|kind| **kind != VerdictKind::Alive).count();
         let paused = if self.hard.paused.is_some() { " (paused)" } else { "" };
+        if self.soft.alarms.contains_key("unvouched") {
+            return "watching, and would do nothing: too few reference points answer to tell an outage from a broken \
+                    network of our own"
+                .to_owned();
+        }
         if suspects > 0 {
             let serving = serving.join(", ");
-            return format!("watching{paused} {serving}; {suspects} serving instances are not well; {standbys}");
+            let of = |n: usize| if n == 1 { "1 serving instance".to_owned() } else { format!("{n} serving instances") };
+            let told = match unknown {
+                0 => format!("{} not well", of(suspects)),
+                n => format!("nothing known of {}", of(n)),
+            };
+            return format!("watching{paused} {serving}; {told}; {standbys}");
         }
         format!("watching{paused}: {} serves, {standbys}", serving.join(" and "))
     }

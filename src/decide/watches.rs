@@ -20,6 +20,8 @@ pub(super) struct Watched {
     pub(super) kind: Kind,
     /// Counts towards a regional outage, or is evidence for one.
     pub(super) matters: bool,
+    /// Its loss is answered by a row of its own.
+    pub(super) has_row: bool,
     /// Clients notice when it is only partly there.
     pub(super) answers_clients: bool,
     /// It lives in a region that nothing moves to by itself.
@@ -46,6 +48,17 @@ impl DerefMut for Watched {
 }
 
 impl Watched {
+    fn is_watched_like(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.fingerprint == other.fingerprint && self.watch.is_like(&other.watch)
+    }
+
+    /// Since when it has been failing. Of a database the first failure counts: where its log stood has to be on record
+    /// before anything happens to this process, or nobody knows what a promotion would lose.
+    pub(super) fn suspect_since(&self, limits: &Limits, now: Duration) -> Option<Duration> {
+        let first = || self.watch.first_of_current_failures().filter(|_| self.kind == Kind::Database);
+        self.watch.failing_since(limits, now).or_else(first)
+    }
+
     /// Nothing about it changes before it is observed again or goes stale. A database never is: how far a standby lags
     /// behind depends on what its primary writes. Nor is a cluster: its workloads have a clock of their own.
     fn is_quiet(&self, verdict: VerdictKind, limits: &Limits, now: Duration) -> bool {
@@ -81,6 +94,7 @@ impl Watches {
                     watch: Watch::new(component.probing, keep, needed),
                     kind: component.kind,
                     matters: component.critical || component.independent_evidence,
+                    has_row: component.row.is_some(),
                     answers_clients: component.answers_clients(),
                     is_cold: policy.regions.get(&id.region) == Some(&Role::Tertiary),
                     fingerprint: component.fingerprints.get(&id.region).cloned().unwrap_or_default(),
@@ -94,6 +108,17 @@ impl Watches {
         let restless = (0..list.len()).collect();
         let goes_stale = vec![NEVER; list.len()];
         Self { list, restless, goes_stale }
+    }
+
+    /// Takes over what another list knows of instances that are watched in the same way here.
+    pub(super) fn inherit(&mut self, former: Self) {
+        for (id, old) in former.list {
+            let Some(place) = self.place(&id) else { continue };
+            let new = &mut self.list[place].1;
+            if new.is_watched_like(&old) {
+                new.watch = old.watch;
+            }
+        }
     }
 
     /// Where in the list it stands, for as long as there is a list.

@@ -193,6 +193,16 @@ impl Watch {
         self.window.failing_since(limits.failing_ratio, now)
     }
 
+    /// It asks the same of the same observations.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.probing == other.probing && self.needed == other.needed && self.window.keeps() == other.window.keeps()
+    }
+
+    /// Start of the first of the failures that no answer has ended yet.
+    pub fn first_of_current_failures(&self) -> Option<Duration> {
+        self.window.first_of_current_failures()
+    }
+
     /// It has answered every probe for `recover_for`.
     pub fn has_recovered(&self, limits: &Limits, now: Duration) -> bool {
         self.window.alive_since(now).is_some_and(|since| now.saturating_sub(since) >= limits.recover_for)

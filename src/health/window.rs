@@ -32,6 +32,11 @@ impl Window {
         Self { runs: VecDeque::new(), gap, keep }
     }
 
+    /// How much of the past it remembers.
+    pub fn keeps(&self) -> Duration {
+        self.keep
+    }
+
     /// Adds an observation that began at `began` (monotonic). An observation older than the last is ignored.
     pub fn push(&mut self, began: Duration, failing: bool) {
         if let Some(last) = self.runs.back_mut() {

@@ -244,7 +244,12 @@ impl<'a> Draft<'a> {
         let mut after = BTreeSet::new();
         if policy.fence {
             let action = Action::Fenced { database: from.clone() };
-            let deadline = if policy.managed { deadlines.fence_managed } else { deadlines.fence };
+            // One that answers is worth waiting for: beside it only a person promotes without its fence.
+            let deadline = match (policy.managed, alive) {
+                (true, true) => deadlines.fence_managed.max(deadlines.promote_managed),
+                (true, false) => deadlines.fence_managed,
+                (false, _) => deadlines.fence,
+            };
             let fence = self.need(format!("fence-{from}"), action, BTreeSet::new(), deadline);
             self.edit(&fence, |step| step.best_effort = !alive);
             after.insert(fence);

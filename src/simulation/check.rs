@@ -186,6 +186,7 @@ impl Checks {
             | Fact::StepOwed { plan, step, .. }
             | Fact::StepSkipped { plan, step, .. }
             | Fact::StepCancelled { plan, step }
+            | Fact::StepPutBack { plan, step, .. }
             | Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| known.is_settled = true),
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed_attempts.insert((database.clone(), *attempt));

@@ -15,7 +15,7 @@ use crate::domain::{
     WorkloadSeen, ZoneSeen,
 };
 use crate::plan::Action;
-use crate::ports::Claim;
+use crate::ports::{Claim, Term};
 
 /// A primary writes that many bytes a second.
 const WAL_BYTES_PER_SECOND: u64 = 1 << 20;
@@ -264,7 +264,10 @@ impl World {
     }
 
     pub(super) fn claim_as_another(&mut self, region: &RegionId, ledger: &LedgerId) {
-        self.claims.insert(region.clone(), Claim { ledger: ledger.clone(), holder: "another failoverd".to_owned() });
+        self.claims.insert(
+            region.clone(),
+            Claim { ledger: ledger.clone(), term: None, holder: "another failoverd".to_owned() },
+        );
     }
 
     // --- what can be seen of it ---
@@ -349,11 +352,12 @@ impl World {
         self.clusters(now).into_iter().map(|region| (region.clone(), self.claims.get(&region).cloned())).collect()
     }
 
-    pub(super) fn put_claim(&mut self, now: Duration, ledger: &LedgerId, replace: bool) {
+    pub(super) fn put_claim(&mut self, now: Duration, ledger: &LedgerId, term: Term, replace: bool) {
+        let ours = Claim { ledger: ledger.clone(), term: Some(term), holder: "failoverd".to_owned() };
         for region in self.clusters(now) {
-            let foreign = self.claims.get(&region).is_some_and(|claim| claim.ledger != *ledger);
-            if !foreign || replace {
-                self.claims.insert(region, Claim { ledger: ledger.clone(), holder: "failoverd".to_owned() });
+            let is_foreign = |claim: &Claim| claim.ledger != ours.ledger || claim.term > ours.term;
+            if replace || !self.claims.get(&region).is_some_and(is_foreign) {
+                self.claims.insert(region, ours.clone());
             }
         }
     }

@@ -46,7 +46,9 @@ pub fn effect(effect: &Effect) {
         Effect::FenceOwed { database, attempt, .. } => {
             info!(effect = "fence_owed", attempt, "fence {database}, which came back");
         }
-        Effect::Claim { ledger, replace } => info!(effect = "claim", %ledger, replace, "claim the clusters"),
+        Effect::Claim { ledger, term, replace } => {
+            info!(effect = "claim", %ledger, %term, replace, "claim the clusters");
+        }
         Effect::Cancel { plan, step } => info!(effect = "cancel", %plan, %step, "stop working on the step"),
         Effect::Look { plan, step, action } => debug!(effect = "look", %plan, %step, "look: {action}"),
         Effect::Survey => debug!(effect = "survey", "read the claims"),
@@ -104,6 +106,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::StepStarted { .. }
         | Fact::StepDone { .. }
         | Fact::StepCancelled { .. }
+        | Fact::StepPutBack { .. }
         | Fact::PlacementChanged { .. }
         | Fact::UndoStarted { .. }
         | Fact::StepUndone { .. }
@@ -149,6 +152,7 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::StepOwed { plan, step, .. } => of_step("step_owed", plan, step),
         Fact::StepSkipped { plan, step, .. } => of_step("step_skipped", plan, step),
         Fact::StepCancelled { plan, step } => of_step("step_cancelled", plan, step),
+        Fact::StepPutBack { plan, step, .. } => of_step("step_put_back", plan, step),
         Fact::PlacementChanged { .. } => of("placement_changed"),
         Fact::UnwindingStarted { plan, .. } => Tags { plan: Some(plan), ..of("unwinding_started") },
         Fact::UndoStarted { plan, step, .. } => of_step("undo_started", plan, step),

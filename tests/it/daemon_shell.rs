@@ -104,13 +104,7 @@ impl Claims for Obedient {
         BTreeMap::new()
     }
 
-    async fn ensure(
-        &self,
-        _ledger: &failoverd::domain::LedgerId,
-        _holder: &str,
-        _replace: bool,
-        _permit: &Permit,
-    ) -> Result<String, Setback> {
+    async fn ensure(&self, _claim: &Claim, _replace: bool, _permit: &Permit) -> Result<String, Setback> {
         Ok("everywhere".to_owned())
     }
 }

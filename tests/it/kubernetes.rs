@@ -15,7 +15,7 @@ use failoverd::domain::{
     Finding, InstanceId, Layer, LedgerId, ObjectKind, Observation, PublishedValue, Role, WorkloadKind,
 };
 use failoverd::plan::{Action, Value};
-use failoverd::ports::{Actuator, Clock, Look, Permit, Probe, Setback};
+use failoverd::ports::{Actuator, Claim, Clock, Look, Permit, Probe, Setback, Term};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
@@ -298,23 +298,38 @@ async fn pods(lab: &Lab, hands: &Hands) {
 }
 
 async fn claims(lab: &Lab, hands: &Hands) {
-    let (ours, theirs) = (LedgerId::from("ledger-1"), LedgerId::from("ledger-2"));
+    let since = |text: &str| text.parse().unwrap();
+    let claim = |ledger: &str, epoch: u64, at: &str, holder: &str| Claim {
+        ledger: LedgerId::from(ledger),
+        term: Some(Term { epoch, since: since(at) }),
+        holder: holder.to_owned(),
+    };
     let actuator = &hands.actuator;
     assert_eq!(actuator.claim(&west()).await, Ok(None));
-    actuator.ensure_claim(&west(), &ours, "east-1", false, &permit()).await.unwrap();
-    actuator.ensure_claim(&west(), &ours, "east-2", false, &permit()).await.unwrap();
-    let claim = actuator.claim(&west()).await.unwrap().unwrap();
-    assert_eq!((claim.ledger, claim.holder.as_str()), (ours.clone(), "east-2"));
-    let foreign = actuator.ensure_claim(&west(), &theirs, "clone", false, &permit()).await;
+    let first = claim("ledger-1", 1, "2026-03-01T12:00:00.5Z", "east-1");
+    let next = claim("ledger-1", 2, "2026-03-01T13:00:00Z", "east-2");
+    for ours in [&first, &next] {
+        actuator.ensure_claim(&west(), ours, false, &permit()).await.unwrap();
+        assert_eq!(actuator.claim(&west()).await.unwrap().as_ref(), Some(ours));
+    }
+    let theirs = claim("ledger-2", 9, "2026-03-01T14:00:00Z", "clone");
+    let foreign = actuator.ensure_claim(&west(), &theirs, false, &permit()).await;
     assert!(matches!(&foreign, Err(Setback::Refused(why)) if why.contains("ledger-1")), "{foreign:?}");
-    assert_eq!(map(lab, "failoverd-claim").await["ledger"], "ledger-1");
+    // A copy of the ledger that began earlier, and one that came to the same epoch.
+    for copy in [first, claim("ledger-1", 2, "2026-03-01T12:59:59Z", "copy")] {
+        let late = actuator.ensure_claim(&west(), &copy, false, &permit()).await;
+        assert!(matches!(&late, Err(Setback::Refused(why)) if why.contains("copy of this ledger")), "{late:?}");
+    }
+    assert_eq!(map(lab, "failoverd-claim").await["holder"], "east-2");
+    actuator.ensure_claim(&west(), &theirs, true, &permit()).await.unwrap();
+    assert_eq!(map(lab, "failoverd-claim").await["ledger"], "ledger-2");
     // Of two that claim at once exactly one succeeds.
     let maps: Api<ConfigMap> = Api::namespaced(admin(lab, WEST).await, NAMESPACE);
     maps.delete("failoverd-claim", &Default::default()).await.unwrap();
     let (west, permit) = (west(), permit());
     let (one, two) = tokio::join!(
-        actuator.ensure_claim(&west, &ours, "a", false, &permit),
-        actuator.ensure_claim(&west, &theirs, "b", false, &permit),
+        actuator.ensure_claim(&west, &next, false, &permit),
+        actuator.ensure_claim(&west, &theirs, false, &permit),
     );
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
 }

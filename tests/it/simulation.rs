@@ -20,10 +20,10 @@ struct Case {
 const CASES: [Case; 9] = [
     Case {
         name: "a lost region",
-        story: "until +20m
+        story: "until +24m
             +0    everything@us-east-1 fails tcp
-            +12m  operator approve accept-loss 5m
-            +13m  operator approve accept-loss 5m",
+            +16m  operator approve accept-loss 5m
+            +17m  operator approve accept-loss 5m",
     },
     Case {
         name: "a lost database whose unfenced promotion needs a person",

@@ -66,7 +66,9 @@ impl ReferenceProbe for HttpReference {
                         let error = error.without_url();
                         match from_chain(&error) {
                             // Whatever is wrong with its certificate: it showed one, so it is there.
-                            Some(NetworkFailure::UntrustedByUs | NetworkFailure::Tls) => Ok(()),
+                            Some(NetworkFailure::UntrustedByUs | NetworkFailure::Expired | NetworkFailure::Tls) => {
+                                Ok(())
+                            }
                             Some(NetworkFailure::Dns | NetworkFailure::Tcp | NetworkFailure::Own(_)) | None => {
                                 Err(describe(&error))
                             }

@@ -15,7 +15,7 @@ use super::session::{Session, answered};
 use super::{claim, manifests, mode, pods, published, rollout, scale};
 use crate::adapters::Endpoints;
 use crate::config::Config;
-use crate::domain::{InstanceId, Layer, LedgerId, PublishedValue};
+use crate::domain::{InstanceId, Layer, PublishedValue};
 use crate::ledger::Permit;
 use crate::plan::{Action, Value};
 use crate::ports::{Actuator, Claim, Clock, Look, Setback};
@@ -49,20 +49,19 @@ impl KubernetesActuator {
         claim::read(&hand, self.namespace(cluster)?).await
     }
 
-    /// Puts our claim into the cluster unless it is there. A foreign claim is refused, unless a person adopted
+    /// Puts our claim into the cluster unless it is there. A foreign or a later one is refused, unless a person adopted
     /// (`replace`).
     ///
     /// Safe against another daemon that does the same at the same moment: one of the two gets the refusal.
     pub async fn ensure_claim(
         &self,
         cluster: &InstanceId,
-        ledger: &LedgerId,
-        holder: &str,
+        claim: &Claim,
         replace: bool,
         permit: &Permit,
     ) -> Result<(), Setback> {
         let hand = self.hand(cluster, Some(permit)).await?;
-        claim::ensure(&hand, self.namespace(cluster)?, ledger, holder, replace).await
+        claim::ensure(&hand, self.namespace(cluster)?, claim, replace).await
     }
 
     /// How many pods of the namespace run, for a check of the end state.

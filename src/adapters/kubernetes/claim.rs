@@ -12,7 +12,7 @@ use super::FIELD_MANAGER;
 use super::actuator::Hand;
 use super::answer::No;
 use crate::domain::LedgerId;
-use crate::ports::{Claim, Setback};
+use crate::ports::{Claim, Setback, Term};
 
 const NAME: &str = "failoverd-claim";
 
@@ -24,15 +24,9 @@ pub(super) async fn read(hand: &Hand<'_>, namespace: &str) -> Result<Option<Clai
 }
 
 /// `replace`: a person adopted the deployment, so a foreign claim gives way.
-pub(super) async fn ensure(
-    hand: &Hand<'_>,
-    namespace: &str,
-    ledger: &LedgerId,
-    holder: &str,
-    replace: bool,
-) -> Result<(), Setback> {
+pub(super) async fn ensure(hand: &Hand<'_>, namespace: &str, ours: &Claim, replace: bool) -> Result<(), Setback> {
     if get(hand, namespace).await?.is_none() {
-        match create(hand, namespace, ledger, holder).await {
+        match create(hand, namespace, ours).await {
             // Somebody was faster; whose claim it is, is seen below.
             Err(No::Changed(_)) => {}
             Ok(()) => return Ok(()),
@@ -51,19 +45,24 @@ pub(super) async fn ensure(
         return Err(Setback::Transient(format!("{NAME} was deleted while it was claimed")));
     };
     let claim = written(hand, &map)?;
-    if claim.ledger != *ledger && !replace {
-        let (other, whose) = (&claim.ledger, &claim.holder);
+    if claim == *ours {
+        return Ok(());
+    }
+    let (other, whose, whom) = (&claim.ledger, &claim.holder, hand.whom());
+    if claim.ledger != ours.ledger && !replace {
         return Err(Setback::Refused(format!(
-            "{} is claimed by ledger {other} ({whose}); run `failoverd adopt` here if that daemon is gone for good",
-            hand.whom()
+            "{whom} is claimed by ledger {other} ({whose}); run `failoverd adopt` here if that daemon is gone for good"
         )));
     }
-    if claim.ledger == *ledger && claim.holder == holder {
-        return Ok(());
+    if let Some(term) = claim.term.filter(|term| Some(*term) > ours.term && !replace) {
+        return Err(Setback::Refused(format!(
+            "{whom} is claimed by a copy of this ledger ({whose}, {term}), which took over later; run `failoverd adopt` \
+             here if that daemon is gone for good"
+        )));
     }
     let change = json!({
         "metadata": { "resourceVersion": map.metadata.resource_version },
-        "data": { "ledger": ledger, "holder": holder },
+        "data": data(ours),
     });
     let api: Api<ConfigMap> = Api::namespaced(hand.client(), namespace);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -72,20 +71,28 @@ pub(super) async fn ensure(
 }
 
 /// Only if nobody else has: the API server lets exactly one of several through.
-async fn create(hand: &Hand<'_>, namespace: &str, ledger: &LedgerId, holder: &str) -> Result<(), No> {
+async fn create(hand: &Hand<'_>, namespace: &str, ours: &Claim) -> Result<(), No> {
     let map = ConfigMap {
         metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
-        data: Some(BTreeMap::from([
-            ("ledger".to_owned(), ledger.as_str().to_owned()),
-            ("holder".to_owned(), holder.to_owned()),
-            ("since".to_owned(), hand.wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-        ])),
+        data: Some(data(ours)),
         ..ConfigMap::default()
     };
     let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let api: Api<ConfigMap> = Api::namespaced(hand.client(), namespace);
     hand.change(api.create(&parameters, &map)).await?;
     Ok(())
+}
+
+fn data(claim: &Claim) -> BTreeMap<String, String> {
+    let mut data = BTreeMap::from([
+        ("ledger".to_owned(), claim.ledger.as_str().to_owned()),
+        ("holder".to_owned(), claim.holder.clone()),
+    ]);
+    if let Some(term) = claim.term {
+        data.insert("epoch".to_owned(), term.epoch.to_string());
+        data.insert("since".to_owned(), term.since.to_string());
+    }
+    data
 }
 
 async fn get(hand: &Hand<'_>, namespace: &str) -> Result<Option<ConfigMap>, Setback> {
@@ -100,5 +107,8 @@ fn written(hand: &Hand<'_>, map: &ConfigMap) -> Result<Claim, Setback> {
         Setback::Refused(format!("config map {NAME} in {} names no ledger; delete it if it is nobody's", hand.whom()))
     })?;
     let holder = entry("holder").unwrap_or_else(|| "unknown".to_owned());
-    Ok(Claim { ledger: LedgerId::from(ledger), holder })
+    let epoch = entry("epoch").and_then(|epoch| epoch.parse().ok());
+    let since = entry("since").and_then(|since| since.parse().ok());
+    let term = epoch.zip(since).map(|(epoch, since)| Term { epoch, since });
+    Ok(Claim { ledger: LedgerId::from(ledger), term, holder })
 }

@@ -24,7 +24,7 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
 
 fn probes(config: &Config, findings: &mut Findings<'_>) {
     let probes = &config.probes;
-    positive(findings, Key::of(["probes", "interval"]), probes.interval);
+    interval(findings, Key::of(["probes", "interval"]), probes.interval);
     positive(findings, Key::of(["probes", "timeout"]), probes.timeout);
     if !(0.0..=0.5).contains(&probes.jitter) {
         findings.wrong(Key::of(["probes", "jitter"]), "out of range; write a share of the interval from 0 to 0.5");
@@ -44,11 +44,22 @@ fn probes(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
+/// Probing more often than that only heats the machine.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+fn interval(findings: &mut Findings<'_>, key: Key, interval: Duration) {
+    if interval < INTERVAL_MIN {
+        let text = format!("less than {}; write how often to probe, such as \"5s\"", human(INTERVAL_MIN));
+        findings.wrong(key, text);
+    }
+}
+
 fn trigger(config: &Config, part: &Part<'_>, findings: &mut Findings<'_>) {
-    for (name, own) in [("interval", part.probe.interval), ("timeout", part.probe.timeout)] {
-        if let Some(own) = own {
-            positive(findings, part.key.child("probe").child(name), own);
-        }
+    if let Some(own) = part.probe.interval {
+        interval(findings, part.key.child("probe").child("interval"), own);
+    }
+    if let Some(own) = part.probe.timeout {
+        positive(findings, part.key.child("probe").child("timeout"), own);
     }
     let Some(trigger) = part.trigger else { return };
     let key = part.key.child("trigger");

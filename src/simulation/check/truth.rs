@@ -46,6 +46,7 @@ impl Checks {
             | Fact::StepOwed { .. }
             | Fact::StepSkipped { .. }
             | Fact::StepCancelled { .. }
+            | Fact::StepPutBack { .. }
             | Fact::PlacementChanged { .. }
             | Fact::UndoStarted { .. }
             | Fact::StepUndone { .. }

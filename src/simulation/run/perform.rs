@@ -70,8 +70,8 @@ impl Simulation<'_> {
                 let text = format!("fence {database}, which is owed");
                 (Work::Fence { database, key, attempt, deadline }, text)
             }
-            Effect::Claim { ledger, replace } => {
-                self.world.put_claim(self.now, &ledger, replace);
+            Effect::Claim { ledger, term, replace } => {
+                self.world.put_claim(self.now, &ledger, term, replace);
                 let text = if replace { "claim the clusters, replacing other claims" } else { "claim the clusters" };
                 self.note(What::Does { text: text.to_owned() });
                 let claims = self.world.claims(self.now);
@@ -236,6 +236,7 @@ impl Simulation<'_> {
             StepOutcome::Reached { note, .. } => Ok(note),
             StepOutcome::Failed { why } => Err(why),
             StepOutcome::Cancelled => Err("cancelled".to_owned()),
+            StepOutcome::NotBegun { why } => Err(why),
         };
         let input = match &running.work {
             Work::Perform(task) => {
