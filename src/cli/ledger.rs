@@ -36,6 +36,8 @@ pub fn show(path: &Path, from: u64, json: bool, out: &mut dyn Write) -> anyhow::
 fn show_frame(frame: &Frame, out: &mut dyn Write) -> anyhow::Result<()> {
     let time = clock_text(frame.at.wall);
     for (n, fact) in frame.facts.iter().enumerate() {
+        // A line is a fact, and a terminal is not to be commanded by one, whoever wrote it.
+        let fact: String = fact.to_string().chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
         if n == 0 {
             writeln!(out, "{:>6}  {time:<20}  {:>5}  {fact}", frame.index, frame.epoch)?;
         } else {

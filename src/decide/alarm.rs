@@ -15,6 +15,11 @@ const FIRST_PROBES: Duration = Duration::from_secs(60);
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
     pub(super) fn alarm(&mut self) {
+        if self.claimed_by_another().is_some() {
+            // The other one may be gone, or what was read may be old.
+            self.is_surveyed();
+            self.wake(self.now.monotonic + self.policy.guards.recheck, "the claims are read again");
+        }
         self.soft.unvouched_since = match self.unvouched() {
             Some(_) => Some(self.soft.unvouched_since.unwrap_or(self.now.monotonic)),
             None => None,

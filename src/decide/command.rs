@@ -12,6 +12,13 @@ use crate::plan::Part;
 
 impl Draft<'_> {
     pub(super) fn command(&mut self, command: Command) -> Result<String, String> {
+        for (name, words, max) in command.words() {
+            if words.chars().count() > max || words.chars().any(char::is_control) {
+                return Err(format!(
+                    "`{name}` is for the record: one line of at most {max} characters, without control characters"
+                ));
+            }
+        }
         match command {
             Command::Failover { by, reason, from, component, force } => {
                 self.failover(format!("{by}: {reason}"), from, component, force)
@@ -22,7 +29,7 @@ impl Draft<'_> {
             Command::Hold { by, incident } => {
                 self.open(&incident)?;
                 self.record(Fact::Held { incident: incident.clone(), by });
-                Ok(format!("{incident} is held: no further step starts; `failoverd resume` releases it"))
+                Ok(format!("{incident} is held: nothing more of it is sent; `failoverd resume` releases it"))
             }
             Command::Pause { by, until, reason } => self.pause(by, until, reason),
             Command::Resume { by } => self.resume(by),
@@ -284,9 +291,10 @@ impl Draft<'_> {
         let shown: Vec<String> = placement.iter().map(|(component, region)| format!("{component}={region}")).collect();
         self.record(Fact::PlacementAdopted { placement, by });
         self.soft.survey = None;
-        self.soft.survey_asked = None;
         self.soft.claimed.clear();
+        self.soft.survey_asked = None;
         if self.policy.mode != Mode::Observe {
+            self.soft.survey_asked = Some(self.now.monotonic);
             let term = self.hard.term();
             self.perform(Effect::Claim { ledger, term, replace: true });
         }

@@ -573,14 +573,16 @@ impl Draft<'_> {
             policy: self.policy_hash.to_owned(),
             mode: self.policy.mode,
         });
-        self.perform(Effect::Survey);
         self.soft.survey_asked = Some(self.now.monotonic);
+        // A claim ends with a survey. Never both at once: what one reads before the other writes would come back later.
         if let Some(ledger) = self.hard.ledger.clone()
             && self.hard.is_adopted
             && self.policy.mode != crate::domain::Mode::Observe
         {
             let term = self.hard.term();
             self.perform(Effect::Claim { ledger, term, replace: false });
+        } else {
+            self.perform(Effect::Survey);
         }
     }
 }

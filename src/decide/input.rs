@@ -227,3 +227,24 @@ pub enum Command {
         placement: BTreeMap<ComponentId, RegionId>,
     },
 }
+
+impl Command {
+    /// What a person wrote that goes into the record: its name, the text, and how many characters it may have.
+    pub(crate) fn words(&self) -> Vec<(&'static str, &str, usize)> {
+        const NAME_MAX: usize = 200;
+        const TEXT_MAX: usize = 2000;
+        match self {
+            Self::Failover { by, reason, .. } | Self::Pause { by, reason, .. } => {
+                vec![("by", by, NAME_MAX), ("reason", reason, TEXT_MAX)]
+            }
+            Self::Ack { by, note, .. } => vec![("by", by, NAME_MAX), ("note", note, TEXT_MAX)],
+            Self::Approve { by, .. }
+            | Self::Hold { by, .. }
+            | Self::Resume { by }
+            | Self::Retry { by, .. }
+            | Self::Skip { by, .. }
+            | Self::Abort { by, .. }
+            | Self::Adopt { by, .. } => vec![("by", by, NAME_MAX)],
+        }
+    }
+}

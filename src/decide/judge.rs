@@ -264,6 +264,22 @@ impl Draft<'_> {
         guards
     }
 
+    /// Who claims a cluster that we believe to be in charge of.
+    pub(super) fn claimed_by_another(&self) -> Option<String> {
+        let ledger = self.hard.ledger.as_ref()?;
+        let (_, claims) = self.soft.survey.as_ref()?;
+        let (region, claim) = claims
+            .iter()
+            .filter_map(|(region, claim)| Some((region, claim.as_ref()?)))
+            .find(|(region, claim)| self.is_foreign(ledger, region, claim))?;
+        Some(match claim.term {
+            Some(term) if claim.ledger == *ledger => {
+                format!("a copy of this ledger took over ({}, {term}) and claims {region}", claim.holder)
+            }
+            Some(_) | None => format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger),
+        })
+    }
+
     /// Somebody else's, although it may name a ledger of the same name: whoever took over last is in charge.
     fn is_foreign(&self, ledger: &LedgerId, region: &RegionId, claim: &Claim) -> bool {
         let ours = Some(self.hard.term());
@@ -285,21 +301,7 @@ impl Draft<'_> {
                 "`failoverd adopt`, once you have checked that no other failoverd is in charge",
             );
         }
-        if let Some((_, claims)) = &self.soft.survey
-            && let Some(ledger) = &self.hard.ledger
-            && let Some((region, claim)) = claims
-                .iter()
-                .filter_map(|(region, claim)| Some((region, claim.as_ref()?)))
-                .find(|(region, claim)| self.is_foreign(ledger, region, claim))
-        {
-            let evidence = match claim.term {
-                Some(term) if claim.ledger == *ledger => {
-                    format!("a copy of this ledger took over ({}, {term}) and claims {region}", claim.holder)
-                }
-                Some(_) | None => {
-                    format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger)
-                }
-            };
+        if let Some(evidence) = self.claimed_by_another() {
             return guard(evidence, "stopping the other one, then `failoverd adopt` here");
         }
         for component in &self.soft.driftable {

@@ -549,7 +549,7 @@ pub fn explain(status: &Status) -> String {
             incident.plan,
             incident.plan_hash
         ));
-        lines.extend(incident.evidence.iter().map(|line| format!("  seen: {line}")));
+        lines.extend(incident.evidence.iter().map(|line| format!("  seen when it was declared: {line}")));
         lines.extend(incident.exceptions.iter().map(|line| format!("  exception: {line}")));
         for step in &incident.steps {
             match step.state {

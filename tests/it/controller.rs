@@ -140,13 +140,15 @@ impl World {
                         };
                         inputs.insert(0, Input::Looked { plan, step, result });
                     }
-                    Effect::Survey => inputs.insert(0, Input::Surveyed { claims: BTreeMap::new() }),
+                    Effect::Survey | Effect::Claim { .. } => {
+                        inputs.insert(0, Input::Surveyed { claims: BTreeMap::new() })
+                    }
                     Effect::FenceOwed { database, attempt, .. } => inputs
                         .insert(0, Input::OwedFenceFinished { database, attempt, outcome: Ok("fenced".to_owned()) }),
                     Effect::Reply { answer, .. } => {
                         writeln!(self.log, "{:>6} reply {answer:?}", self.at.as_secs()).expect("a string")
                     }
-                    Effect::Claim { .. } | Effect::Cancel { .. } | Effect::Alarm(_) | Effect::AlarmCleared { .. } => {}
+                    Effect::Cancel { .. } | Effect::Alarm(_) | Effect::AlarmCleared { .. } => {}
                 }
             }
         }

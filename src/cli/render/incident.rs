@@ -23,7 +23,7 @@ pub(super) fn open(incident: &IncidentStatus, headline: &str, palette: Palette) 
     }
     text.push_str(&clock(incident, palette));
     for line in incident.evidence.iter().take(EVIDENCE_MAX) {
-        text.push_str(&paragraph(palette, 2, Ink::Faint, &format!("seen: {line}")));
+        text.push_str(&paragraph(palette, 2, Ink::Faint, &format!("seen when it was declared: {line}")));
     }
     for exception in &incident.exceptions {
         text.push_str(&paragraph(
