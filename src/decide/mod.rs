@@ -14,6 +14,7 @@ mod fact;
 mod fact_text;
 mod guard;
 mod hard;
+mod headline;
 mod healing;
 mod incident;
 mod input;

@@ -296,7 +296,7 @@ impl Draft<'_> {
         let level = level_of(incident, step);
         let rpo = self.policy.objectives(level).rpo;
         let accepted = self.approval(incident).and_then(|approval| approval.accept_loss);
-        let command = format!("`failoverd approve {} --accept-loss`", incident.id);
+        let command = format!("`failoverd approve {} --accept-loss", incident.id);
         match self.expected_loss(&database.component, &from.region, &database.region) {
             Loss::AtMost(loss) if loss <= rpo => Ok((Some(loss), None)),
             Loss::AtMost(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
@@ -310,7 +310,7 @@ impl Draft<'_> {
                     level,
                     human(rpo)
                 ),
-                lifted_by: format!("the standby catching up, or {command} {}s", loss.as_secs() + 1),
+                lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
             }),
             Loss::MoreThan(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
                 Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
@@ -324,7 +324,7 @@ impl Draft<'_> {
                     level,
                     human(rpo)
                 ),
-                lifted_by: format!("the standby catching up, or {command} with as much as you accept"),
+                lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
             }),
             Loss::Unknown(why) if accepted.is_some() => {
                 Ok((None, Some(format!("an unknown loss was accepted ({why})"))))
@@ -332,7 +332,7 @@ impl Draft<'_> {
             Loss::Unknown(why) => Err(Guard {
                 kind: GuardKind::DataLoss,
                 evidence: format!("it is not known how much promoting {database} would lose: {why}"),
-                lifted_by: format!("a position of the standby, or {command} {}s", rpo.as_secs()),
+                lifted_by: format!("a position of the standby, or {command} {}s`", rpo.as_secs()),
             }),
         }
     }

@@ -155,6 +155,26 @@ async fn the_stop_file_is_an_alarm_and_stops_everything_that_has_not_been_sent()
 }
 
 #[tokio::test]
+async fn what_the_stop_file_held_back_is_judged_anew_when_it_is_gone() {
+    let mut shell = Shell::start(omnimesh()).await;
+    shell.watch(40).await;
+    shell.adopt().await;
+    shell.watch(40).await;
+    std::fs::write(shell.stop_file(), "").unwrap();
+    shell.alarm("daemon/stop-file", true).await;
+    shell.lose("us-east-1");
+    shell.watch(400).await;
+    shell.find();
+    shell.watch(40).await;
+    std::fs::remove_file(shell.stop_file()).unwrap();
+    shell.alarm("daemon/stop-file", false).await;
+    shell.watch(40).await;
+    assert_eq!(*shell.world.acts.lock().unwrap(), [""; 0]);
+    let passed = |fact: &Fact| matches!(fact, Fact::CommitPointPassed { .. });
+    assert!(!shell.facts().iter().any(passed), "{:?}", shell.facts());
+}
+
+#[tokio::test]
 async fn a_daemon_that_ends_leaves_its_plan_in_the_ledger_and_the_next_one_finishes_it_once() {
     let clock = TestClock::default();
     let disk = MemoryDisk::new("0190-test", clock.now());

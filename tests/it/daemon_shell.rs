@@ -218,6 +218,11 @@ impl Shell {
         self.failing.push(RegionId::from(region));
     }
 
+    /// Every probe answers again.
+    pub(crate) fn find(&mut self) {
+        self.failing.clear();
+    }
+
     /// Lets so many seconds pass, with one probe of everything in each.
     pub(crate) async fn watch(&self, seconds: u64) {
         for _ in 0..seconds {

@@ -1,7 +1,7 @@
 //! The executor against actuators that do what a test tells them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use failoverd::daemon::executor::{Executor, Parts, World};
 use failoverd::daemon::gate::{Gate, Permits};
-use failoverd::decide::{Input, StepOutcome, Task};
+use failoverd::decide::{Input, Standstill, StepOutcome, Task};
 use failoverd::domain::{InstanceId, LedgerId, Now, RegionId};
 use failoverd::plan::Action;
 use failoverd::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
@@ -85,6 +85,31 @@ async fn while_the_stop_file_is_there_nothing_is_sent() {
     assert_eq!(lab.count("act"), 0);
     std::fs::remove_file(&lab.stop_file).unwrap();
     assert!(matches!(lab.perform(60).await, StepOutcome::Reached { acted: true, .. }));
+}
+
+#[tokio::test]
+async fn what_is_paused_or_held_sends_nothing_more_and_what_had_sent_nothing_is_put_back() {
+    let paused = Standstill { paused: Some("paused by alice".to_owned()), held: BTreeSet::new() };
+    let held = Standstill { paused: None, held: BTreeSet::from(["plan-1".into()]) };
+    for standstill in [paused, held] {
+        let mut lab = Lab::new(Script::default());
+        lab.gate.stand_still(standstill.clone());
+        let ended = lab.perform(60).await;
+        assert!(matches!(ended, StepOutcome::NotBegun { .. }), "{ended:?}");
+        assert_eq!(lab.count("act"), 0);
+
+        // What a call did whose answer was an error, nobody knows: the step is not given up, and sends nothing more.
+        let mut lab = Lab::new(Script { acts: vec![transient("503"), Act::Done], ..Script::default() });
+        lab.start(60);
+        while lab.count("act") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lab.gate.stand_still(standstill);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(lab.count("act"), 1);
+        lab.gate.stand_still(Standstill::default());
+        assert!(matches!(lab.finish().await, StepOutcome::Reached { acted: true, .. }));
+    }
 }
 
 #[tokio::test]
