@@ -259,7 +259,7 @@ Examples:
     )]
     Approve(ApproveArgs),
 
-    /// Let no further step of an incident start; what runs is finished
+    /// Let nothing more of an incident be sent, until `failoverd resume`
     #[command(
         display_order = 24,
         after_help = "Examples:

@@ -64,6 +64,8 @@ const OUTCOMES_MAX: usize = 1024;
 const GRACE: Duration = Duration::from_secs(15);
 /// And this for a loop that does not end.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
+/// A socket of systemd that is full may hold the end up for so long.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// Operators, a scraper or two, and those who follow the facts.
 const API_LIMITS: Limits = Limits { connections: 64, header_within: Duration::from_secs(10) };
 /// Load balancers and applications.
@@ -263,7 +265,7 @@ impl Daemon {
     /// No new effects; running calls finish; what is left is in the ledger.
     async fn drain(mut self) -> End {
         info!("ending: what runs may finish, nothing new is started");
-        self.herald.say(Word::Stopping);
+        let told = self.herald.say_and_tell(Word::Stopping);
         self.reloader.stop_probing().await;
         self.gate.drain();
         let ended = tokio::select! {
@@ -282,6 +284,8 @@ impl Daemon {
         };
         self.stop.cancel();
         drop(self.handle);
+        // systemd would take the end for a failure if it came before the word; but nobody waits for it for long.
+        let _ = tokio::time::timeout(TOLD_WITHIN, told).await;
         match ended {
             Some(Ok(_)) => End::Asked,
             Some(Err(_)) => End::Bug,

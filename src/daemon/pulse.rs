@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use secrecy::ExposeSecret as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,8 +44,11 @@ pub enum Word {
 /// Talks to systemd, from a thread of its own: a socket that is full must not stop the event loop.
 #[derive(Debug, Clone)]
 pub struct Herald {
-    words: SyncSender<Word>,
+    words: SyncSender<Spoken>,
 }
+
+/// A word, and whom to tell that it was sent.
+type Spoken = (Word, Option<oneshot::Sender<()>>);
 
 impl Herald {
     /// Without systemd, words go nowhere.
@@ -58,13 +61,21 @@ impl Herald {
 
     /// Queues a word; where the queue is full it is lost, and the watchdog will tell.
     pub fn say(&self, word: Word) {
-        let _ = self.words.try_send(word);
+        let _ = self.words.try_send((word, None));
+    }
+
+    /// As `say`; what comes back completes when the word was sent or is lost. A process that ends earlier takes its
+    /// words along.
+    pub fn say_and_tell(&self, word: Word) -> oneshot::Receiver<()> {
+        let (told, sent) = oneshot::channel();
+        let _ = self.words.try_send((word, Some(told)));
+        sent
     }
 }
 
-fn speak(queue: &Receiver<Word>) {
+fn speak(queue: &Receiver<Spoken>) {
     let mut is_failing = false;
-    for word in queue {
+    for (word, told) in queue {
         let sent = match &word {
             Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
             Word::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
@@ -81,6 +92,9 @@ fn speak(queue: &Receiver<Word>) {
                 is_failing = true;
             }
             Err(_) => {}
+        }
+        if let Some(told) = told {
+            let _ = told.send(());
         }
     }
 }

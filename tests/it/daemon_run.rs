@@ -17,8 +17,8 @@ use serde_json::Value;
 fn it_tells_systemd_when_it_is_ready_that_it_lives_and_that_it_stops() {
     let lab = Lab::new();
     let mut daemon = lab.run_with(&[("WATCHDOG_USEC", "900000")]);
-    lab.wait_for_word("READY=1");
-    lab.wait_for_word("STATUS=");
+    // The event loop turns before the last listener is up: either may come first.
+    lab.wait_for_words(&["READY=1", "STATUS="]);
     for _ in 0..3 {
         lab.wait_for_word("WATCHDOG=1");
     }
@@ -297,22 +297,26 @@ url = "http://{west}/"
     }
 
     fn wait_for_word(&self, word: &str) {
-        // One at a time, so that the ones after it are still there.
+        self.wait_for_words(&[word]);
+    }
+
+    /// In whatever order they come.
+    fn wait_for_words(&self, words: &[&str]) {
+        // One message at a time, so that the ones after it are still there.
         let mut buffer = [0; 4096];
+        let mut missing = words.to_vec();
         let mut heard = Vec::new();
         let until = Instant::now() + PATIENCE;
-        loop {
+        while !missing.is_empty() {
             match self.systemd.recv(&mut buffer) {
                 Ok(length) => {
                     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                    if text.lines().any(|line| line.starts_with(word)) {
-                        return;
-                    }
+                    missing.retain(|word| !text.lines().any(|line| line.starts_with(word)));
                     heard.push(text);
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
-            assert!(Instant::now() < until, "systemd was not told {word}, but {heard:?}");
+            assert!(Instant::now() < until, "systemd was not told {missing:?}, but {heard:?}");
         }
     }
 

@@ -98,7 +98,7 @@ fn for_open(commands: &mut Commands, incident: &IncidentStatus) {
     if incident.held {
         commands.add("failoverd resume", "let the plan go on");
     } else {
-        commands.add(format!("failoverd hold {name}"), "no further step starts; what runs is finished");
+        commands.add(format!("failoverd hold {name}"), "nothing more of it is sent, until `failoverd resume`");
     }
     let committed = incident.times.decide.is_some();
     if !committed {
