@@ -1,9 +1,10 @@
 //! What people have to know, and when to decide again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::judge::Candidate;
 use super::watches::Watched;
 use super::{Alarm, Effect, Incident, Severity, StepState};
 use crate::domain::{InstanceId, Kind, Level, Mode, RegionId, StepId, time::human};
@@ -14,7 +15,7 @@ const FIRST_PROBES: Duration = Duration::from_secs(60);
 
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
-    pub(super) fn alarm(&mut self) {
+    pub(super) fn alarm(&mut self, candidates: &[Candidate]) {
         if self.claimed_by_another().is_some() {
             // The other one may be gone, or what was read may be old.
             self.is_surveyed();
@@ -24,7 +25,7 @@ impl Draft<'_> {
             Some(_) => Some(self.soft.unvouched_since.unwrap_or(self.now.monotonic)),
             None => None,
         };
-        let wanted = self.wanted_alarms();
+        let wanted = self.wanted_alarms(candidates);
         let former = std::mem::take(&mut self.soft.alarms);
         for (key, alarm) in &wanted {
             if former.get(key).is_none_or(|old| alarm.is_news_after(old)) {
@@ -37,7 +38,7 @@ impl Draft<'_> {
         self.soft.alarms = wanted;
     }
 
-    fn wanted_alarms(&self) -> BTreeMap<String, Alarm> {
+    fn wanted_alarms(&self, candidates: &[Candidate]) -> BTreeMap<String, Alarm> {
         let mut alarms = BTreeMap::new();
         let mut raise = |key: String, severity: Severity, region: Option<&RegionId>, text: String| {
             alarms.insert(key.clone(), Alarm { key, severity, text, region: region.cloned() });
@@ -54,11 +55,11 @@ impl Draft<'_> {
             let severity = if self.policy.mode == Mode::Observe { Severity::Warning } else { Severity::Page };
             raise("drift".to_owned(), severity, None, drift.to_string());
         }
-        for candidate in self.candidates() {
-            if !candidate.is_full() || self.is_answered(&candidate) {
+        for candidate in candidates {
+            if !candidate.is_full() || self.is_answered(candidate) {
                 continue;
             }
-            let guards = self.guards_of(&candidate);
+            let guards = self.guards_of(candidate);
             if guards.is_empty() {
                 // It is about to be declared, alone or with its region.
                 continue;
@@ -237,11 +238,11 @@ impl Draft<'_> {
 
     /// Why nobody would believe us if the region that serves were lost.
     fn unvouched(&self) -> Option<String> {
-        let serving: BTreeSet<&RegionId> = self.hard.placement.values().collect();
         let now = self.now.monotonic;
-        serving
-            .into_iter()
-            .find_map(|region| self.soft.references.doubt(self.policy, region, Duration::ZERO, now).err())
+        let serves = |region: &RegionId| self.hard.placement.values().any(|serving| serving == region);
+        let doubted = |region: &RegionId| self.soft.references.doubt(self.policy, region, Duration::ZERO, now).err();
+        // There are many components and few regions, and hardly ever a doubt.
+        self.policy.regions.keys().find_map(|region| doubted(region).filter(|_| serves(region)))
     }
 
     /// Long enough to be no hiccup.

@@ -196,9 +196,13 @@ impl Controller {
         if draft.soft.is_started {
             draft.remember_sightings();
             draft.advance();
-            draft.judge();
+            let recorded = draft.facts.len();
+            let mut candidates = draft.judge();
             draft.pay_fences();
-            draft.alarm();
+            if draft.facts.len() > recorded {
+                candidates = draft.candidates();
+            }
+            draft.alarm(&candidates);
         }
         draft.look_ahead();
         let Draft { facts, effects, deadline, .. } = draft;

@@ -45,8 +45,8 @@ impl Candidate {
 }
 
 impl Draft<'_> {
-    /// Declares what has to be declared, or records why it is not.
-    pub(super) fn judge(&mut self) {
+    /// Declares what has to be declared, or records why it is not. Returns what it judged.
+    pub(super) fn judge(&mut self) -> Vec<Candidate> {
         let candidates = self.candidates();
         for candidate in &candidates {
             if !candidate.is_full() {
@@ -69,6 +69,7 @@ impl Draft<'_> {
             }
             self.declare(candidate, None);
         }
+        candidates
     }
 
     /// The whole region's window is full within a moment, no longer than probes may be apart: one plan for all of it
