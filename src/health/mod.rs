@@ -4,11 +4,13 @@
 //! five-minute outage, and not knowing never looks like failing.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
+mod ballot;
 mod doubt;
 mod loss;
 mod watch;
 mod window;
 
+pub use ballot::{Ballot, View};
 pub use doubt::References;
 pub use loss::{Loss, Positions, expected as expected_loss};
 pub use watch::{Limits, Verdict, Watch};

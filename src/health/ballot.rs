@@ -1,0 +1,49 @@
+//! What an observer publishes to the others: its verdicts, and about what it abstains.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::decide::VerdictKind;
+use crate::domain::time::friendly;
+use crate::domain::{InstanceId, ObserverId, RegionId};
+
+/// One observer's current verdicts.
+///
+/// Fields that a reader does not know are left alone: daemons are upgraded one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballot {
+    /// Whose.
+    pub observer: ObserverId,
+    /// Its vantage point: observers in one region have one vote together.
+    pub region: RegionId,
+    /// When this run of the observer began; with `sequence` it names the ballot.
+    pub run: Timestamp,
+    /// Rises with every publication. A reader takes a ballot for fresh by seeing this change, on its own clock.
+    pub sequence: u64,
+    /// Hash of the policy that it judges by; ballots cast by another policy do not count.
+    pub policy: String,
+    /// It says nothing about anything, for this reason: halted, or starved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abstains: Option<String>,
+    /// Regions about which it says nothing, because nobody outside vouches for its view of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub doubts: BTreeMap<RegionId, String>,
+    /// What is not simply well. An instance that is not named answers, and has done so for long enough.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub views: BTreeMap<InstanceId, View>,
+}
+
+/// How one instance looks to an observer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// In a word.
+    pub verdict: VerdictKind,
+    /// Failing for how long, while its own network was vouched for, when the ballot was cast.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub failing_for: Option<Duration>,
+    /// The evidence, in words.
+    pub why: String,
+}
