@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::{Alarm, Frame};
-use crate::domain::{LedgerId, Now, Observation, RegionId};
+use crate::decide::{Alarm, Command, Frame};
+use crate::domain::{LedgerId, Now, Observation, ObserverId, RegionId};
+use crate::health::Ballot;
 use crate::ledger::LedgerError;
 pub use crate::ledger::{Durable, Permit, PermitExpired};
 use crate::plan::Action;
@@ -70,17 +71,43 @@ pub enum Setback {
 pub struct Lease {
     /// Every frame carries it; a higher one beats a lower one.
     pub epoch: u64,
-    /// Monotonic; `Duration::MAX` where nobody else can take over.
+    /// Monotonic; `Duration::MAX` where nobody else can take over. Counted from when the request was sent, less a
+    /// margin: it ends before anybody else can lead.
     pub until: Duration,
+}
+
+/// What became of a candidacy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Candidacy {
+    /// This daemon leads.
+    Leading(Lease),
+    /// Another one does, as far as the ledger knows.
+    Following {
+        /// Who. Its name may be ours: a former run of this daemon, or a copy of it.
+        leader: ObserverId,
+        /// Its epoch.
+        epoch: u64,
+    },
+}
+
+impl Candidacy {
+    /// The lease, where it was won.
+    pub fn lease(&self) -> Option<Lease> {
+        match self {
+            Self::Leading(lease) => Some(*lease),
+            Self::Following { .. } => None,
+        }
+    }
 }
 
 /// Why a frame is not known to be durable. None of them may be followed by an effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Another observer leads. Throw the hard state away and read the ledger anew.
-    #[error("another observer leads in epoch {epoch}; nothing was recorded")]
+    /// This daemon leads no more. Throw the hard state away, read the ledger anew and campaign again. The frame may
+    /// stand in the ledger if its append had been unknown before; whoever reads finds out.
+    #[error("this daemon leads no more: only epoch {epoch} and later ones can record")]
     Fenced {
-        /// The higher epoch.
+        /// The lowest epoch that can record now.
         epoch: u64,
     },
     /// No conclusive answer: the frame may be recorded yet. Send the identical frame again at that index until the
@@ -92,25 +119,129 @@ pub enum AppendError {
     Halted(String),
 }
 
+/// Why the ledger did not do something other than recording. Whether it was done all the same is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// No answer in time, no quorum, a passing fault: ask again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It answers that it will not (credential, certificate, permission, space): a person has to mend that. Asking
+    /// again does no harm.
+    #[error("{0}")]
+    Refused(String),
+    /// It takes nothing until a restart; the reason is for a person.
+    #[error("{0}")]
+    Halted(String),
+}
+
+/// How the ledger stood when this daemon heard of it last. What it has kept in memory, at once and without asking.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Who leads, and in which epoch. None: nobody does, and it is time to campaign.
+    pub leader: Option<(ObserverId, u64)>,
+    /// Number of frames. Whoever has applied fewer is behind.
+    pub frames: u64,
+    /// Monotonic; when the request was *sent* whose linearizable answer confirmed `leader` and `frames` last. A role
+    /// may be answered for from here on, for `self_fence_after`. None before the first answer.
+    pub confirmed: Option<Duration>,
+    /// What speaks against using it at present, in words for people. None while all is well.
+    pub trouble: Option<Unusable>,
+    /// Rises with every change of `leader`, of a ballot, of a request or of an answer; see [`Ledger::stirred`].
+    pub version: u64,
+}
+
+/// What an operator asked of a daemon that does not lead, on its way to the one that does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperatorRequest {
+    /// Its name, which the answer carries as well. Letters, digits and `-`; never used twice.
+    pub id: String,
+    /// What is asked.
+    pub command: Command,
+    /// The daemon that was asked.
+    pub from: ObserverId,
+}
+
+/// What became of an operator's request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperatorAnswer {
+    /// Its facts are durable.
+    InEffect(String),
+    /// The controller said no; nothing was recorded.
+    Refused(String),
+    /// It could not be recorded. NOT IN EFFECT.
+    NotRecorded(String),
+}
+
 /// The ordered, durable record of facts, and the only authority on who may act.
+///
+/// All of it may be called at any time and at the same time: renewing, reading and watching go on while an append is
+/// open. Everything that asks somebody else ends within a bounded time, and may be dropped half-way, unless said
+/// otherwise.
 ///
 /// Guarantees:
 /// * `append` answers `Ok` only when the frame survives whatever happens to this machine, nobody else wrote that
 ///   index, and no higher epoch exists. A deposed leader cannot record, and without a [`Durable`] there is no
-///   [`Permit`]: it cannot perform.
+///   [`Permit`]: it cannot perform. The permit ends with the lease.
+/// * An epoch belongs to one run of one daemon. A later leader has a higher one. Once `campaign` has answered
+///   `Leading`, no frame of a lower epoch is ever added: what `read_from` gives then is all that was recorded before.
 /// * Frames come back from `read_from` as they were appended: in order, without gaps, epochs never going down. A
 ///   record for which that does not hold is an error, never a shorter record.
-/// * A frame that was not acknowledged may or may not be there after a restart. Whoever reads decides by what is there.
+/// * A frame that was not acknowledged may or may not be there later. Whoever reads decides by what is there.
 /// * A failed write is never retried behind the caller's back.
+///
+/// Ballots and requests are soft: bounded in number, gone after a while, and never an authority on anything.
 #[async_trait]
-pub trait Ledger: Send {
-    /// Becomes the leader, or says why not. Calling it again while leading renews the lease and keeps the epoch.
-    async fn campaign(&mut self, now: Now) -> Result<Lease, AppendError>;
-    /// Records the frame at its index, in the epoch of the lease. One at a time. Dropping the future before it ends
-    /// leaves the ledger halted.
-    async fn append(&mut self, frame: Frame) -> Result<Durable, AppendError>;
-    /// Every frame from `index` on.
+pub trait Ledger: Send + Sync {
+    /// Becomes the leader, or says who is. Calling it again while leading renews the lease and keeps the epoch.
+    ///
+    /// # Errors
+    /// Where nobody knows; campaign again.
+    async fn campaign(&self, now: Now) -> Result<Candidacy, Unusable>;
+    /// Prolongs the lease. None: it is lost, and whatever was under way must end by the `until` that was known.
+    ///
+    /// # Errors
+    /// Where nobody knows: the lease ends at the `until` that was known, unless a later call renews it.
+    async fn renew(&self, now: Now) -> Result<Option<Lease>, Unusable>;
+    /// Gives the lease back, so that another daemon can lead at once. To be called when no effect is under way any
+    /// more. Where that cannot be told to the ledger, the lease runs out.
+    async fn resign(&self);
+    /// Records the frame at its index, in the epoch of the lease. One at a time. A file is halted when the future is
+    /// dropped before its end; others take the identical frame again, as after `Unknown`.
+    async fn append(&self, frame: Frame) -> Result<Durable, AppendError>;
+    /// Every frame from `index` on, as of now: nothing that was acknowledged before the call is missing.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is damaged.
     async fn read_from(&self, index: u64) -> Result<Vec<Frame>, LedgerError>;
+    /// Completes once there is a frame at `index` or after it. May be dropped at any time.
+    async fn changed(&self, index: u64);
+    /// Completes once [`Standing::version`] is higher than `since`, with that version. May be dropped at any time.
+    async fn stirred(&self, since: u64) -> u64;
+    /// Shows this daemon's ballot to the others, in place of the one before.
+    ///
+    /// # Errors
+    /// Where it may not have arrived; the next one will do.
+    async fn publish(&self, ballot: &Ballot) -> Result<(), Unusable>;
+    /// The last ballot of every observer that published lately, our own among them. Whether one is fresh is for the
+    /// reader to judge, by seeing its sequence change.
+    fn ballots(&self) -> Vec<Ballot>;
+    /// Passes an operator's request on to whoever leads.
+    ///
+    /// # Errors
+    /// Where it may not have arrived. The same request may be sent again.
+    async fn request(&self, request: &OperatorRequest) -> Result<(), Unusable>;
+    /// The requests that nobody has answered yet, by their ids.
+    fn requests(&self) -> Vec<OperatorRequest>;
+    /// Answers a request, which ends it. Only the leader does.
+    ///
+    /// # Errors
+    /// Where the answer may not have arrived; it may be sent again.
+    async fn answer(&self, id: &str, answer: &OperatorAnswer) -> Result<(), Unusable>;
+    /// The answer to a request, once it is there. Kept for some minutes.
+    fn answer_of(&self, id: &str) -> Option<OperatorAnswer>;
+    /// How the ledger stands, from memory.
+    fn standing(&self) -> Standing;
 }
 
 /// Brings actions about. One implementation per kind of component, one dispatcher in front.

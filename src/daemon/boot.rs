@@ -15,7 +15,7 @@ use crate::config::{self, Config, policy_hash};
 use crate::decide::{Alarm, Controller, Frame, Severity};
 use crate::domain::Policy;
 use crate::ledger::{FileLedger, LedgerError};
-use crate::ports::{Clock, Lease, Ledger};
+use crate::ports::{Candidacy, Clock, Lease, Ledger};
 
 /// Everything that a daemon starts with.
 pub(super) struct Boot {
@@ -24,7 +24,7 @@ pub(super) struct Boot {
     pub(super) adapters: Adapters,
     pub(super) controller: Controller,
     /// None where it is damaged.
-    pub(super) ledger: Option<(Box<dyn Ledger>, Lease)>,
+    pub(super) ledger: Option<(Arc<dyn Ledger>, Lease)>,
     pub(super) frames: Vec<Frame>,
     pub(super) alarms: Vec<Alarm>,
     /// The daemon observes and alerts only, for this reason.
@@ -99,7 +99,7 @@ fn blank(policy: &Policy, hash: &str) -> Result<Controller, Refusal> {
 }
 
 struct Opened {
-    ledger: Option<(Box<dyn Ledger>, Lease)>,
+    ledger: Option<(Arc<dyn Ledger>, Lease)>,
     frames: Vec<Frame>,
     halted: Option<String>,
     alarms: Vec<Alarm>,
@@ -108,13 +108,19 @@ struct Opened {
 async fn open(path: &Path, clock: &Arc<dyn Clock>) -> Result<Opened, Refusal> {
     let halted = |why: String| Opened { ledger: None, frames: vec![], halted: Some(why), alarms: vec![] };
     // Blocks, while nothing else runs yet.
-    let (mut ledger, opening) = match FileLedger::open(path, clock.now()) {
+    let (ledger, opening) = match FileLedger::open(path, clock.now()) {
         Ok(opened) => opened,
         Err(error @ LedgerError::Locked { .. }) => return Err(Refusal::of(End::Locked, describe(&error))),
         Err(error @ (LedgerError::NoFolder { .. } | LedgerError::Missing { .. } | LedgerError::Io { .. })) => {
             return Err(Refusal::of(End::Ledger, describe(&error)));
         }
-        Err(error @ (LedgerError::Damaged { .. } | LedgerError::NotALedger { .. })) => {
+        Err(
+            error @ (LedgerError::Damaged { .. }
+            | LedgerError::NotALedger { .. }
+            | LedgerError::Broken { .. }
+            | LedgerError::Unavailable { .. }
+            | LedgerError::Unfit { .. }),
+        ) => {
             return Ok(halted(describe(&error)));
         }
     };
@@ -137,7 +143,12 @@ async fn open(path: &Path, clock: &Arc<dyn Clock>) -> Result<Opened, Refusal> {
         Err(error) => return Ok(halted(describe(&error))),
     };
     match ledger.campaign(clock.now()).await {
-        Ok(lease) => Ok(Opened { ledger: Some((Box::new(ledger), lease)), frames, halted: None, alarms }),
+        Ok(Candidacy::Leading(lease)) => {
+            Ok(Opened { ledger: Some((Arc::new(ledger), lease)), frames, halted: None, alarms })
+        }
+        Ok(Candidacy::Following { leader, epoch }) => {
+            Ok(Opened { frames, alarms, ..halted(format!("{leader} leads in epoch {epoch}")) })
+        }
         Err(error) => Ok(Opened { frames, alarms, ..halted(describe(&error)) }),
     }
 }

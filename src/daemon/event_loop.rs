@@ -47,7 +47,7 @@ pub struct Parts {
     /// Decides.
     pub controller: Controller,
     /// The record, and the right to write to it; none where it is damaged and the daemon runs halted.
-    pub ledger: Option<(Box<dyn Ledger>, Lease)>,
+    pub ledger: Option<(Arc<dyn Ledger>, Lease)>,
     /// Index of the next frame.
     pub next_index: u64,
     /// How long a permit lasts after its facts are durable.
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Parts {
     }
 }
 
-type Appended = (Box<dyn Ledger>, Result<Durable, AppendError>);
+type Appended = Result<Durable, AppendError>;
 
 /// An append under way.
 struct Open {
@@ -100,7 +100,7 @@ struct Open {
 /// The loop. See the module.
 pub struct EventLoop {
     parts: Parts,
-    ledger: Option<Box<dyn Ledger>>,
+    ledger: Option<Arc<dyn Ledger>>,
     lease: Lease,
     open: Option<Open>,
     broken: Option<String>,
@@ -221,11 +221,10 @@ impl EventLoop {
             }
         }
         // An append that is still open is waited for: its answer decides what a person is told.
-        if let Some(open) = self.open.take() {
-            let (_ledger, result) = open.append.await;
-            if let Err(error) = result {
-                error!("the last frame may not be recorded: {error}");
-            }
+        if let Some(open) = self.open.take()
+            && let Err(error) = open.append.await
+        {
+            error!("the last frame may not be recorded: {error}");
         }
         self.fail_commands("the daemon is ending");
         Ok(())
@@ -317,7 +316,7 @@ impl EventLoop {
         if self.open.is_some() {
             return self.halt("the controller decided while an append was open, which is a bug".to_owned());
         }
-        let Some(mut ledger) = self.ledger.take() else {
+        let Some(ledger) = self.ledger.clone() else {
             // Nothing can be recorded, so nothing of it may be done; what people have to know still reaches them.
             let why = self.broken.clone().unwrap_or_else(|| "there is no ledger".to_owned());
             self.parts.controller.halt(why.clone());
@@ -326,21 +325,17 @@ impl EventLoop {
         let index = self.parts.next_index;
         let frame = Frame { index, epoch: self.lease.epoch, at: now, facts: record };
         let shown = Arc::new(frame.clone());
-        let append = Box::pin(async move {
-            let result = ledger.append(frame).await;
-            (ledger, result)
-        });
+        let append = Box::pin(async move { ledger.append(frame).await });
         self.open = Some(Open { frame: shown, perform, decided: now.monotonic, append });
     }
 
-    fn appended(&mut self, (ledger, result): Appended) {
+    fn appended(&mut self, result: Appended) {
         let Some(open) = self.open.take() else { return };
         let Open { frame, perform, decided, .. } = open;
         let durable = match result {
             Ok(durable) => durable,
             Err(error) => {
                 // A file ledger never becomes healthy again; with others, resigning and a restart is the safe way too.
-                drop(ledger);
                 let why = error.to_string();
                 self.halt(why.clone());
                 return self.perform_harmless(perform, &why);
@@ -349,7 +344,6 @@ impl EventLoop {
         let now = self.now();
         telemetry::append_took(now.monotonic.saturating_sub(decided));
         // Something may have broken meanwhile. The facts are durable all the same.
-        self.ledger = if self.broken.is_none() { Some(ledger) } else { None };
         self.parts.next_index = frame.index + 1;
         let controller = AssertUnwindSafe(&mut self.parts.controller);
         let applied = std::panic::catch_unwind(|| { controller }.0.apply(frame.at, &frame.facts));

@@ -102,62 +102,25 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Reads frame after frame and checks each: the chain, the index without gaps, the epoch that never goes down.
-pub(super) struct Scanner<R> {
-    reader: R,
-    line: Vec<u8>,
-    head: Head,
-    /// Behind the last whole line.
-    offset: u64,
-    next: u64,
-    epoch: u64,
-    torn: Option<Torn>,
+/// What the frames so far say about the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub(super) head: Head,
+    /// Its index.
+    pub(super) next: u64,
+    /// Its epoch is no lower.
+    pub(super) epoch: u64,
 }
 
-impl<R: BufRead> Scanner<R> {
-    /// Reads the header. A file that ends within its header is an empty ledger whose creation was cut short.
-    pub(super) fn new(mut reader: R) -> Result<Self, ReadError> {
-        let mut header = Vec::new();
-        reader.by_ref().take(HEADER.len() as u64).read_to_end(&mut header)?;
-        if !HEADER.as_bytes().starts_with(&header) {
-            return Err(ReadError::NotALedger);
-        }
-        let whole = header.len() == HEADER.len();
-        let torn = (!whole).then_some(Torn { frame: 0, offset: 0, bytes: header.len() as u64 });
-        let offset = if whole { HEADER.len() as u64 } else { 0 };
-        Ok(Self { reader, line: Vec::new(), head: Head::start(), offset, next: 0, epoch: 0, torn })
+impl Chain {
+    /// Before the first frame.
+    pub(super) fn start() -> Self {
+        Self { head: Head::start(), next: 0, epoch: 0 }
     }
 
-    /// The next frame; `None` at the end, where [`Scanner::torn`] says whether something was cut short there.
-    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
-        if self.torn.is_some() {
-            return Ok(None);
-        }
-        self.line.clear();
-        let limit = (FRAME_BYTES_MAX + OVERHEAD) as u64;
-        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        if self.line.last() != Some(&b'\n') {
-            if read as u64 == limit {
-                return Err(self.damage("the line is longer than any frame may be".to_owned()));
-            }
-            if has_more_than_announced(&self.line) {
-                return Err(self.damage("the line goes on where it should end".to_owned()));
-            }
-            self.torn = Some(Torn { frame: self.next, offset: self.offset, bytes: read as u64 });
-            return Ok(None);
-        }
-        let (head, frame) = self.decode(&self.line[..read - 1]).map_err(|what| self.damage(what))?;
-        self.head = head;
-        self.epoch = frame.epoch;
-        self.next += 1;
-        self.offset += read as u64;
-        Ok(Some(frame))
-    }
-
-    fn decode(&self, line: &[u8]) -> Result<(Head, Frame), String> {
+    /// The frame in `line` (without its line break), checked: the hash, the index without gaps, the epoch that never
+    /// goes down. The chain stays where it is when something is wrong.
+    pub(super) fn follow(&mut self, line: &[u8]) -> Result<Frame, String> {
         let Split { announced, hash, json } = split(line).ok_or("the line does not begin with a length and a hash")?;
         if json.len() != announced {
             return Err(format!("the line announces {announced} bytes and has {}", json.len()));
@@ -179,27 +142,71 @@ impl<R: BufRead> Scanner<R> {
         if self.next == 0 && !matches!(frame.facts.as_slice(), [Fact::LedgerCreated { .. }, ..]) {
             return Err("the first frame does not say which ledger this is".to_owned());
         }
-        Ok((head, frame))
+        *self = Self { head, next: self.next + 1, epoch: frame.epoch };
+        Ok(frame)
+    }
+}
+
+/// Reads frame after frame of a file, and checks each.
+pub(super) struct Scanner<R> {
+    reader: R,
+    line: Vec<u8>,
+    chain: Chain,
+    /// Behind the last whole line.
+    offset: u64,
+    torn: Option<Torn>,
+}
+
+impl<R: BufRead> Scanner<R> {
+    /// Reads the header. A file that ends within its header is an empty ledger whose creation was cut short.
+    pub(super) fn new(mut reader: R) -> Result<Self, ReadError> {
+        let mut header = Vec::new();
+        reader.by_ref().take(HEADER.len() as u64).read_to_end(&mut header)?;
+        if !HEADER.as_bytes().starts_with(&header) {
+            return Err(ReadError::NotALedger);
+        }
+        let whole = header.len() == HEADER.len();
+        let torn = (!whole).then_some(Torn { frame: 0, offset: 0, bytes: header.len() as u64 });
+        let offset = if whole { HEADER.len() as u64 } else { 0 };
+        Ok(Self { reader, line: Vec::new(), chain: Chain::start(), offset, torn })
+    }
+
+    /// The next frame; `None` at the end, where [`Scanner::torn`] says whether something was cut short there.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, ReadError> {
+        if self.torn.is_some() {
+            return Ok(None);
+        }
+        self.line.clear();
+        let limit = (FRAME_BYTES_MAX + OVERHEAD) as u64;
+        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if self.line.last() != Some(&b'\n') {
+            if read as u64 == limit {
+                return Err(self.damage("the line is longer than any frame may be".to_owned()));
+            }
+            if has_more_than_announced(&self.line) {
+                return Err(self.damage("the line goes on where it should end".to_owned()));
+            }
+            self.torn = Some(Torn { frame: self.chain.next, offset: self.offset, bytes: read as u64 });
+            return Ok(None);
+        }
+        let frame = self.chain.follow(&self.line[..read - 1]).map_err(|what| self.damage(what))?;
+        self.offset += read as u64;
+        Ok(Some(frame))
     }
 
     fn damage(&self, what: String) -> ReadError {
-        ReadError::Damaged(Damage { frame: self.next, offset: self.offset, what })
+        ReadError::Damaged(Damage { frame: self.chain.next, offset: self.offset, what })
     }
 
-    pub(super) fn head(&self) -> Head {
-        self.head
+    pub(super) fn chain(&self) -> Chain {
+        self.chain
     }
 
     pub(super) fn offset(&self) -> u64 {
         self.offset
-    }
-
-    pub(super) fn frames(&self) -> u64 {
-        self.next
-    }
-
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
     }
 
     pub(super) fn torn(&self) -> Option<Torn> {

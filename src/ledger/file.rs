@@ -8,92 +8,19 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::Durable;
-use super::codec::{self, Damage, HEADER, Head, ReadError, Scanner, Torn};
+use super::codec::{self, Chain, Damage, HEADER, Head, ReadError, Scanner, Torn};
+use super::error::{LedgerError, hint};
+use super::view::View;
 use crate::decide::{Fact, Frame};
-use crate::domain::{LedgerId, Now};
-use crate::ports::{AppendError, Lease, Ledger};
-
-/// Why a ledger cannot be opened or read. Each of them means: do not act, and wake someone.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The folder is not there.
-    #[error("the folder of the ledger {path} does not exist; create it, owned by the user that runs failoverd: install -d -m 0700 {folder}", path = path.display(), folder = folder.display())]
-    NoFolder {
-        /// The ledger.
-        path: PathBuf,
-        /// Its folder.
-        folder: PathBuf,
-    },
-    /// There is no such ledger to read.
-    #[error("there is no ledger at {path}", path = path.display())]
-    Missing {
-        /// The ledger.
-        path: PathBuf,
-    },
-    /// Another process has it.
-    #[error("the ledger {path} is in use by {}; only one failoverd may use a ledger. Stop that one first, or give this one a ledger of its own", holder_text(*holder), path = path.display())]
-    Locked {
-        /// The ledger.
-        path: PathBuf,
-        /// Process id of the holder, where the kernel tells it.
-        holder: Option<u32>,
-    },
-    /// It is some other file.
-    #[error("{path} is not a ledger of failoverd (it does not begin with `{}`); nothing was changed. Check `ledger.path`", HEADER.trim_end(), path = path.display())]
-    NotALedger {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It was changed by something other than failoverd, or the disk lost something.
-    #[error("the ledger {path} is damaged in frame {frame} (at byte {offset}): {what}. Nothing was changed and nothing will be done. Look at it with `failoverd ledger verify {path}` and `failoverd ledger show {path}`; restore it from a backup, or move it away, start with a new one and run `failoverd adopt`", path = path.display())]
-    Damaged {
-        /// The ledger.
-        path: PathBuf,
-        /// Frame number.
-        frame: u64,
-        /// Byte at which the frame begins.
-        offset: u64,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The operating system refused something.
-    #[error("cannot {what} the ledger {path}{}", hint(source), path = path.display())]
-    Io {
-        /// The ledger.
-        path: PathBuf,
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn holder_text(holder: Option<u32>) -> String {
-    holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        " (failoverd must own the file, mode 0600, and be allowed to write to its folder)"
-    } else if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
-        " (the file system is mounted read-only)"
-    } else if is_full(error) {
-        " (the disk is full, or a quota is used up)"
-    } else {
-        ""
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}
+use crate::domain::{LedgerId, Now, ObserverId};
+use crate::health::Ballot;
+use crate::ports::{AppendError, Candidacy, Lease, Ledger, OperatorAnswer, OperatorRequest, Standing, Unusable};
 
 /// What was found when a ledger was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,17 +33,56 @@ pub struct Opening {
     pub frames: u64,
 }
 
-/// A ledger in a file. See [`Ledger`] for what it promises.
+/// A ledger in a file. See [`Ledger`] for what it promises; ballots and requests stay in this process.
 #[derive(Debug)]
 pub struct FileLedger {
     path: PathBuf,
     file: Arc<File>,
+    state: Mutex<State>,
+    view: View,
+}
+
+#[derive(Debug)]
+struct State {
     head: Head,
     length: u64,
     next: u64,
     epoch: u64,
     leading: bool,
+    /// An append is under way; or it was dropped half-way, and nobody will ever know what was written.
+    open: bool,
     halted: Option<String>,
+    confirmed: Option<Duration>,
+}
+
+impl State {
+    fn halt(&mut self, why: String) -> AppendError {
+        self.halted = Some(why.clone());
+        AppendError::Halted(why)
+    }
+
+    /// The line to write for `frame`, and the head after it.
+    fn prepare(&mut self, frame: &Frame) -> Result<(Vec<u8>, Head), AppendError> {
+        if let Some(why) = &self.halted {
+            return Err(AppendError::Halted(why.clone()));
+        }
+        if self.open {
+            return Err(self.halt("an append was abandoned before its end was known; restart failoverd".to_owned()));
+        }
+        if !self.leading {
+            return Err(self.halt("a frame was to be recorded before this daemon campaigned".to_owned()));
+        }
+        if frame.epoch < self.epoch {
+            return Err(AppendError::Fenced { epoch: self.epoch });
+        }
+        if frame.epoch > self.epoch || frame.index != self.next {
+            return Err(self.halt(format!(
+                "frame {} of epoch {} was to be recorded where frame {} of epoch {} belongs",
+                frame.index, frame.epoch, self.next, self.epoch
+            )));
+        }
+        codec::encode(self.head, frame).map_err(|error| self.halt(error.to_string()))
+    }
 }
 
 impl FileLedger {
@@ -139,100 +105,100 @@ impl FileLedger {
         let file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(io_error("open"))?;
         lock(path, &file)?;
-        let (head, length, next, epoch, torn) = {
+        let (Chain { head, next, epoch }, length, torn) = {
             let mut scanner = Scanner::new(BufReader::new(&file)).map_err(|error| at(path, error))?;
             while scanner.next_frame().map_err(|error| at(path, error))?.is_some() {}
-            (scanner.head(), scanner.offset(), scanner.frames(), scanner.epoch(), scanner.torn())
+            (scanner.chain(), scanner.offset(), scanner.torn())
         };
         if torn.is_some() {
             file.set_len(length).and_then(|()| file.sync_all()).map_err(io_error("cut the incomplete last line of"))?;
         }
-        let mut ledger = Self {
-            path: path.to_owned(),
-            file: Arc::new(file),
-            head,
-            length,
-            next,
-            epoch,
-            leading: false,
-            halted: None,
-        };
+        let mut state = State { head, length, next, epoch, leading: false, open: false, halted: None, confirmed: None };
         let created = next == 0;
         if created {
-            ledger.create(now).map_err(io_error("create"))?;
+            create(&file, &mut state, now).map_err(io_error("create"))?;
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("make durable the name of"))?;
         }
-        let opening = Opening { created, torn, frames: ledger.next };
-        Ok((ledger, opening))
+        let opening = Opening { created, torn, frames: state.next };
+        let view = View::default();
+        view.reached(state.next);
+        Ok((Self { path: path.to_owned(), file: Arc::new(file), state: Mutex::new(state), view }, opening))
     }
 
-    /// Writes the header (unless it is there) and the frame that says which ledger this is.
-    fn create(&mut self, now: Now) -> io::Result<()> {
-        let ledger = LedgerId::from(uuid::Uuid::now_v7().to_string());
-        let frame = Frame { index: 0, epoch: 0, at: now, facts: vec![Fact::LedgerCreated { ledger }] };
-        let (line, head) = codec::encode(self.head, &frame).map_err(io::Error::other)?;
-        let mut text = if self.length == 0 { HEADER.as_bytes().to_vec() } else { Vec::new() };
-        text.extend_from_slice(&line);
-        (&*self.file).write_all(&text)?;
-        self.file.sync_all()?;
-        self.head = head;
-        self.length += text.len() as u64;
-        self.next = 1;
-        Ok(())
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn halt(&mut self, why: String) -> AppendError {
-        self.halted = Some(why.clone());
-        AppendError::Halted(why)
-    }
+/// Writes the header (unless it is there) and the frame that says which ledger this is.
+fn create(mut file: &File, state: &mut State, now: Now) -> io::Result<()> {
+    let ledger = LedgerId::from(uuid::Uuid::now_v7().to_string());
+    let frame = Frame { index: 0, epoch: 0, at: now, facts: vec![Fact::LedgerCreated { ledger }] };
+    let (line, head) = codec::encode(state.head, &frame).map_err(io::Error::other)?;
+    let mut text = if state.length == 0 { HEADER.as_bytes().to_vec() } else { Vec::new() };
+    text.extend_from_slice(&line);
+    file.write_all(&text)?;
+    file.sync_all()?;
+    state.head = head;
+    state.length += text.len() as u64;
+    state.next = 1;
+    Ok(())
+}
+
+/// Nobody else can take a file over while its lock is held.
+fn for_ever(epoch: u64) -> Lease {
+    Lease { epoch, until: Duration::MAX }
 }
 
 #[async_trait]
 impl Ledger for FileLedger {
     /// Whoever holds the lock leads, for ever: there is nobody else.
-    async fn campaign(&mut self, _now: Now) -> Result<Lease, AppendError> {
-        if let Some(why) = &self.halted {
-            return Err(AppendError::Halted(why.clone()));
+    async fn campaign(&self, now: Now) -> Result<Candidacy, Unusable> {
+        let mut state = self.lock();
+        if let Some(why) = &state.halted {
+            return Err(Unusable::Halted(why.clone()));
         }
-        if !self.leading {
-            self.epoch += 1;
-            self.leading = true;
+        if !state.leading {
+            state.epoch += 1;
+            state.leading = true;
+            let epoch = state.epoch;
+            self.view.update(|kept| kept.leader = Some((ObserverId::from("this daemon"), epoch)));
         }
-        Ok(Lease { epoch: self.epoch, until: Duration::MAX })
+        state.confirmed = Some(now.monotonic);
+        Ok(Candidacy::Leading(for_ever(state.epoch)))
     }
 
-    async fn append(&mut self, frame: Frame) -> Result<Durable, AppendError> {
-        if let Some(why) = &self.halted {
-            return Err(AppendError::Halted(why.clone()));
+    async fn renew(&self, now: Now) -> Result<Option<Lease>, Unusable> {
+        let mut state = self.lock();
+        if let Some(why) = &state.halted {
+            return Err(Unusable::Halted(why.clone()));
         }
-        if !self.leading {
-            return Err(self.halt("a frame was to be recorded before this daemon campaigned".to_owned()));
-        }
-        if frame.epoch < self.epoch {
-            return Err(AppendError::Fenced { epoch: self.epoch });
-        }
-        if frame.epoch > self.epoch || frame.index != self.next {
-            return Err(self.halt(format!(
-                "frame {} of epoch {} was to be recorded where frame {} of epoch {} belongs",
-                frame.index, frame.epoch, self.next, self.epoch
-            )));
-        }
-        let (line, head) = match codec::encode(self.head, &frame) {
-            Ok(encoded) => encoded,
-            Err(error) => return Err(self.halt(error.to_string())),
+        state.confirmed = Some(now.monotonic);
+        Ok(state.leading.then(|| for_ever(state.epoch)))
+    }
+
+    /// There is nobody to resign for; the lock goes with the process.
+    async fn resign(&self) {}
+
+    async fn append(&self, frame: Frame) -> Result<Durable, AppendError> {
+        let (line, head, length) = {
+            let mut state = self.lock();
+            let (line, head) = state.prepare(&frame)?;
+            state.open = true;
+            (line, head, state.length)
         };
-        // Taken back below. If this future is dropped half-way, nobody will ever know what was written.
-        self.halted = Some("an append was abandoned before its end was known; restart failoverd".to_owned());
-        let (file, path, length) = (Arc::clone(&self.file), self.path.clone(), self.length);
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
         let bytes = line.len() as u64;
         let written = tokio::task::spawn_blocking(move || write_durably(&file, &path, length, &line)).await;
+        let mut state = self.lock();
+        state.open = false;
         match written {
             Ok(Ok(())) => {
-                self.halted = None;
-                self.head = head;
-                self.length += bytes;
-                self.next += 1;
-                Ok(Durable::recorded(frame.index, frame.epoch))
+                state.head = head;
+                state.length += bytes;
+                state.next += 1;
+                self.view.reached(state.next);
+                Ok(Durable::recorded(frame.index, &for_ever(frame.epoch)))
             }
             Ok(Err(error)) => {
                 let why = format!(
@@ -242,9 +208,9 @@ impl Ledger for FileLedger {
                     self.path.display(),
                     hint(&error),
                 );
-                Err(self.halt(why))
+                Err(state.halt(why))
             }
-            Err(stopped) => Err(self.halt(format!("frame {} was not written: {stopped}", frame.index))),
+            Err(stopped) => Err(state.halt(format!("frame {} was not written: {stopped}", frame.index))),
         }
     }
 
@@ -253,6 +219,50 @@ impl Ledger for FileLedger {
         tokio::task::spawn_blocking(move || read(&path, index).map(|contents| contents.frames)).await.map_err(
             |stopped| LedgerError::Io { path: self.path.clone(), what: "read", source: io::Error::other(stopped) },
         )?
+    }
+
+    async fn changed(&self, index: u64) {
+        self.view.changed(index).await;
+    }
+
+    async fn stirred(&self, since: u64) -> u64 {
+        self.view.stirred(since).await
+    }
+
+    async fn publish(&self, ballot: &Ballot) -> Result<(), Unusable> {
+        self.view.update(|kept| drop(kept.ballots.insert(ballot.observer.clone(), ballot.clone())));
+        Ok(())
+    }
+
+    fn ballots(&self) -> Vec<Ballot> {
+        self.view.ballots()
+    }
+
+    async fn request(&self, request: &OperatorRequest) -> Result<(), Unusable> {
+        self.view.update(|kept| {
+            if !kept.answers.contains_key(&request.id) {
+                kept.requests.insert(request.id.clone(), request.clone());
+            }
+        });
+        Ok(())
+    }
+
+    fn requests(&self) -> Vec<OperatorRequest> {
+        self.view.requests()
+    }
+
+    async fn answer(&self, id: &str, answer: &OperatorAnswer) -> Result<(), Unusable> {
+        self.view.update(|kept| kept.answer(id, answer));
+        Ok(())
+    }
+
+    fn answer_of(&self, id: &str) -> Option<OperatorAnswer> {
+        self.view.answer_of(id)
+    }
+
+    fn standing(&self) -> Standing {
+        let state = self.lock();
+        self.view.standing(state.confirmed, state.halted.clone().map(Unusable::Halted))
     }
 }
 
@@ -308,7 +318,7 @@ pub fn read(path: &Path, from: u64) -> Result<Contents, LedgerError> {
             frames.push(frame);
         }
     }
-    Ok(Contents { frames, count: scanner.frames(), head: scanner.head().text(), torn: scanner.torn() })
+    Ok(Contents { frames, count: scanner.chain().next, head: scanner.chain().head.text(), torn: scanner.torn() })
 }
 
 fn at(path: &Path, error: ReadError) -> LedgerError {

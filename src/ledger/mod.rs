@@ -1,15 +1,27 @@
 //! The ordered, durable record of facts, and the only authority on who may act.
 //!
-//! The port is [`crate::ports::Ledger`]. [`FileLedger`] is for one daemon and needs no other service;
-//! [`MemoryLedger`] is for the simulation and dies whenever it is told to. Nothing here decides anything: a ledger
+//! The port is [`crate::ports::Ledger`]. [`FileLedger`] is for one daemon and needs no other service; [`MemoryLedger`]
+//! is for the simulation and dies whenever it is told to. Nothing here decides anything: a ledger
 //! keeps what it is given, in order, and says truthfully whether it did.
 
 mod codec;
+mod error;
 mod file;
 mod memory;
 mod permit;
+mod view;
+
+use std::time::Duration;
 
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
-pub use file::{Contents, FileLedger, LedgerError, Opening, read};
+pub use error::LedgerError;
+pub use file::{Contents, FileLedger, Opening, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
+
+/// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick
+/// alike, and an etcd leader that was deposed and still prolongs leases until it notices, which is one election timeout
+/// (1 s by default, a tenth of the default lease).
+fn lease_margin(lasting: Duration) -> Duration {
+    lasting / 5
+}

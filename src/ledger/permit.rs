@@ -12,12 +12,14 @@ use crate::ports::Lease;
 pub struct Durable {
     index: u64,
     epoch: u64,
+    /// End of the lease as it was known when the frame was recorded.
+    until: Duration,
 }
 
 impl Durable {
     /// To be called by a ledger, once the frame will survive whatever happens to this machine.
-    pub(in crate::ledger) fn recorded(index: u64, epoch: u64) -> Self {
-        Self { index, epoch }
+    pub(in crate::ledger) fn recorded(index: u64, lease: &Lease) -> Self {
+        Self { index, epoch: lease.epoch, until: lease.until }
     }
 
     /// Which frame.
@@ -25,9 +27,10 @@ impl Durable {
         self.index
     }
 
-    /// The right to perform the effects of this frame for `lasting` from `now` on.
+    /// The right to perform the effects of this frame for `lasting` from `now` on, and never beyond the lease: after
+    /// that another daemon may lead.
     pub fn permit(self, now: Now, lasting: Duration) -> Permit {
-        Permit { not_after: now.monotonic.saturating_add(lasting), epoch: self.epoch }
+        Permit { not_after: now.monotonic.saturating_add(lasting).min(self.until), epoch: self.epoch }
     }
 }
 

@@ -159,8 +159,8 @@ impl Shell {
     ) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = MemoryLedger::open(&disk);
-        let lease = ledger.campaign(clock.now()).await.unwrap();
+        let ledger = MemoryLedger::open(&disk);
+        let lease = ledger.campaign(clock.now()).await.unwrap().lease().unwrap();
         let frames = disk.frames();
         let controller = Controller::recover(policy.clone(), policy_hash(&policy), frames.iter().cloned()).unwrap();
         let gate = Arc::new(Gate::new(folder.path().join("STOP"), shared.clone()));
@@ -185,10 +185,10 @@ impl Shell {
         let listener = Listener::default();
         let heard = listener.heard.clone();
         let give_up = CancellationToken::new();
-        let ledger: Box<dyn Ledger> = match sabotage {
-            Some((after, sabotage)) => Box::new(Sabotaged { ledger, left: after, sabotage }),
-            None => Box::new(ledger),
-        };
+        if let Some((after, sabotage)) = sabotage {
+            ledger.sabotage_after(after, sabotage);
+        }
+        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
         let event_loop = EventLoop::new(Parts {
             controller,
             ledger: Some((ledger, lease)),
@@ -343,34 +343,5 @@ impl Drop for Shell {
         self.stop.cancel();
         self.give_up.cancel();
         self.event_loop.abort();
-    }
-}
-
-/// A ledger that fails at a certain append.
-struct Sabotaged {
-    ledger: MemoryLedger,
-    left: usize,
-    sabotage: Sabotage,
-}
-
-#[async_trait]
-impl Ledger for Sabotaged {
-    async fn campaign(&mut self, now: Now) -> Result<failoverd::ports::Lease, failoverd::ports::AppendError> {
-        self.ledger.campaign(now).await
-    }
-
-    async fn append(
-        &mut self,
-        frame: failoverd::decide::Frame,
-    ) -> Result<failoverd::ports::Durable, failoverd::ports::AppendError> {
-        if self.left == 0 {
-            self.ledger.sabotage_next(self.sabotage);
-        }
-        self.left = self.left.saturating_sub(1);
-        self.ledger.append(frame).await
-    }
-
-    async fn read_from(&self, index: u64) -> Result<Vec<failoverd::decide::Frame>, failoverd::ledger::LedgerError> {
-        self.ledger.read_from(index).await
     }
 }

@@ -34,10 +34,10 @@ fn a_new_ledger_names_itself_and_is_for_its_owner_only() {
 async fn frames_come_back_as_they_were_appended_in_an_epoch_that_rises_with_every_daemon() {
     let (_folder, path) = scratch();
     for round in 1..=3 {
-        let (mut ledger, opening) = FileLedger::open(&path, now(0)).expect("opens");
-        let lease = ledger.campaign(now(0)).await.expect("leads");
+        let (ledger, opening) = FileLedger::open(&path, now(0)).expect("opens");
+        let lease = ledger.campaign(now(0)).await.expect("leads").lease().expect("leads");
         assert_eq!(lease.epoch, round);
-        assert_eq!(ledger.campaign(now(1)).await.expect("renews"), lease);
+        assert_eq!(ledger.campaign(now(1)).await.expect("renews").lease(), Some(lease));
         let frame = Frame { index: opening.frames, epoch: lease.epoch, at: now(5), facts: every_fact() };
         assert_eq!(ledger.append(frame.clone()).await.expect("appends").index(), frame.index);
         assert_eq!(ledger.read_from(frame.index).await.expect("reads"), [frame]);
@@ -47,7 +47,7 @@ async fn frames_come_back_as_they_were_appended_in_an_epoch_that_rises_with_ever
 #[tokio::test]
 async fn a_permit_comes_from_a_durable_frame_and_ends() {
     let (_folder, path) = scratch();
-    let (mut ledger, _) = leading(&path).await;
+    let (ledger, _) = leading(&path).await;
     let permit = ledger.append(next(1)).await.expect("appends").permit(now(10), Duration::from_secs(30));
     assert_eq!(permit.time_left(now(15)), Ok(Duration::from_secs(25)));
     assert_eq!(permit.time_left(now(40)), Err(PermitExpired));
@@ -56,7 +56,7 @@ async fn a_permit_comes_from_a_durable_frame_and_ends() {
 #[tokio::test]
 async fn a_frame_of_a_lower_epoch_is_fenced_and_a_frame_at_the_wrong_place_halts() {
     let (_folder, path) = scratch();
-    let (mut ledger, _) = leading(&path).await;
+    let (ledger, _) = leading(&path).await;
     let stale = Frame { epoch: 0, ..next(1) };
     assert_eq!(ledger.append(stale).await.expect_err("fenced"), AppendError::Fenced { epoch: 1 });
     ledger.append(next(1)).await.map(drop).expect("a fenced frame harms nobody");
@@ -68,7 +68,7 @@ async fn a_frame_of_a_lower_epoch_is_fenced_and_a_frame_at_the_wrong_place_halts
 #[tokio::test]
 async fn a_frame_that_is_too_long_is_refused_before_anything_is_written() {
     let (_folder, path) = scratch();
-    let (mut ledger, _) = leading(&path).await;
+    let (ledger, _) = leading(&path).await;
     let before = fs::read(&path).expect("reads");
     let long = Frame { facts: vec![Fact::Halted { why: "x".repeat(FRAME_BYTES_MAX) }], ..next(1) };
     assert!(matches!(ledger.append(long).await, Err(AppendError::Halted(why)) if why.contains("the longest")));
@@ -82,7 +82,7 @@ async fn a_last_line_torn_at_any_byte_is_cut_and_reported_and_the_ledger_goes_on
     let last = text(&small_ledger()[..2]).len();
     for cut in last + 1..whole.len() {
         fs::write(&path, &whole[..cut]).expect("writes");
-        let (mut ledger, opening) = leading(&path).await;
+        let (ledger, opening) = leading(&path).await;
         let torn = opening.torn.unwrap_or_else(|| panic!("not noticed at byte {cut}"));
         assert_eq!((torn.frame, torn.offset, torn.bytes), (2, last as u64, (cut - last) as u64));
         assert_eq!(fs::metadata(&path).expect("is there").len(), last as u64);
@@ -245,7 +245,7 @@ async fn other_hands_in_the_file_halt_the_ledger() {
         },
     ] {
         let (_folder, path) = scratch();
-        let (mut ledger, _) = leading(&path).await;
+        let (ledger, _) = leading(&path).await;
         meddle(&path);
         let error = ledger.append(next(1)).await.expect_err("halts");
         assert!(matches!(&error, AppendError::Halted(why) if why.contains("nothing was done about it")), "{error}");
@@ -255,7 +255,7 @@ async fn other_hands_in_the_file_halt_the_ledger() {
 #[tokio::test]
 async fn an_append_that_was_abandoned_halts_the_ledger() {
     let (_folder, path) = scratch();
-    let (mut ledger, _) = leading(&path).await;
+    let (ledger, _) = leading(&path).await;
     {
         let mut append = ledger.append(next(1));
         assert!(futures::poll!(&mut append).is_pending(), "an fsync is never done at once on the event loop");
@@ -330,8 +330,8 @@ async fn the_memory_ledger_dies_where_it_is_told_to_and_its_disk_remembers() {
         [(Sabotage::CrashBefore, 0), (Sabotage::CrashAfter, 1), (Sabotage::Full, 0)].into_iter().enumerate()
     {
         let before = disk.frames().len() as u64;
-        let mut ledger = MemoryLedger::open(&disk);
-        let epoch = ledger.campaign(now(0)).await.expect("leads").epoch;
+        let ledger = MemoryLedger::open(&disk);
+        let epoch = ledger.campaign(now(0)).await.expect("leads").lease().expect("leads").epoch;
         ledger.append(Frame { epoch, ..next(before) }).await.map(drop).expect("appends");
         ledger.sabotage_next(sabotage);
         assert!(ledger.append(Frame { epoch, ..next(before + 1) }).await.is_err());
@@ -347,13 +347,13 @@ fn child() {
     let Ok(task) = std::env::var("LEDGER_CHILD") else { return };
     let path = PathBuf::from(std::env::var("LEDGER_PATH").expect("a path"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let (mut ledger, opening) = runtime.block_on(leading(&path));
+    let (ledger, opening) = runtime.block_on(leading(&path));
     if task == "hold" {
         say("holding");
         let _ = std::io::stdin().read_line(&mut String::new());
         return;
     }
-    let epoch = runtime.block_on(ledger.campaign(now(0))).expect("leads").epoch;
+    let epoch = runtime.block_on(ledger.campaign(now(0))).expect("leads").lease().expect("leads").epoch;
     for index in opening.frames.. {
         match runtime.block_on(ledger.append(Frame { epoch, ..next(index) })) {
             Ok(durable) => say(&format!("ack {}", durable.index())),
@@ -437,7 +437,7 @@ fn scratch() -> (TempDir, PathBuf) {
 }
 
 async fn leading(path: &Path) -> (FileLedger, ledger::Opening) {
-    let (mut ledger, opening) = FileLedger::open(path, now(0)).expect("opens");
+    let (ledger, opening) = FileLedger::open(path, now(0)).expect("opens");
     ledger.campaign(now(0)).await.expect("leads");
     (ledger, opening)
 }

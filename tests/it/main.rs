@@ -24,6 +24,7 @@ mod kubernetes;
 mod kubernetes_zones;
 mod lab;
 mod ledger;
+mod ledger_contract;
 mod postgres;
 mod postgres_fence;
 mod postgres_promote;

@@ -1,6 +1,7 @@
 //! The daemon's life: it starts, it dies, its disk fails, and somebody mends that.
 
 use super::*;
+use crate::ports::Candidacy;
 
 impl Simulation<'_> {
     pub(super) fn boot(&mut self) {
@@ -8,8 +9,8 @@ impl Simulation<'_> {
         self.disk.mended();
         let frames = self.disk.frames();
         let next_index = frames.len() as u64;
-        let mut ledger = MemoryLedger::open(&self.disk);
-        let Some(Ok(lease)) = ledger.campaign(self.clock()).now_or_never() else { return };
+        let ledger = MemoryLedger::open(&self.disk);
+        let Some(Ok(Candidacy::Leading(lease))) = ledger.campaign(self.clock()).now_or_never() else { return };
         let setup = match &self.options.after_restart {
             Some(edited) if self.run > 1 => edited,
             Some(_) | None => self.setup,
@@ -80,7 +81,7 @@ impl Simulation<'_> {
         let now = self.clock();
         let Some(daemon) = &mut self.daemon else { return };
         daemon.ledger = MemoryLedger::open(&self.disk);
-        if let Some(Ok(lease)) = daemon.ledger.campaign(now).now_or_never() {
+        if let Some(Ok(Candidacy::Leading(lease))) = daemon.ledger.campaign(now).now_or_never() {
             daemon.lease = lease;
         }
         if self.setup.bugs.has(Bug::LostAppendIsFailure) {
