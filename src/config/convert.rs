@@ -9,7 +9,7 @@ use super::schema::{
     CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Region, Traffic, TrafficProvider, Trigger,
 };
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy, Kind, Level,
+    CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy, Kind, Level,
     Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion, ZonePolicy,
 };
 
@@ -27,6 +27,13 @@ pub(super) fn policy_of(config: &Config) -> Policy {
         observer_region: config.observer.region.clone(),
         regions: config.regions.iter().map(|(id, region)| (id.clone(), region.role)).collect(),
         components: components_of(config),
+        council: CouncilPolicy {
+            observers: config.council.observers.iter().map(|(id, seat)| (id.clone(), seat.region.clone())).collect(),
+            votes: config.council.votes,
+            ballot_fresh: config.council.ballot_fresh,
+            witness_hold: config.council.witness_hold,
+            takeover_wait: config.ledger.call_timeout,
+        },
         references: config
             .references
             .iter()

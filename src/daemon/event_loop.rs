@@ -271,6 +271,8 @@ impl EventLoop {
             Input::Progressed { plan, step, note } => self.log_progress(plan, step, note),
             Input::Restarted
             | Input::Tick
+            | Input::Elected { .. }
+            | Input::Heard(_)
             | Input::Stopped(_)
             | Input::Looked { .. }
             | Input::Finished { .. }

@@ -447,6 +447,9 @@ impl Draft<'_> {
         if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe || is_forgotten {
             return;
         }
+        if self.takeover().is_some() {
+            return;
+        }
         let due: Vec<(InstanceId, u32)> = self
             .hard
             .owed
@@ -495,7 +498,12 @@ impl Draft<'_> {
     fn ask_for_approval(&mut self, id: &IncidentId, guards: &[Guard]) {
         let liftable: Vec<Guard> = guards
             .iter()
-            .filter(|guard| matches!(guard.kind, GuardKind::Mode | GuardKind::Unfenced | GuardKind::DataLoss))
+            .filter(|guard| {
+                matches!(
+                    guard.kind,
+                    GuardKind::Mode | GuardKind::Unfenced | GuardKind::DataLoss | GuardKind::Witness
+                )
+            })
             .cloned()
             .collect();
         if liftable.is_empty() || liftable.len() != guards.len() {

@@ -164,6 +164,26 @@ impl Draft<'_> {
                 format!("if a region were lost now, failoverd would not act by itself: {why}"),
             );
         }
+        for (id, lasting, votes) in self.outvoted() {
+            let after = self.policy.components.get(&id.component).and_then(|policy| policy.row).map(|row| row.after);
+            let is_told = self.is_active(id) && lasting >= after.unwrap_or(self.policy.regional.after);
+            if is_told {
+                raise(
+                    format!("outvoted-{id}"),
+                    Severity::Page,
+                    Some(&id.region),
+                    format!("{id} has been failing for {}, and nothing is done: {votes}", human(lasting)),
+                );
+            }
+        }
+        if let Some(why) = self.too_few_voices().filter(|_| self.is_lasting(self.soft.started_at)) {
+            raise(
+                "voices".to_owned(),
+                Severity::Page,
+                None,
+                format!("if a region were lost now, failoverd would not act by itself: {why}"),
+            );
+        }
         for (id, watch) in self.soft.watches.restless() {
             let reasons = self.why_unready_as_watched(id, watch);
             if reasons.is_empty() || !self.hard.seen_alive.contains_key(id) {

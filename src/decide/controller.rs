@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use super::hard::Hard;
 use super::watches::Watches;
-use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
+use super::{Alarm, Decision, Effect, Fact, Frame, Guard, GuardKind, Input, Sample};
 use crate::domain::{
-    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
-    Policy, RegionId, Serving, StepId,
+    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, ObserverId,
+    PlanId, Policy, RegionId, Serving, StepId, time::human,
 };
-use crate::health::{Limits, References, Watch};
+use crate::health::{Council, Limits, References, Watch};
+use crate::plan::Part;
 use crate::ports::{Claim, Look, Setback};
 
 /// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
 #[derive(Debug)]
 pub struct Controller {
     pub(super) policy: Policy,
-    policy_hash: String,
+    pub(super) policy_hash: String,
     pub(super) hard: Hard,
     pub(super) soft: Soft,
     /// An append is open: soft state goes on, decisions wait.
@@ -51,6 +52,10 @@ pub(super) struct Soft {
     /// The second kind of evidence for one.
     pub(super) independent: Vec<InstanceId>,
     pub(super) references: References,
+    /// What the other observers say.
+    pub(super) council: Council,
+    /// Since when an observer inside a region has contradicted those outside.
+    pub(super) witnessed: BTreeMap<(RegionId, Part), Duration>,
     pub(super) newly_seen: BTreeSet<InstanceId>,
     pub(super) looks: BTreeMap<(PlanId, StepId), LookState>,
     pub(super) notes: BTreeMap<(PlanId, StepId), String>,
@@ -61,6 +66,10 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
+    /// Who led before, and until when calls of its may be under way.
+    pub(super) takeover: Option<(ObserverId, Duration)>,
+    /// The claim of this term is still to be put up.
+    pub(super) is_to_claim: bool,
     /// Since when too few reference points have answered.
     pub(super) unvouched_since: Option<Duration>,
     /// What is to be told of the stop file, while it is there.
@@ -149,6 +158,7 @@ impl Controller {
                 self.soft.references.observe(&self.policy, &observation);
                 answered != self.soft.references.answers(&observation.reference)
             }
+            Input::Heard(ballot) => self.soft.council.hear(ballot, now.monotonic),
             Input::Progressed { plan, step, note } => {
                 self.soft.notes.insert((plan, step), note);
                 false
@@ -160,6 +170,7 @@ impl Controller {
             }
             Input::Tick => true,
             input @ (Input::Restarted
+            | Input::Elected { .. }
             | Input::Looked { .. }
             | Input::Finished { .. }
             | Input::UndoFinished { .. }
@@ -195,6 +206,7 @@ impl Controller {
         }
         if draft.soft.is_started {
             draft.remember_sightings();
+            draft.claim();
             draft.advance();
             let recorded = draft.facts.len();
             let mut candidates = draft.judge();
@@ -228,6 +240,26 @@ impl Controller {
         self.is_recording = false;
     }
 
+    /// Another observer leads from now on: `frames` are the whole record, as it is. What was seen still holds; whatever
+    /// was going on is the other one's now.
+    ///
+    /// # Errors
+    /// Where the record cannot be; nothing may be decided on it.
+    pub fn follow(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), CorruptLedger> {
+        let mut fresh = Self::recover_with(self.policy.clone(), self.policy_hash.clone(), frames, self.bugs)?;
+        std::mem::swap(&mut self.hard, &mut fresh.hard);
+        std::mem::swap(&mut self.soft, &mut fresh.soft);
+        let former = fresh.soft;
+        self.soft.watches = former.watches;
+        self.soft.references = former.references;
+        self.soft.council = former.council;
+        self.soft.halted = former.halted;
+        self.soft.stopped = former.stopped;
+        self.is_recording = false;
+        self.deadline = None;
+        Ok(())
+    }
+
     /// When to step with [`Input::Tick`] if nothing else happens, on the monotonic clock, and why.
     pub fn next_deadline(&self) -> Option<(Duration, &'static str)> {
         self.deadline
@@ -252,6 +284,7 @@ impl Controller {
         // What was seen of an instance that stayed the same still holds: a reload must not put off an outage.
         self.soft.watches.inherit(soft.watches);
         self.soft.references = soft.references;
+        self.soft.council = soft.council;
         self.soft.alarms = soft.alarms;
         self.soft.survey = soft.survey;
         self.soft.inbox = soft.inbox;
@@ -404,6 +437,8 @@ impl Soft {
             critical: instances_of(|component| component.critical),
             independent: instances_of(|component| component.independent_evidence),
             references: References::default(),
+            council: Council::default(),
+            witnessed: BTreeMap::new(),
             newly_seen: BTreeSet::new(),
             looks: BTreeMap::new(),
             notes: BTreeMap::new(),
@@ -412,6 +447,8 @@ impl Soft {
             under_way: BTreeSet::new(),
             survey: None,
             survey_asked: None,
+            takeover: None,
+            is_to_claim: false,
             stopped: None,
             unvouched_since: None,
             claimed: BTreeSet::new(),
@@ -468,13 +505,9 @@ impl Draft<'_> {
         active(self.policy, &self.hard, id)
     }
 
-    /// For how long the instance has failed while our own network was vouched for. What failed while nobody outside
-    /// answered either says nothing: when our link comes back, the first answers must not make an outage of it.
-    pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
-        self.failing_as_watched(id, self.soft.watches.get(id)?)
-    }
-
-    /// The same, where the watch is at hand.
+    /// For how long the instance has failed, as seen from here, while our own network was vouched for. What failed while
+    /// nobody outside answered either says nothing: when our link comes back, the first answers must not make an outage
+    /// of it.
     pub(super) fn failing_as_watched(&self, id: &InstanceId, watch: &Watch) -> Option<Duration> {
         let now = self.now.monotonic;
         let failing_for = watch.failing_for(&self.soft.limits, now)?;
@@ -534,7 +567,8 @@ impl Draft<'_> {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Restarted => self.restart(),
+            Input::Restarted => self.restart(None),
+            Input::Elected { epoch } => self.restart(Some(epoch)),
             Input::Looked { plan, step, result } => {
                 let look = self.soft.looks.entry((plan, step)).or_default();
                 look.asked = None;
@@ -560,33 +594,64 @@ impl Draft<'_> {
             Input::Observed(_)
             | Input::ReferenceObserved(_)
             | Input::Progressed { .. }
+            | Input::Heard(_)
             | Input::Stopped(_)
             | Input::Tick => {}
         }
     }
 
     /// A restart is an input: a new epoch begins, and whatever was under way is looked at and performed again.
-    fn restart(&mut self) {
+    fn restart(&mut self, epoch: Option<u64>) {
         self.soft.is_started = true;
         self.soft.started_at = self.now.monotonic;
         self.soft.under_way.clear();
         self.soft.looks.clear();
         self.soft.owed_under_way.clear();
+        let former = self.hard.leader.clone();
+        self.soft.takeover = former.filter(|_| epoch.is_some()).map(|former| {
+            let wait = self.policy.council.takeover_wait;
+            (former, self.now.monotonic + wait)
+        });
         self.record(Fact::EpochStarted {
             observer: self.policy.observer.clone(),
             policy: self.policy_hash.to_owned(),
             mode: self.policy.mode,
+            epoch,
         });
         self.soft.survey_asked = Some(self.now.monotonic);
-        // A claim ends with a survey. Never both at once: what one reads before the other writes would come back later.
-        if let Some(ledger) = self.hard.ledger.clone()
-            && self.hard.is_adopted
-            && self.policy.mode != crate::domain::Mode::Observe
-        {
-            let term = self.hard.term();
-            self.perform(Effect::Claim { ledger, term, replace: false });
-        } else {
+        let is_observing = self.policy.mode == crate::domain::Mode::Observe;
+        self.soft.is_to_claim = self.hard.ledger.is_some() && self.hard.is_adopted && !is_observing;
+        if !self.soft.is_to_claim {
             self.perform(Effect::Survey);
         }
+        self.claim();
+    }
+
+    /// Puts the claim of this term up, as soon as nothing of a former leader's can be under way. A claim ends with a
+    /// survey. Never both at once: what one reads before the other writes would come back later.
+    fn claim(&mut self) {
+        if !self.soft.is_to_claim || self.takeover().is_some() {
+            return;
+        }
+        let Some(ledger) = self.hard.ledger.clone() else { return };
+        self.soft.is_to_claim = false;
+        let term = self.hard.term();
+        self.perform(Effect::Claim { ledger, term, replace: false });
+    }
+
+    /// Why nothing is sent yet: the leader before this one may have sent something that has not arrived.
+    pub(super) fn takeover(&mut self) -> Option<Guard> {
+        let (former, until) = self.soft.takeover.clone()?;
+        let left = until.saturating_sub(self.now.monotonic);
+        if left.is_zero() || self.bugs.has(Bug::TakeoverAtOnce) {
+            self.soft.takeover = None;
+            return None;
+        }
+        self.wake(until, "calls of the former leader have ended");
+        Some(Guard {
+            kind: GuardKind::Takeover,
+            evidence: format!("{former} led before, and calls of its may be under way"),
+            lifted_by: format!("{} more", human(left)),
+        })
     }
 }

@@ -43,6 +43,9 @@ pub enum Fact {
         policy: String,
         /// Its mode.
         mode: Mode,
+        /// The number that fences its predecessors; none where it is one more than the last one's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     /// A person declared the placement to be this, and the ledger to be the one in charge.
     PlacementAdopted {

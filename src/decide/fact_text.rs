@@ -10,7 +10,7 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LedgerCreated { ledger } => write!(f, "ledger {ledger} created"),
-            Self::EpochStarted { observer, policy, mode } => {
+            Self::EpochStarted { observer, policy, mode, .. } => {
                 write!(f, "{observer} took over in mode {mode}, policy {}", short(policy))
             }
             Self::PlacementAdopted { placement, by } => {

@@ -32,13 +32,17 @@ pub enum GuardKind {
     Mode,
     /// Too much at once.
     BlastRadius,
+    /// An observer inside the region sees it alive: a partition, not an outage.
+    Witness,
+    /// Calls of the former leader may still be under way.
+    Takeover,
     /// An invariant broke.
     Halted,
 }
 
 impl GuardKind {
     /// Every guard there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Quorum,
         Self::Verdict,
         Self::TargetNotReady,
@@ -51,6 +55,8 @@ impl GuardKind {
         Self::Held,
         Self::Mode,
         Self::BlastRadius,
+        Self::Witness,
+        Self::Takeover,
         Self::Halted,
     ];
 
@@ -69,6 +75,8 @@ impl GuardKind {
             Self::Held => "held",
             Self::Mode => "mode",
             Self::BlastRadius => "blast_radius",
+            Self::Witness => "witness",
+            Self::Takeover => "takeover",
             Self::Halted => "halted",
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Fact, GuardKind, Incident, Outcome, Sample};
-use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, PlanId, RegionId};
+use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, ObserverId, PlanId, RegionId};
 use crate::plan::Part;
 use crate::ports::Term;
 
@@ -69,6 +69,8 @@ pub(super) struct Hard {
     pub(super) ledger: Option<LedgerId>,
     pub(super) epoch: u64,
     pub(super) policy: String,
+    /// Who leads in this epoch.
+    pub(super) leader: Option<ObserverId>,
     /// When this epoch began.
     anchor: Option<Now>,
     pub(super) is_adopted: bool,
@@ -149,8 +151,9 @@ impl Hard {
         let stamp = self.stamp(at);
         match fact {
             Fact::LedgerCreated { ledger } => self.ledger = Some(ledger.clone()),
-            Fact::EpochStarted { policy, .. } => {
-                self.epoch += 1;
+            Fact::EpochStarted { policy, epoch, observer, .. } => {
+                self.epoch = epoch.unwrap_or(self.epoch + 1);
+                self.leader = Some(observer.clone());
                 self.anchor = Some(at);
                 self.policy.clone_from(policy);
             }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{ComponentId, IncidentId, InstanceId, Observation, PlanId, ReferenceId, RegionId, StepId};
+use crate::health::Ballot;
 use crate::ports::{Claim, Look, Setback};
 
 /// One thing that happened, as the shell saw it.
@@ -14,10 +15,17 @@ use crate::ports::{Claim, Look, Setback};
 pub enum Input {
     /// The daemon started, or took over; always the first input after a replay.
     Restarted,
+    /// As `Restarted`, on a ledger that several daemons share: this one leads from now on.
+    Elected {
+        /// The number that fences its predecessors.
+        epoch: u64,
+    },
     /// A probe ended.
     Observed(Observation),
     /// A reference point was asked.
     ReferenceObserved(ReferenceObservation),
+    /// Another observer's ballot was read.
+    Heard(Ballot),
     /// A person's stop file is there, with what to tell of it; or not any more.
     Stopped(Option<String>),
     /// A deadline named by `next_deadline` was reached.

@@ -8,11 +8,14 @@ use super::hard::Declared;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{
-    Bug, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId,
+    Bug, ComponentId, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId,
     time::human,
 };
 use crate::plan::{self, Part, Situation};
 use crate::ports::Claim;
+
+/// What other observers say is looked at again with their ballots, and no more often than this.
+const BALLOTS_PACE: Duration = Duration::from_millis(250);
 
 /// A loss that a row of the matrix, or the rule for regions, sees.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,10 +51,14 @@ impl Draft<'_> {
     /// Declares what has to be declared, or records why it is not. Returns what it judged.
     pub(super) fn judge(&mut self) -> Vec<Candidate> {
         let candidates = self.candidates();
+        self.hear_witnesses(&candidates);
         for candidate in &candidates {
             if !candidate.is_full() {
                 if candidate.missing.is_none() {
-                    self.wake(candidate.since + candidate.after, "a trigger's window is full");
+                    // What others say grows with their ballots, and not by itself.
+                    let at_most = if self.policy.council.is_alone() { Duration::ZERO } else { BALLOTS_PACE };
+                    let full_at = (candidate.since + candidate.after).max(self.now.monotonic + at_most);
+                    self.wake(full_at, "a trigger's window is full");
                 }
                 continue;
             }
@@ -87,13 +94,7 @@ impl Draft<'_> {
     /// Everything that fails and has a row, the regions first: a region takes its components along. Then what is only partly
     /// there.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
-        let failing: Vec<(&InstanceId, &ComponentPolicy, Duration)> = self
-            .soft
-            .watches
-            .restless()
-            .filter_map(|(id, watch)| Some((id, self.failing_as_watched(id, watch)?)))
-            .filter_map(|(id, failing_for)| Some((id, self.policy.components.get(&id.component)?, failing_for)))
-            .collect();
+        let failing = self.failing();
         let is_hit = |region: &RegionId| failing.iter().any(|(id, policy, _)| policy.critical && id.region == *region);
         let regions = self.policy.regions.keys().filter(|region| is_hit(region));
         let mut candidates: Vec<Candidate> = regions.filter_map(|region| self.regional(region)).collect();
@@ -157,7 +158,7 @@ impl Draft<'_> {
         self.soft.critical.iter().filter(|id| id.region == *region && self.is_active(id)).cloned().collect()
     }
 
-    fn critical_needed(&self, critical: usize) -> usize {
+    pub(super) fn critical_needed(&self, critical: usize) -> usize {
         match self.policy.regional.critical_failing {
             Some(needed) => (needed as usize).min(critical),
             None => critical,
@@ -166,9 +167,7 @@ impl Draft<'_> {
 
     /// Whether what the part is about is fine again, so that what was done for it is taken back. What was mended stays.
     pub(super) fn has_recovered(&self, source: &RegionId, part: &Part) -> bool {
-        let recovered = |id: &InstanceId| {
-            self.soft.watches.get(id).is_some_and(|watch| watch.has_recovered(&self.soft.limits, self.now.monotonic))
-        };
+        let recovered = |id: &InstanceId| self.has_been_well(id);
         match part {
             Part::Component(component) => {
                 recovered(&InstanceId { component: component.clone(), region: source.clone() })
@@ -210,6 +209,7 @@ impl Draft<'_> {
     pub(super) fn guards_of(&self, candidate: &Candidate) -> Vec<Guard> {
         let mut guards = self.standing_guards();
         guards.extend(self.doubt(&candidate.source, candidate.since));
+        guards.extend(self.witness_veto(candidate));
         guards.extend(self.cooldown(candidate));
         guards.extend(self.blast_radius(candidate));
         if candidate.part == Part::Reroute {

@@ -21,6 +21,7 @@ impl Draft<'_> {
         let Some(incident) = self.incident(id).cloned() else { return Readiness::Held(Vec::new()) };
         let mut guards = self.interdicts(id);
         guards.extend(self.missing_approval(&incident, step));
+        guards.extend(self.contradiction(&incident, step));
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
@@ -98,8 +99,9 @@ impl Draft<'_> {
     }
 
     /// What forbids everything that an incident would do, forwards and backwards.
-    pub(super) fn interdicts(&self, id: &IncidentId) -> Vec<Guard> {
+    pub(super) fn interdicts(&mut self, id: &IncidentId) -> Vec<Guard> {
         let mut guards = self.standing_guards();
+        guards.extend(self.takeover());
         if self.incident(id).is_some_and(|incident| incident.is_held) {
             guards.push(Guard {
                 kind: GuardKind::Held,
@@ -150,6 +152,22 @@ impl Draft<'_> {
             kind: GuardKind::Mode,
             evidence: format!("the mode is approve, and plan {hash} has no approval that is still good"),
             lifted_by: format!("`failoverd approve {} --plan-hash {hash}`", incident.id),
+        })
+    }
+
+    /// An observer inside the region sees alive what is left behind: a person decides.
+    fn contradiction(&self, incident: &Incident, step: &Step) -> Option<Guard> {
+        let has_passed = incident.plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point);
+        if has_passed || incident.plan.is_ordered(&step.id) || self.approval(incident).is_some() {
+            return None;
+        }
+        let parts = incident.plan.needed_by.get(&step.id)?.iter();
+        let mut open = parts.filter(|part| incident.plan.parts.get(*part) == Some(&PartState::Open));
+        let seen = open.find_map(|part| self.witness(&incident.source, part))?;
+        Some(Guard {
+            kind: GuardKind::Witness,
+            evidence: format!("{seen}: a partition between regions, and no outage"),
+            lifted_by: format!("it failing there too, or `failoverd approve {}`", incident.id),
         })
     }
 
@@ -367,7 +385,9 @@ impl Draft<'_> {
     /// serving everybody else.
     fn is_down(&self, database: &InstanceId) -> bool {
         let layer = self.soft.watches.get(database).and_then(|watch| watch.failing_layer());
+        let is_seen = !self.policy.council.is_alone() && self.is_seen_answering(database);
         self.failing_for(database).is_some()
+            && !is_seen
             && matches!(layer, Some(Layer::Dns | Layer::Tcp | Layer::Tls | Layer::Greeting))
     }
 

@@ -30,6 +30,9 @@ pub struct Status {
     pub placement: BTreeMap<ComponentId, RegionId>,
     /// Every instance.
     pub instances: Vec<InstanceStatus>,
+    /// Everybody who watches, where there are several.
+    #[serde(default)]
+    pub observers: Vec<ObserverStatus>,
     /// Reference points.
     pub references: Vec<ReferenceStatus>,
     /// Open incidents, then the last closed ones.
@@ -98,6 +101,34 @@ pub struct InstanceStatus {
     /// Database: expected loss if this standby were promoted now.
     #[serde(with = "friendly::option")]
     pub expected_loss: Option<Duration>,
+    /// How every observer sees it, where there are several: those with a voice.
+    #[serde(default)]
+    pub seen_by: BTreeMap<ObserverId, Sighting>,
+}
+
+/// One of several observers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ObserverStatus {
+    /// Its name.
+    pub observer: ObserverId,
+    /// Where it stands.
+    pub region: RegionId,
+    /// It leads: what is done, it does.
+    pub leads: bool,
+    /// Why its word does not count at present.
+    pub without_voice: Option<String>,
+    /// The regions of which it says nothing, because nobody vouches for its view of them.
+    pub doubts: BTreeMap<RegionId, String>,
+}
+
+/// How one observer sees an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// In a word.
+    pub verdict: VerdictKind,
+    /// Failing for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub failing_for: Option<Duration>,
 }
 
 /// One reference point.

@@ -169,11 +169,11 @@ impl Controller {
         warnings
     }
 
-    fn with_draft<T>(&self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
+    pub(super) fn with_draft<T>(&self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
         let mut soft = self.soft.for_reading();
         read(&Draft {
             policy: &self.policy,
-            policy_hash: "",
+            policy_hash: &self.policy_hash,
             hard: Cow::Borrowed(&self.hard),
             soft: &mut soft,
             now,
@@ -199,6 +199,7 @@ impl Draft<'_> {
             epoch: self.hard.epoch,
             placement: self.hard.placement.clone(),
             instances: self.soft.watches.iter().map(|(id, watch)| self.instance(id, watch)).collect(),
+            observers: self.observers(),
             references: self
                 .policy
                 .references
@@ -257,6 +258,22 @@ impl Draft<'_> {
                 guards,
             });
         }
+        for (id, failing_for, votes) in self.outvoted() {
+            let row = self.policy.components.get(&id.component).and_then(|policy| policy.row);
+            let Some(row) = row.filter(|_| self.is_active(id)) else { continue };
+            pending.push(PendingStatus {
+                source: id.region.clone(),
+                part: Part::Component(id.component.clone()),
+                what: format!("{id} is failing"),
+                failing_for,
+                after: row.after,
+                guards: vec![Guard {
+                    kind: super::GuardKind::Quorum,
+                    evidence: votes,
+                    lifted_by: "the other regions seeing it fail as well, or it answering".to_owned(),
+                }],
+            });
+        }
         pending
     }
 
@@ -290,6 +307,7 @@ impl Draft<'_> {
             not_ready,
             warnings: watch.evidence.warnings.clone(),
             expected_loss,
+            seen_by: self.seen_by(id),
         }
     }
 
@@ -409,6 +427,12 @@ pub fn explain(status: &Status) -> String {
     }
     if let Some(until) = status.paused_until {
         lines.push(format!("Paused until {until}: nothing starts before that, or before `failoverd resume`."));
+    }
+    lines.extend(super::disagreements(status).into_iter().map(|line| format!("{line}.")));
+    for observer in &status.observers {
+        if let Some(why) = &observer.without_voice {
+            lines.push(format!("{} in {} has no voice: it {why}.", observer.observer, observer.region));
+        }
     }
     for pending in &status.pending {
         lines.push(String::new());

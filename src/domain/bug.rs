@@ -65,12 +65,24 @@ pub(crate) enum Bug {
     FailedAppendTriedAgain,
     /// A daemon that cannot record goes on with what it had begun.
     HaltedGoesOn,
+    /// One region's word is enough.
+    QuorumIgnored,
+    /// An observer inside the region that sees it alive is not believed.
+    WitnessIgnored,
+    /// An observer that abstains, or doubts itself, is counted.
+    AbstainerCounts,
+    /// A ballot counts however old it is.
+    StaleBallotCounts,
+    /// Two observers in one region have two votes.
+    VotesByObserver,
+    /// A new leader acts while calls of the former one may be under way.
+    TakeoverAtOnce,
 }
 
 impl Bug {
     /// All of them.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::UnknownIsFailing,
         Self::RefusalIsFailing,
         Self::GapIsFailing,
@@ -100,6 +112,12 @@ impl Bug {
         Self::LostAppendIsFailure,
         Self::FailedAppendTriedAgain,
         Self::HaltedGoesOn,
+        Self::QuorumIgnored,
+        Self::WitnessIgnored,
+        Self::AbstainerCounts,
+        Self::StaleBallotCounts,
+        Self::VotesByObserver,
+        Self::TakeoverAtOnce,
     ];
 }
 

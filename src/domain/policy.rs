@@ -395,6 +395,43 @@ pub struct GuardPolicy {
     pub unwind_once_per: Duration,
 }
 
+/// Several observers that decide together.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CouncilPolicy {
+    /// Every observer and where it stands, this one too. Empty where there is only one.
+    pub observers: BTreeMap<ObserverId, RegionId>,
+    /// How many regions have to say the same; none means a majority of those with observers.
+    pub votes: Option<u32>,
+    /// A ballot that has not changed for this long does not count.
+    #[serde(with = "friendly")]
+    pub ballot_fresh: Duration,
+    /// For so long an observer inside a region that sees it alive forbids leaving it; after that a person is asked.
+    #[serde(with = "friendly")]
+    pub witness_hold: Duration,
+    /// A new leader waits this long before it acts: the longest mutating call that the former one may have under way.
+    #[serde(with = "friendly")]
+    pub takeover_wait: Duration,
+}
+
+impl CouncilPolicy {
+    /// There is nobody else.
+    pub fn is_alone(&self) -> bool {
+        self.observers.len() < 2
+    }
+
+    /// The regions that have a vote.
+    pub fn regions(&self) -> BTreeSet<&RegionId> {
+        self.observers.values().collect()
+    }
+
+    /// How many regions have to say the same.
+    pub fn needed(&self) -> usize {
+        let regions = self.regions().len();
+        let majority = regions / 2 + 1;
+        self.votes.map_or(majority, |votes| usize::try_from(votes).unwrap_or(majority)).clamp(1, regions.max(1))
+    }
+}
+
 /// How long each kind of step may take. Cited in `config/default.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -458,6 +495,8 @@ pub struct Policy {
     pub regions: BTreeMap<RegionId, Role>,
     /// The components.
     pub components: BTreeMap<ComponentId, ComponentPolicy>,
+    /// Those it decides with.
+    pub council: CouncilPolicy,
     /// Reference points for self-doubt.
     pub references: BTreeMap<ReferenceId, ReferencePolicy>,
     /// Objectives of each level.

@@ -47,3 +47,46 @@ pub struct View {
     /// The evidence, in words.
     pub why: String,
 }
+
+/// What an observer says of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opinion {
+    /// It has been failing for this long.
+    Fails(Duration),
+    /// It answers.
+    Answers {
+        /// And has done so for long enough to be called well.
+        is_well: bool,
+    },
+    /// Nothing can be said, for this reason.
+    Unsure(String),
+}
+
+impl Ballot {
+    /// What it says of `instance`.
+    pub fn opinion(&self, instance: &InstanceId) -> Opinion {
+        if let Some(why) = &self.abstains {
+            return Opinion::Unsure(why.clone());
+        }
+        match self.views.get(instance) {
+            None => Opinion::Answers { is_well: true },
+            Some(view) => view.opinion(self.doubts.get(&instance.region)),
+        }
+    }
+}
+
+impl View {
+    /// The same for an observer that doubts its view of the instance's region for the given reason.
+    pub fn opinion(&self, doubt: Option<&String>) -> Opinion {
+        match (self.verdict, self.failing_for, doubt) {
+            (VerdictKind::Failing, Some(lasting), None) => Opinion::Fails(lasting),
+            (VerdictKind::Failing, _, Some(doubt)) => Opinion::Unsure(doubt.clone()),
+            (VerdictKind::Failing, None, None) | (VerdictKind::Suspect | VerdictKind::Unknown, _, _) => {
+                Opinion::Unsure(self.why.clone())
+            }
+            // What answers is alive, however little the one who asks is vouched for.
+            (VerdictKind::Alive | VerdictKind::Degraded, _, _) => Opinion::Answers { is_well: true },
+            (VerdictKind::Recovering, _, _) => Opinion::Answers { is_well: false },
+        }
+    }
+}

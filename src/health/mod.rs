@@ -5,12 +5,14 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
 mod ballot;
+mod council;
 mod doubt;
 mod loss;
 mod watch;
 mod window;
 
-pub use ballot::{Ballot, View};
+pub use ballot::{Ballot, Opinion, View};
+pub use council::{Council, Rules};
 pub use doubt::References;
 pub use loss::{Loss, Positions, expected as expected_loss};
 pub use watch::{Limits, Verdict, Watch};

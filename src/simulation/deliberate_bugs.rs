@@ -253,6 +253,42 @@ const CATCHES: [Catch; Bug::ALL.len()] = [
         played: FullDisk,
         sign: Breaks("a call was sent while halted"),
     },
+    Catch {
+        bug: Bug::QuorumIgnored,
+        told: InStory("a_leader_that_alone_sees_a_failure_is_outvoted"),
+        played: Straight,
+        sign: Breaks("was not lost for"),
+    },
+    Catch {
+        bug: Bug::WitnessIgnored,
+        told: InStory("a_witness_inside_the_region_holds_a_failover_back_until_a_person_is_asked"),
+        played: Straight,
+        sign: Breaks("was not lost for"),
+    },
+    Catch {
+        bug: Bug::AbstainerCounts,
+        told: InStory("an_observer_that_abstains_has_no_vote"),
+        played: Straight,
+        sign: Breaks("was not lost for"),
+    },
+    Catch {
+        bug: Bug::StaleBallotCounts,
+        told: InStory("what_an_observer_said_before_it_fell_silent_does_not_count"),
+        played: Straight,
+        sign: Breaks("was not lost for"),
+    },
+    Catch {
+        bug: Bug::VotesByObserver,
+        told: InStory("two_observers_in_one_region_have_one_vote"),
+        played: Straight,
+        sign: Breaks("was not lost for"),
+    },
+    Catch {
+        bug: Bug::TakeoverAtOnce,
+        told: InStory("a_new_leader_waits_out_the_calls_of_the_former_one"),
+        played: Straight,
+        sign: Misses("takeover: failoverd-eu-west-1 led before"),
+    },
 ];
 
 #[test]

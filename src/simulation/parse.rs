@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-use super::story::{Behaviour, Condition, Happening, LedgerBefore, Line, Order, Settings, Story, Which, Work};
+use super::story::{Behaviour, Condition, Fate, Happening, LedgerBefore, Line, Order, Settings, Story, Which, Work};
 use crate::domain::time::parse_duration;
 use crate::domain::{InstanceId, Layer, StepId};
 
@@ -209,12 +209,26 @@ fn happening(text: &str) -> Result<Happening, String> {
             words.end(Happening::References { which, answers })
         }
         "link" => {
-            let cut = match words.expect("`cut` or `restored`")? {
-                "cut" => true,
-                "restored" => false,
-                other => return Err(format!("a link is `cut` or `restored`, not `{other}`")),
+            let first = words.expect("`cut` or `restored`, or two regions")?;
+            if let Some(cut) = is_cut(first) {
+                return words.end(Happening::Link { cut });
+            }
+            let second = words.expect("`cut`, `restored` or a second region")?;
+            let state = words.expect("`cut` or `restored`")?;
+            let cut = is_cut(state).ok_or_else(|| format!("a link is `cut` or `restored`, not `{state}`"))?;
+            words.end(Happening::Partition { between: (first.into(), second.into()), cut })
+        }
+        "observer" => {
+            let observer = words.expect("the name of another observer")?.into();
+            let fate = match words.expect("`falls-silent`, `is-back` or `halts`")? {
+                "falls-silent" => Fate::FallsSilent,
+                "is-back" => Fate::IsBack,
+                "halts" => Fate::Halts,
+                other => {
+                    return Err(format!("an observer `falls-silent`, `is-back` or `halts`, it does not `{other}`"));
+                }
             };
-            words.end(Happening::Link { cut })
+            words.end(Happening::Observer { observer, fate })
         }
         "pause" => {
             let lasting = words.duration("pause 6m")?;
@@ -245,11 +259,19 @@ fn happening(text: &str) -> Result<Happening, String> {
             }
             None => Err(format!(
                 "`{other}` is nothing that something can happen to; write an instance (database@us-east-1, \
-                 everything@us-east-1), references, reference NAME, link, pause, restart, operator, claim, step NAME, \
+                 everything@us-east-1), references, reference NAME, link, observer NAME, pause, restart, operator, claim, step NAME, \
                  or a kind of work ({})",
                 Work::NAMED.map(|(name, _)| name).join(", ")
             )),
         },
+    }
+}
+
+fn is_cut(word: &str) -> Option<bool> {
+    match word {
+        "cut" => Some(true),
+        "restored" => Some(false),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
 
 mod life;
+mod peers;
 mod perform;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,6 +135,8 @@ enum Event {
     Mend(u64),
     /// For the run of the daemon with this number; lost if it is another one.
     Daemon(u64, ForDaemon),
+    /// For one of the other observers.
+    Peer(usize, peers::ForPeer),
 }
 
 enum ForDaemon {
@@ -156,6 +159,7 @@ struct Simulation<'a> {
     world: World,
     disk: MemoryDisk,
     daemon: Option<Daemon>,
+    peers: Vec<peers::Peer>,
     run: u64,
     /// Stopped until then, without knowing.
     paused: Option<Duration>,
@@ -187,6 +191,7 @@ impl<'a> Simulation<'a> {
             world,
             disk: MemoryDisk::default(),
             daemon: None,
+            peers: Vec::new(),
             run: 0,
             paused: None,
             dice: options.seed.map(Dice::new),
@@ -203,6 +208,7 @@ impl<'a> Simulation<'a> {
             end: START + story.settings.until.unwrap_or(last + AFTER),
         };
         simulation.prepare_ledger();
+        simulation.gather_peers();
         simulation.schedule(simulation.now, Event::Boot);
         for (n, line) in story.lines.iter().enumerate() {
             simulation.schedule(START + line.at, Event::Story(n));
@@ -272,7 +278,7 @@ impl<'a> Simulation<'a> {
                 Event::Daemon(
                     _,
                     ForDaemon::Probe(_) | ForDaemon::Ask(_) | ForDaemon::Observed(_) | ForDaemon::Answered(_)
-                )
+                ) | Event::Peer(..)
             );
             if !is_a_look || self.now >= self.checked + Duration::from_secs(1) {
                 self.let_the_world_go_on();
@@ -280,6 +286,7 @@ impl<'a> Simulation<'a> {
             match event {
                 Event::Story(n) => self.tell(n)?,
                 Event::World => {}
+                Event::Peer(n, event) => self.peer_takes(n, event),
                 Event::Boot => self.boot(),
                 Event::Mend(run) if run == self.run => self.die(Duration::from_secs(1)),
                 Event::Mend(_) => {}
@@ -383,6 +390,10 @@ impl<'a> Simulation<'a> {
                 self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
             }
             Happening::Link { cut } => self.world.link_cut = *cut,
+            Happening::Partition { between: (one, other), cut } => {
+                self.world.part(one, other, *cut).map_err(at_line)?;
+            }
+            Happening::Observer { observer, fate } => self.befall_peer(observer, *fate).map_err(at_line)?,
             Happening::Pause(lasting) => self.paused = Some(self.now + *lasting),
             Happening::Restart(lasting) => self.die(*lasting),
             Happening::Works { work, behaviour } => self.world.set_behaviour(work, behaviour),
@@ -445,7 +456,8 @@ impl<'a> Simulation<'a> {
 
     fn probe(&mut self, id: InstanceId) {
         let dice = self.probe_dice.percent();
-        let (finding, evidence, takes) = self.world.observe(self.now, &id, dice);
+        let here = &self.setup.policy.observer_region;
+        let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, here);
         let observation =
             Observation { instance: id.clone(), began: self.now, ended: self.now + takes, finding, evidence };
         self.for_daemon(takes, ForDaemon::Observed(Box::new(observation)));
@@ -535,6 +547,7 @@ impl<'a> Simulation<'a> {
         };
         daemon.next_index += 1;
         daemon.controller.apply(frame.at, &frame.facts);
+        self.tell_peers(&frame);
         let permit = durable.permit(self.clock(), self.setup.permit);
         let found = self.ended_while_worked_on(&frame.facts);
         self.broken(found);

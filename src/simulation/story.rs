@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::domain::{ComponentId, InstanceId, Layer, LedgerId, ReferenceId, RegionId, StepId};
+use crate::domain::{ComponentId, InstanceId, Layer, LedgerId, ObserverId, ReferenceId, RegionId, StepId};
 
 /// What happens, and perhaps what is expected to come of it.
 #[derive(Debug, Clone)]
@@ -78,6 +78,20 @@ pub enum Happening {
         /// Whether it is cut.
         cut: bool,
     },
+    /// Two regions: what stands in one cannot reach what stands in the other.
+    Partition {
+        /// Which.
+        between: (RegionId, RegionId),
+        /// Whether they are cut off.
+        cut: bool,
+    },
+    /// To another observer.
+    Observer {
+        /// Which.
+        observer: ObserverId,
+        /// What.
+        fate: Fate,
+    },
     /// The daemon is stopped and goes on later, without having been told.
     Pause(Duration),
     /// The daemon dies, and is back after a while.
@@ -98,6 +112,17 @@ pub enum Happening {
         /// Whose.
         ledger: LedgerId,
     },
+}
+
+/// What happens to another observer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is dead, or cannot reach the ledger: nobody hears it.
+    FallsSilent,
+    /// It is heard again.
+    IsBack,
+    /// Something broke in it: it says that it says nothing.
+    Halts,
 }
 
 /// Whom something happens to.

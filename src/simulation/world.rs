@@ -33,6 +33,8 @@ pub(super) struct World {
     instances: BTreeMap<InstanceId, Instance>,
     references: BTreeMap<ReferenceId, bool>,
     pub(super) link_cut: bool,
+    /// Regions that cannot reach each other, both ways round.
+    parted: BTreeSet<(RegionId, RegionId)>,
     claims: BTreeMap<RegionId, Claim>,
     replicas: BTreeMap<(InstanceId, String), u32>,
     /// Workloads with fewer ready replicas than they are scaled to.
@@ -141,6 +143,7 @@ impl World {
             instances,
             references: policy.references.keys().map(|reference| (reference.clone(), true)).collect(),
             link_cut: false,
+            parted: BTreeSet::new(),
             claims: BTreeMap::new(),
             replicas,
             lacking: BTreeMap::new(),
@@ -281,18 +284,49 @@ impl World {
     }
 
     pub(super) fn reference_answers(&self, id: &ReferenceId) -> bool {
-        !self.link_cut && self.references.get(id).copied().unwrap_or(false)
+        !self.link_cut && self.is_reference_up(id)
     }
 
-    /// What a probe of it finds, and how long that takes. `dice` is a number from 0 to 99.
-    pub(super) fn observe(&self, now: Duration, id: &InstanceId, dice: u8) -> (Finding, Evidence, Duration) {
+    pub(super) fn is_reference_up(&self, id: &ReferenceId) -> bool {
+        self.references.get(id).copied().unwrap_or(false)
+    }
+
+    /// Two regions cannot reach each other from now on, or can again.
+    pub(super) fn part(&mut self, one: &RegionId, other: &RegionId, cut: bool) -> Result<(), String> {
+        for region in [one, other] {
+            let is_known = self.policy.regions.contains_key(region)
+                || self.policy.council.observers.values().any(|known| known == region);
+            if !is_known {
+                return Err(format!("there is neither a region nor an observer in {region}"));
+            }
+        }
+        for pair in [(one.clone(), other.clone()), (other.clone(), one.clone())] {
+            if cut {
+                self.parted.insert(pair);
+            } else {
+                self.parted.remove(&pair);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a probe of it finds from a region, and how long that takes. `dice` is a number from 0 to 99.
+    pub(super) fn observe(
+        &self,
+        now: Duration,
+        id: &InstanceId,
+        dice: u8,
+        from: &RegionId,
+    ) -> (Finding, Evidence, Duration) {
         let (Some(instance), Some(component)) = (self.instances.get(id), self.policy.components.get(&id.component))
         else {
             return (Finding::Unknown { why: "it is not in this world".to_owned() }, Evidence::default(), LATENCY);
         };
         let timeout = component.probing.timeout;
         let nothing = Evidence::default();
-        if self.link_cut {
+        let is_own = *from == self.policy.observer_region;
+        let is_parted = instance.kind != Kind::Traffic && self.parted.contains(&(from.clone(), id.region.clone()));
+        if (self.link_cut && is_own) || is_parted {
             let why = format!("no connection within {timeout:?}");
             return (Finding::Failing { layer: Layer::Tcp, why }, nothing, timeout);
         }
@@ -372,7 +406,9 @@ impl World {
 
     /// Whether the daemon can do anything there.
     fn reaches(&self, now: Duration, id: &InstanceId) -> bool {
-        !self.link_cut && self.instances.get(id).is_some_and(|instance| instance.failure(now, 50).is_none())
+        let is_parted = self.parted.contains(&(self.policy.observer_region.clone(), id.region.clone()));
+        let is_cut = self.link_cut || is_parted;
+        !is_cut && self.instances.get(id).is_some_and(|instance| instance.failure(now, 50).is_none())
     }
 
     /// The databases that accept the application's writes.

@@ -83,7 +83,7 @@ fn cell(instance: &InstanceStatus, palette: Palette) -> Vec<(Ink, String)> {
     }
 }
 
-fn word(verdict: VerdictKind) -> &'static str {
+pub(super) fn word(verdict: VerdictKind) -> &'static str {
     match verdict {
         VerdictKind::Unknown => "unknown",
         VerdictKind::Alive => "alive",

@@ -3,6 +3,7 @@
 mod incident;
 mod instances;
 mod next;
+mod observers;
 mod palette;
 mod plan;
 mod status;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::incident::{closed, open};
 use super::instances::instances;
 use super::next::next;
+use super::observers::observers;
 use super::table::{columns_of, paragraph};
 use super::{Ink, Palette, Symbol};
 use crate::decide::{Guard, PendingStatus, Severity, Status};
@@ -40,6 +41,10 @@ pub fn status(status: &Status, palette: Palette) -> String {
     section(&mut text, palette, "Instances");
     text.push_str(&instances(status, palette));
     text.push_str(&references(status, palette));
+    if !status.observers.is_empty() {
+        section(&mut text, palette, "Observers");
+        text.push_str(&observers(status, palette));
+    }
     if !status.owed_fences.is_empty() {
         let (failed, quiet): (Vec<_>, Vec<_>) =
             status.owed_fences.iter().partition(|database| status.owed_fence_failures.contains_key(database));

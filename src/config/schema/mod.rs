@@ -36,6 +36,7 @@ pub struct Config {
     pub zones: Zones,
     pub levels: Levels,
     pub guards: Guards,
+    pub council: Council,
     pub deadlines: Deadlines,
     pub regions: BTreeMap<RegionId, Region>,
     #[serde(default)]
@@ -214,6 +215,33 @@ pub struct Guards {
     pub recheck: Duration,
     #[serde(with = "friendly")]
     pub unwind_once_per: Duration,
+}
+
+/// Several daemons that decide together.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Council {
+    /// Regions that have to say the same; none means a majority of those with observers.
+    #[serde(default)]
+    pub votes: Option<u32>,
+    #[serde(with = "friendly")]
+    pub ballot_every: Duration,
+    #[serde(with = "friendly")]
+    pub ballot_fresh: Duration,
+    #[serde(with = "friendly")]
+    pub witness_hold: Duration,
+    /// Every daemon, this one too. Empty for a single one.
+    #[serde(default)]
+    pub observers: BTreeMap<ObserverId, Seat>,
+}
+
+/// Where one of several observers stands.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Seat {
+    pub region: RegionId,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -3,6 +3,7 @@
 mod automatic;
 mod checks;
 mod clusters;
+mod council;
 mod daemon;
 mod evidence;
 mod names;
@@ -34,6 +35,7 @@ pub(super) fn review(config: &mut Config, places: &Places, env: &BTreeMap<String
     secrets::check(config, env, &mut findings);
     let parts = parts_of(config);
     daemon::check(config, &mut findings);
+    council::check(config, &mut findings);
     let is_sound = topology::check(config, &parts, &mut findings);
     timing::check(config, &parts, &mut findings);
     clusters::check(config, &mut findings);

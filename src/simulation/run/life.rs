@@ -32,7 +32,8 @@ impl Simulation<'_> {
         });
         self.alarms.clear();
         self.stirred = self.now;
-        self.step(Input::Restarted);
+        let is_alone = self.setup.policy.council.is_alone();
+        self.step(if is_alone { Input::Restarted } else { Input::Elected { epoch: lease.epoch } });
         let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
         for id in instances {
             let after = self.spread(self.interval(&id));
