@@ -66,6 +66,10 @@ pub fn setup(path: &Path, story: &Story, configs: &[PathBuf]) -> anyhow::Result<
         story.settings.overrides.iter().map(|(key, value)| (variable(key), value.clone())).collect();
     let loaded = config::load(&configs, &settings).context("the configuration (with the settings of the story)")?;
     let mut policy = loaded.policy;
+    if !story.settings.observers.is_empty() {
+        let own = (policy.observer.clone(), policy.observer_region.clone());
+        policy.council.observers = story.settings.observers.iter().cloned().chain([own]).collect();
+    }
     // Nothing is read from there, and what is printed should not depend on where the files lie.
     for manifest in policy.components.values_mut().flat_map(|component| &mut component.manifests) {
         let folder = configs.iter().filter_map(|config| config.parent()).find(|f| Path::new(&*manifest).starts_with(f));

@@ -9,8 +9,9 @@ use super::schema::{
     CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Region, Traffic, TrafficProvider, Trigger,
 };
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy, Kind, Level,
-    Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion, ZonePolicy,
+    CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy,
+    Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
+    ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation

@@ -499,10 +499,7 @@ impl Draft<'_> {
         let liftable: Vec<Guard> = guards
             .iter()
             .filter(|guard| {
-                matches!(
-                    guard.kind,
-                    GuardKind::Mode | GuardKind::Unfenced | GuardKind::DataLoss | GuardKind::Witness
-                )
+                matches!(guard.kind, GuardKind::Mode | GuardKind::Unfenced | GuardKind::DataLoss | GuardKind::Witness)
             })
             .cloned()
             .collect();

@@ -164,17 +164,21 @@ impl Draft<'_> {
                 format!("if a region were lost now, failoverd would not act by itself: {why}"),
             );
         }
+        // One for each region: a broken link makes everything behind it look lost.
+        let mut outvoted: BTreeMap<&RegionId, String> = BTreeMap::new();
         for (id, lasting, votes) in self.outvoted() {
             let after = self.policy.components.get(&id.component).and_then(|policy| policy.row).map(|row| row.after);
-            let is_told = self.is_active(id) && lasting >= after.unwrap_or(self.policy.regional.after);
-            if is_told {
-                raise(
-                    format!("outvoted-{id}"),
-                    Severity::Page,
-                    Some(&id.region),
-                    format!("{id} has been failing for {}, and nothing is done: {votes}", human(lasting)),
-                );
+            if self.is_active(id) && lasting >= after.unwrap_or(self.policy.regional.after) {
+                outvoted.entry(&id.region).or_insert(votes);
             }
+        }
+        for (region, votes) in outvoted {
+            raise(
+                format!("outvoted-{region}"),
+                Severity::Page,
+                Some(region),
+                format!("{region} seems to fail, at least in part, and nothing is done: {votes}"),
+            );
         }
         if let Some(why) = self.too_few_voices().filter(|_| self.is_lasting(self.soft.started_at)) {
             raise(

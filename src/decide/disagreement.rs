@@ -13,11 +13,7 @@ pub fn disagreements(status: &Status) -> Vec<String> {
     regions.into_iter().filter_map(|region| of_region(status, region, &stands_in)).collect()
 }
 
-fn of_region(
-    status: &Status,
-    region: &RegionId,
-    stands_in: &BTreeMap<&ObserverId, &RegionId>,
-) -> Option<String> {
+fn of_region(status: &Status, region: &RegionId, stands_in: &BTreeMap<&ObserverId, &RegionId>) -> Option<String> {
     let instances: Vec<_> = status.instances.iter().filter(|instance| instance.instance.region == *region).collect();
     let mut lost: BTreeSet<&RegionId> = BTreeSet::new();
     let mut partly: BTreeMap<&RegionId, BTreeSet<String>> = BTreeMap::new();

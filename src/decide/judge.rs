@@ -8,8 +8,7 @@ use super::hard::Declared;
 use super::incident::{PartState, Plan};
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{
-    Bug, ComponentId, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId,
-    time::human,
+    Bug, ComponentId, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId, time::human,
 };
 use crate::plan::{self, Part, Situation};
 use crate::ports::Claim;

@@ -20,6 +20,7 @@ mod healing;
 mod incident;
 mod input;
 mod judge;
+mod leadership;
 mod readiness;
 mod status;
 mod view;
@@ -28,8 +29,8 @@ mod watches;
 mod zones;
 
 pub use advance::OWED;
-pub use disagreement::disagreements;
 pub use controller::{Controller, CorruptLedger, Standstill};
+pub use disagreement::disagreements;
 pub use effect::*;
 pub use fact::*;
 pub use guard::*;

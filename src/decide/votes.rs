@@ -89,9 +89,8 @@ impl Draft<'_> {
 
     /// Everything that fails.
     pub(super) fn failing<'d>(&'d self) -> Vec<(&'d InstanceId, &'d ComponentPolicy, Duration)> {
-        let with_policy = |(id, lasting): (&'d InstanceId, Duration)| {
-            Some((id, self.policy.components.get(&id.component)?, lasting))
-        };
+        let with_policy =
+            |(id, lasting): (&'d InstanceId, Duration)| Some((id, self.policy.components.get(&id.component)?, lasting));
         if self.policy.council.is_alone() {
             let restless = self.soft.watches.restless();
             let failing = restless.filter_map(|(id, watch)| Some((id, self.failing_as_watched(id, watch)?)));
@@ -106,7 +105,9 @@ impl Draft<'_> {
         if self.policy.council.is_alone() {
             return Vec::new();
         }
-        let called = self.called_failing().into_iter().map(|id| (id, self.tally(id)));
+        let is_dealt_with = |region: &RegionId| self.hard.open_incidents().any(|incident| incident.source == *region);
+        let called = self.called_failing().into_iter().filter(|id| !is_dealt_with(&id.region));
+        let called = called.map(|id| (id, self.tally(id)));
         let outvoted = called.filter(|(_, tally)| tally.failing_for().is_none());
         outvoted.filter_map(|(id, tally)| Some((id, tally.longest()?, tally.to_string()))).collect()
     }
@@ -224,7 +225,8 @@ impl Draft<'_> {
         let mut tally = Tally { needed, ..Tally::default() };
         for (observer, region) in &council.observers {
             // One vote for each region: whoever there sees it answer, speaks for all of them.
-            let voter = if self.bugs.has(Bug::VotesByObserver) { RegionId::from(observer.as_str()) } else { region.clone() };
+            let voter =
+                if self.bugs.has(Bug::VotesByObserver) { RegionId::from(observer.as_str()) } else { region.clone() };
             match self.opinion(observer, id) {
                 Opinion::Answers { is_well } => {
                     let all_well = tally.answering.entry(voter).or_insert(is_well);

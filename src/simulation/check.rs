@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::daemon::{Running, Work};
 use super::world::{Promotion, World};
-use crate::decide::{Fact, Outcome, Severity, Status, StepState, Task};
+use crate::decide::{Fact, GuardKind, Outcome, Severity, Status, StepState, Task};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Now, PlanId, Policy, RegionId, StepId};
 use crate::domain::{Mode, time::human};
 use crate::ledger::MemoryDisk;
@@ -35,6 +35,8 @@ pub(super) struct Checks {
     paused: Option<jiff::Timestamp>,
     halted: bool,
     unwinding: BTreeSet<(PlanId, Part)>,
+    /// Plans that wait for a person because a witness contradicts.
+    contradicted: BTreeSet<PlanId>,
     epoch: u64,
     is_split: bool,
     /// The largest share that a degradation may move.
@@ -99,6 +101,7 @@ impl Checks {
             paused: None,
             halted: false,
             unwinding: BTreeSet::new(),
+            contradicted: BTreeSet::new(),
             epoch: 0,
             is_split: false,
             share_max: policy.degradation.reroute_percent,
@@ -123,6 +126,12 @@ impl Checks {
                 found.push(format!("frame {} has epoch {} after epoch {}", frame.index, frame.epoch, self.epoch));
             }
             self.epoch = frame.epoch;
+            // What a witness inside the region contradicts is for a person: until then it is no decision.
+            let asked = frame.facts.iter().filter_map(|fact| {
+                let Fact::ApprovalRequested { plan, guards, .. } = fact else { return None };
+                guards.iter().any(|guard| guard.kind == GuardKind::Witness).then_some(plan)
+            });
+            self.contradicted.extend(asked.cloned());
             for fact in &frame.facts {
                 self.take(fact, &mut found);
                 self.judge(fact, world, now, &mut found);
@@ -162,6 +171,13 @@ impl Checks {
                     }
                 }
                 self.mended(plan, found);
+            }
+            Fact::Approved { plan, .. } => {
+                if self.contradicted.remove(plan)
+                    && let Some(incident) = self.plans.get(plan)
+                {
+                    self.ordered.insert(incident.clone());
+                }
             }
             Fact::CommitPointPassed { plan, step, exceptions, .. } => {
                 if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
@@ -223,7 +239,6 @@ impl Checks {
             | Fact::SuspicionRaised { .. }
             | Fact::SuspicionCleared { .. }
             | Fact::ApprovalRequested { .. }
-            | Fact::Approved { .. }
             | Fact::StepFailed { .. }
             | Fact::UndoFailed { .. }
             | Fact::Withheld { .. }

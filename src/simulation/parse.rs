@@ -41,6 +41,7 @@ pub fn parse(text: &str) -> Result<Story, StoryError> {
         overrides: Vec::new(),
         from: Timestamp::UNIX_EPOCH,
         ledger: LedgerBefore::Adopted,
+        observers: Vec::new(),
         until: None,
     };
     let mut lines: Vec<Line> = Vec::new();
@@ -110,10 +111,17 @@ fn setting(settings: &mut Settings, name: &str, value: &str) -> Result<(), Strin
                 other => return Err(format!("`{other}` is no ledger; write `ledger adopted` or `ledger empty`")),
             };
         }
+        "observers" if !value.is_empty() => {
+            for observer in value.split_whitespace() {
+                let (name, region) =
+                    observer.split_once('@').ok_or_else(|| format!("`{observer}`: write NAME@REGION"))?;
+                settings.observers.push((name.into(), region.into()));
+            }
+        }
         other => {
             return Err(format!(
-                "`{other}` is no setting; there are config, mode, set, from, until and ledger. Something that happens \
-                 begins with a time, such as `+30s`"
+                "`{other}` is no setting; there are config, mode, set, from, until, ledger and observers. Something \
+                 that happens begins with a time, such as `+30s`"
             ));
         }
     }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub from: Timestamp,
     /// Whether the ledger knows the deployment.
     pub ledger: LedgerBefore,
+    /// The other observers, and where they stand.
+    pub observers: Vec<(ObserverId, RegionId)>,
     /// When to stop looking; none means a while after the last line.
     pub until: Option<Duration>,
 }

@@ -58,7 +58,12 @@ pub(crate) fn every_fact() -> Vec<Fact> {
     let incident = IncidentId::from("incident-1");
     vec![
         Fact::LedgerCreated { ledger: "0190a1b2-0000-7000-8000-000000000001".into() },
-        Fact::EpochStarted { observer: "bastion".into(), policy: "9f86d081884c7d65".to_owned(), mode: Mode::Automatic, epoch: None },
+        Fact::EpochStarted {
+            observer: "bastion".into(),
+            policy: "9f86d081884c7d65".to_owned(),
+            mode: Mode::Automatic,
+            epoch: None,
+        },
         Fact::PlacementAdopted {
             placement: BTreeMap::from([("database".into(), "us-east-1".into()), ("cache".into(), "us-east-1".into())]),
             by: "ada".to_owned(),

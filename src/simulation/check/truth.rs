@@ -19,6 +19,10 @@ impl Checks {
                     self.judge_loss(plan, part, world, now, found);
                 }
             }
+            Fact::StepStarted { plan, step, .. } if self.contradicted.contains(plan) => {
+                found.push(format!("{plan}/{step} was started against the word of a witness"));
+            }
+            Fact::StepStarted { .. } => {}
             Fact::CommitPointPassed { plan, step, .. } => self.judge_commit_point(plan, step, world, now, found),
             Fact::UnwindingStarted { plan, part, .. } => {
                 let committed = self
@@ -40,7 +44,6 @@ impl Checks {
             | Fact::IncidentEscalated { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::Approved { .. }
-            | Fact::StepStarted { .. }
             | Fact::StepDone { .. }
             | Fact::StepFailed { .. }
             | Fact::StepOwed { .. }
@@ -68,7 +71,8 @@ impl Checks {
 
     /// What nobody ordered was really lost, for the whole of its window.
     fn judge_loss(&self, plan: &PlanId, part: &Part, world: &World, now: Duration, found: &mut Vec<String>) {
-        let Some(incident) = self.incident_of(plan).filter(|_| !self.is_ordered(plan)) else { return };
+        let is_for_a_person = self.is_ordered(plan) || self.contradicted.contains(plan);
+        let Some(incident) = self.incident_of(plan).filter(|_| !is_for_a_person) else { return };
         let source = &incident.source;
         let failing = |component: &ComponentId, lasting: Duration| {
             let id = InstanceId { component: component.clone(), region: source.clone() };

@@ -2,8 +2,8 @@
 //! see.
 
 use super::*;
-use crate::simulation::story::Fate;
 use crate::domain::{ObserverId, RegionId};
+use crate::simulation::story::Fate;
 
 /// From one ballot to the next.
 const BALLOT_EVERY: Duration = Duration::from_secs(2);
@@ -103,8 +103,12 @@ impl Simulation<'_> {
                 let answer = if answers { Ok(()) } else { Err("no answer".to_owned()) };
                 let (began, ended) = (self.now, self.now + takes);
                 let again = probing.interval.max(takes + Duration::from_millis(1));
-                let input =
-                    Input::ReferenceObserved(ReferenceObservation { reference: reference.clone(), began, ended, answer });
+                let input = Input::ReferenceObserved(ReferenceObservation {
+                    reference: reference.clone(),
+                    began,
+                    ended,
+                    answer,
+                });
                 self.for_peer(n, takes, ForPeer::Take(Box::new(input)));
                 self.for_peer(n, again, ForPeer::Ask(reference));
             }
