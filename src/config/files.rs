@@ -20,6 +20,19 @@ pub(super) fn resolve(config: &mut Config, places: &Places) {
 pub(super) fn each_file(config: &mut Config, visit: &mut dyn FnMut(Key, &mut PathBuf)) {
     visit(Key::of(["ledger", "path"]), &mut config.ledger.path);
     visit(Key::of(["ledger", "stop_file"]), &mut config.ledger.stop_file);
+    let key = Key::of(["ledger"]);
+    let etcd = config.ledger.etcd.as_mut();
+    let etcd = etcd.map(|etcd| {
+        [("ca_file", &mut etcd.ca_file), ("cert_file", &mut etcd.cert_file), ("key_file", &mut etcd.key_file)]
+    });
+    for (name, path) in etcd.into_iter().flatten() {
+        if let Some(path) = path {
+            visit(key.child("etcd").child(name), path);
+        }
+    }
+    if let Some(path) = config.ledger.s3.as_mut().and_then(|s3| s3.ca_file.as_mut()) {
+        visit(key.child("s3").child("ca_file"), path);
+    }
     for (name, region) in &mut config.regions {
         if let Some(path) = &mut region.ca_file {
             visit(Key::of(["regions", name.as_str(), "ca_file"]), path);
@@ -51,6 +64,15 @@ pub(super) fn each_file(config: &mut Config, visit: &mut dyn FnMut(Key, &mut Pat
 pub(super) fn each_secret(config: &mut Config, visit: &mut dyn FnMut(Key, &mut SecretSource)) {
     if let Some(token) = &mut config.api.token {
         visit(Key::of(["api", "token"]), token);
+    }
+    let key = Key::of(["ledger"]);
+    if let Some(password) = config.ledger.etcd.as_mut().and_then(|etcd| etcd.password.as_mut()) {
+        visit(key.child("etcd").child("password"), password);
+    }
+    if let Some(credentials) = config.ledger.s3.as_mut().and_then(|s3| s3.credentials.as_mut()) {
+        let key = key.child("s3").child("credentials");
+        visit(key.child("access_key"), &mut credentials.access_key);
+        visit(key.child("secret_key"), &mut credentials.secret_key);
     }
     if let Some(url) = &mut config.heartbeat.url {
         visit(Key::of(["heartbeat", "url"]), url);

@@ -6,6 +6,7 @@
 
 mod codec;
 mod error;
+mod etcd;
 mod file;
 mod memory;
 mod permit;
@@ -13,8 +14,11 @@ mod view;
 
 use std::time::Duration;
 
+use crate::ports::Unusable;
+
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
 pub use error::LedgerError;
+pub use etcd::EtcdLedger;
 pub use file::{Contents, FileLedger, Opening, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
@@ -24,4 +28,16 @@ pub use permit::{Durable, Permit, PermitExpired};
 /// (1 s by default, a tenth of the default lease).
 fn lease_margin(lasting: Duration) -> Duration {
     lasting / 5
+}
+
+fn too_many_requests() -> Unusable {
+    Unusable::Refused("too many requests wait for the leader already; try again in a minute".to_owned())
+}
+
+/// The ledger's frames are of a later epoch than it hands out.
+fn restored(ours: u64, theirs: u64) -> String {
+    format!(
+        "the ledger's last frame is of epoch {theirs} and ours is only {ours}: the store was restored from an older \
+         copy. Move the ledger's keys away, start with a new ledger and run `failoverd adopt`"
+    )
 }

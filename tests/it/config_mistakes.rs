@@ -77,6 +77,43 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "value = \"192.0.2.2\"\nflip = { region = \"us-west-2\", bucket = \"flips\", key = \"west\" }",
     ),
     ("a check of nothing", "", "[checks.nothing]"),
+    ("a ledger in etcd without members", "", "[ledger.etcd]\nendpoints = []"),
+    (
+        "members of etcd that are not alike",
+        "",
+        "[ledger.etcd]\nendpoints = [\"http://a:2379\", \"https://b:2379\", \"https://c:2379\"]",
+    ),
+    (
+        "a certificate where no TLS is",
+        "",
+        "[ledger.etcd]\nendpoints = [\"http://a:1\", \"http://b:1\", \"http://c:1\"]\nca_file = \"ca.pem\"",
+    ),
+    (
+        "a certificate without its key",
+        "",
+        "[ledger.etcd]\nendpoints = [\"https://a:1\", \"https://b:1\", \"https://c:1\"]\ncert_file = \"sound.toml\"",
+    ),
+    (
+        "a user without a password",
+        "",
+        "[ledger.etcd]\nendpoints = [\"https://a:1\", \"https://b:1\", \"https://c:1\"]\nuser = \"failoverd\"",
+    ),
+    (
+        "a lease that is too short",
+        "",
+        "[ledger.etcd]\nendpoints = [\"https://a:1\", \"https://b:1\", \"https://c:1\"]\nlease = \"2s\"",
+    ),
+    (
+        "a lease that is looked at too seldom",
+        "",
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"10s\"",
+    ),
+    (
+        "two ledgers",
+        "",
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\n[ledger.etcd]\n\
+         endpoints = [\"https://a:1\", \"https://b:1\", \"https://c:1\"]",
+    ),
     (
         "a check of two things",
         "http = { url = \"https://api.example.com/health\" }",

@@ -17,7 +17,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Starts `components` (`pg,redis,s3,aws,dns,k8s,app`) with further options of `lab.py up`.
+    /// Starts `components` (`pg,redis,s3,aws,dns,k8s,app,etcd`) with further options of `lab.py up`.
     pub(crate) fn up(components: &str, options: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("failoverd-test-").tempdir().unwrap();
         let mut lab = Self { json: Value::Null, folder };

@@ -25,6 +25,7 @@ mod kubernetes_zones;
 mod lab;
 mod ledger;
 mod ledger_contract;
+mod link;
 mod postgres;
 mod postgres_fence;
 mod postgres_promote;

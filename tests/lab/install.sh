@@ -60,6 +60,7 @@ if [ -n "$WITH_REST" ]; then
   need postgresql-15 '/usr/lib/postgresql/1[5-9]/bin/initdb'
   need redis-server /usr/bin/redis-server
   need etcd-server /usr/bin/etcd
+  need etcd-client /usr/bin/etcdctl
   need python3-venv '/usr/lib/python3*/ensurepip/__init__.py' '/usr/lib/python3/dist-packages/ensurepip/__init__.py' "$CACHE/venv/bin/python"
   install_missing_packages
 

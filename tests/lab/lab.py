@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Start, break and stop the lab: real servers on loopback for the tests and the demonstration.
 
-  lab.py up      --run-dir DIR [--only pg,redis,s3,aws,dns,k8s,app] [--parent-pid PID] [options]
+  lab.py up      --run-dir DIR [--only pg,redis,s3,aws,dns,k8s,app,etcd] [--parent-pid PID] [options]
   lab.py down    --run-dir DIR                  stop exactly what was started, remove every trace
   lab.py kill    --run-dir DIR NAME...          SIGKILL processes; region:us-east-1 is all of a region, and its AWS API
   lab.py stop    --run-dir DIR NAME...          SIGSTOP: accepts connections and never answers
@@ -22,6 +22,7 @@ Options of up:
   --app-checks-database /health of the application fails when its region's database does
   --expired             the applications' certificates have expired
   --insync-s, --promote-s, --promote-lag-s, --modify-s SECONDS    how long AWS takes (default 1, 1, 0.2, 1)
+  --etcd-secure         etcd wants a client certificate, a user and a password
   --pod-delay SECONDS   how long a pod takes to become ready (default 0.3)
 """
 import argparse, concurrent.futures, json, os, signal, subprocess, sys, time
@@ -33,7 +34,8 @@ sys.dont_write_bytecode = True
 from components import processes
 from components.processes import LabError, Run, wait_for_exit_of, wait_until
 
-COMPONENTS = ("pg", "redis", "s3", "aws", "dns", "k8s", "app")
+COMPONENTS = ("pg", "redis", "s3", "aws", "dns", "k8s", "app", "etcd")
+USUAL = tuple(name for name in COMPONENTS if name != "etcd")          # what a lab has unless --only says otherwise
 
 
 def in_environment():
@@ -53,7 +55,7 @@ def up(run, options):
     """Start the chosen components, independent ones at the same time. Returns the content of lab.json."""
     from components.tls import Authority
     began = time.monotonic()
-    wanted = set(options.only.split(",")) if options.only else set(COMPONENTS)
+    wanted = set(options.only.split(",")) if options.only else set(USUAL)
     if unknown := wanted - set(COMPONENTS):
         raise LabError(f"unknown component {', '.join(sorted(unknown))}; there are {', '.join(COMPONENTS)}")
     if "dns" in wanted:
@@ -88,10 +90,10 @@ class Plan:
     """Every port first, so that components can name each other before they run."""
 
     def __init__(self, run, options, wanted):
-        from components import constants as c, kubernetes, s3
+        from components import constants as c, etcd, kubernetes, s3
         self.run, self.options, self.wanted, self.c = run, options, wanted, c
         counts = {"pg": 2, "redis": 20 if options.redis == "cluster" else 2, "s3": 2 * len(s3.PORTS), "aws": 2,
-                  "k8s": 2 * kubernetes.PORTS, "app": 2}
+                  "k8s": 2 * kubernetes.PORTS, "app": 2, "etcd": etcd.PORTS}
         self.ports = {name: run.ports(count) for name, count in counts.items() if name in wanted}
         self.direct, self.shown = {}, {}                    # link name -> (address, port), past and through the proxy
         for region, index in ((c.PRIMARY, 0), (c.SECONDARY, 1)):
@@ -159,6 +161,10 @@ class Plan:
         return kubernetes.start(self.run, authority, ports, {r: values for r in c.REGIONS}, pod_delay=self.options.pod_delay,
                                 server_ports={r: self.shown[f"k8s@{r}"][1] for r in c.REGIONS})
 
+    def start_etcd(self, authority):
+        from components import etcd
+        return etcd.start(self.run, authority, self.ports["etcd"], secure=self.options.etcd_secure)
+
     def start_app(self, authority):
         from components import app
         databases = None
@@ -206,6 +212,8 @@ class Plan:
                                 "http_port": http, "https_port": https}
             regions[region] = entry
         view = {"regions": regions}
+        if "etcd" in done:
+            view["etcd"] = done["etcd"]
         if "aws" in done:
             view["aws"] = {"endpoint": "http://{}:{}".format(*places["aws"]), "control": done["aws"].endpoint, "access_key_id": c.ACCESS_KEY,
                            "secret_access_key": c.SECRET_KEY, "account": c.ACCOUNT, "global_cache_group": c.GLOBAL_CACHE_GROUP}
@@ -292,7 +300,7 @@ def parse(arguments):
     parser.add_argument("--parent-pid", type=int)
     parser.add_argument("--redis", choices=("pair", "single", "cluster"), default="pair")
     parser.add_argument("--redis-cluster", dest="redis", action="store_const", const="cluster")
-    for flag in ("--proxy", "--client-addresses", "--app-checks-database", "--expired", "--keep"):
+    for flag in ("--proxy", "--client-addresses", "--app-checks-database", "--etcd-secure", "--expired", "--keep"):
         parser.add_argument(flag, action="store_true", help="keep what was started when the start fails" if flag == "--keep" else None)
     for flag, default in (("--insync-s", 1.0), ("--promote-s", 1.0), ("--promote-lag-s", 0.2), ("--modify-s", 1.0), ("--pod-delay", 0.3)):
         parser.add_argument(flag, type=float, default=default)

@@ -3,6 +3,7 @@
 
 mod checks;
 mod components;
+mod ledger;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::domain::{ComponentId, Deadlines, Mode, Objectives, ObserverId, Refere
 
 pub use checks::*;
 pub use components::*;
+pub use ledger::*;
 
 /// A configuration whose shape is right. Whether it makes sense is `validate`'s business.
 #[derive(Debug, Clone, Deserialize)]
@@ -76,21 +78,6 @@ pub struct Observer {
     pub name: ObserverId,
     /// Where this daemon stands; it need not be one of the deployment's regions.
     pub region: RegionId,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct LedgerConfig {
-    pub path: PathBuf,
-    /// A file whose presence stops every effect, without any ledger.
-    pub stop_file: PathBuf,
-    /// How long a permit to act lasts after its facts are durable.
-    #[serde(with = "friendly")]
-    pub permit: Duration,
-    /// Longest timeout of one mutating call.
-    #[serde(with = "friendly")]
-    pub call_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]

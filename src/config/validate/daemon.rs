@@ -15,7 +15,6 @@ const BODY_MAX: usize = 16 << 20;
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     deployment(config, findings);
-    ledger(config, findings);
     api(config, findings);
     guards(config, findings);
     deadlines(config, findings);
@@ -33,27 +32,6 @@ fn deployment(config: &Config, findings: &mut Findings<'_>) {
         findings.wrong(Key::of(["observer", "region"]), wrong);
     }
     positive(findings, Key::of(["deployment", "failover_within"]), config.deployment.failover_within);
-}
-
-fn ledger(config: &Config, findings: &mut Findings<'_>) {
-    let ledger = &config.ledger;
-    positive(findings, Key::of(["ledger", "call_timeout"]), ledger.call_timeout);
-    if ledger.permit <= ledger.call_timeout {
-        let text = format!(
-            "a permit of {} would run out under a call of up to {}; write a permit longer than ledger.call_timeout",
-            human(ledger.permit),
-            human(ledger.call_timeout)
-        );
-        findings.wrong(Key::of(["ledger", "permit"]), text);
-    }
-    if ledger.path.as_os_str().is_empty() {
-        findings.wrong(Key::of(["ledger", "path"]), "empty; write the file of the ledger");
-    }
-    if ledger.stop_file.as_os_str().is_empty() {
-        findings.wrong(Key::of(["ledger", "stop_file"]), "empty; write the path of a file that is normally not there");
-    } else if ledger.path == ledger.stop_file {
-        findings.wrong(Key::of(["ledger", "stop_file"]), "the same as ledger.path; write another path");
-    }
 }
 
 fn api(config: &Config, findings: &mut Findings<'_>) {

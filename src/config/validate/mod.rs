@@ -6,6 +6,7 @@ mod clusters;
 mod council;
 mod daemon;
 mod evidence;
+mod ledger;
 mod names;
 mod secrets;
 mod stores;
@@ -36,6 +37,7 @@ pub(super) fn review(config: &mut Config, places: &Places, env: &BTreeMap<String
     let parts = parts_of(config);
     daemon::check(config, &mut findings);
     council::check(config, &mut findings);
+    ledger::check(config, &mut findings);
     let is_sound = topology::check(config, &parts, &mut findings);
     timing::check(config, &parts, &mut findings);
     clusters::check(config, &mut findings);

@@ -2,6 +2,7 @@
 //!
 //! `promises` has the promises, one function each; the other modules bring a ledger and its faults.
 
+mod etcd;
 mod file;
 mod memory;
 mod promises;

@@ -47,7 +47,7 @@ class Authority:
         if not is_ca:
             names = [x509.DNSName(n) for n in NAMES] + [x509.IPAddress(ipaddress.ip_address(a)) for a in ADDRESSES]
             builder = (builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-                       .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False))
+                       .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False))
         return builder.sign(self._key, hashes.SHA256())
 
 
