@@ -4,6 +4,8 @@
 //! inputs go on being taken in. There is no polling: the loop wakes up for an input, for a request, for the end of an
 //! append, for the controller's next deadline, and once a second to show that it lives.
 
+mod council;
+
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,11 +23,13 @@ use super::handle::{Answer, Board, Reload, Request, Roles, label};
 use super::notices::Notices;
 use super::prober::Sighting;
 use super::pulse::Pulse;
+use super::seat::News;
 use super::supervise::panic_message;
 use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
 use crate::domain::{ComponentId, Now, PlanId, RegionId, StepId};
 use crate::ports::{AppendError, Clock, Durable, Lease, Ledger, Notice};
 use crate::telemetry::{self, Meters};
+pub use council::Council;
 
 /// Inputs taken in before the rest of the world gets a turn. A step takes microseconds.
 const INPUTS_AT_ONCE: usize = 256;
@@ -48,6 +52,8 @@ pub struct Parts {
     pub controller: Controller,
     /// The record, and the right to write to it; none where it is damaged and the daemon runs halted.
     pub ledger: Option<(Arc<dyn Ledger>, Lease)>,
+    /// Where the ledger is shared with other daemons: who leads is decided there.
+    pub council: Option<Council>,
     /// Index of the next frame.
     pub next_index: u64,
     /// How long a permit lasts after its facts are durable.
@@ -112,6 +118,7 @@ pub struct EventLoop {
     progress_logged: BTreeMap<StepId, Duration>,
     status: Option<(Duration, Arc<Status>)>,
     panics: u32,
+    council: Option<Council>,
 }
 
 impl std::fmt::Debug for EventLoop {
@@ -132,6 +139,7 @@ enum Wake {
     Outcome(Input),
     Observation(Input),
     Request(Request),
+    News(News),
     Deadline(Duration),
     Beat,
     Drained,
@@ -146,6 +154,7 @@ impl EventLoop {
             None => (None, Lease { epoch: 0, until: Duration::ZERO }),
         };
         let alarms = std::mem::take(&mut parts.alarms);
+        let council = parts.council.take();
         Self {
             parts,
             ledger,
@@ -159,6 +168,7 @@ impl EventLoop {
             progress_logged: BTreeMap::new(),
             status: None,
             panics: 0,
+            council,
         }
     }
 
@@ -181,7 +191,9 @@ impl EventLoop {
         }
         self.parts.board.set_ledger_healthy(self.ledger.is_some() && self.broken.is_none());
         self.parts.gate.stand_still(self.parts.controller.standstill(self.now()));
-        self.step(Input::Restarted);
+        if self.council.is_none() {
+            self.step(Input::Restarted);
+        }
         let mut idle: Option<BoxFuture<'static, ()>> = None;
         loop {
             let is_draining = idle.is_some();
@@ -190,6 +202,7 @@ impl EventLoop {
                 biased;
                 appended = append(&mut self.open) => Wake::Appended(appended),
                 Some(renewal) = self.parts.renewals.recv() => Wake::Renewal(renewal),
+                Some(news) = council::news(&mut self.council) => Wake::News(news),
                 _ = beat.tick() => Wake::Beat,
                 Some(outcome) = self.parts.outcomes.recv() => Wake::Outcome(outcome),
                 due = until(deadline) => Wake::Deadline(due),
@@ -204,6 +217,7 @@ impl EventLoop {
                 Wake::Renewal(renewal) => self.renew(renewal),
                 Wake::Outcome(input) | Wake::Observation(input) => self.take(input),
                 Wake::Request(request) => self.answer(request),
+                Wake::News(news) => self.hear(news),
                 Wake::Deadline(due) => {
                     telemetry::deadline_late(self.now().monotonic.saturating_sub(due));
                     self.step(Input::Tick);
@@ -336,6 +350,7 @@ impl EventLoop {
         let Open { frame, perform, decided, .. } = open;
         let durable = match result {
             Ok(durable) => durable,
+            Err(error) if self.council.is_some() => return self.not_appended(error, frame, perform, decided),
             Err(error) => {
                 // A file ledger never becomes healthy again; with others, resigning and a restart is the safe way too.
                 let why = error.to_string();
@@ -351,6 +366,7 @@ impl EventLoop {
         let applied = std::panic::catch_unwind(|| { controller }.0.apply(frame.at, &frame.facts));
         telemetry::applied(&frame);
         self.parts.board.add(frame.clone());
+        self.tell_applied();
         self.status = None;
         if let Err(panic) = applied {
             self.panics += 1;
@@ -545,6 +561,9 @@ impl EventLoop {
                 if self.parts.gate.draining().is_cancelled() {
                     return self.reply(id, Answer::NotRecorded("the daemon is ending".to_owned()));
                 }
+                if self.council.is_some() && !self.parts.controller.leads() {
+                    return self.pass_on(id, command);
+                }
                 self.step(Input::Commanded { id, command });
             }
             Request::Reload(reload, answer) => {
@@ -609,15 +628,14 @@ impl EventLoop {
             }
             None => {}
         }
+        self.beat_council(now);
         let headline = self.status().headline.clone();
         self.parts.pulse.beat(&headline);
     }
 
     /// The ledger is ours, as of `at`: roles may be answered for.
     fn confirm(&mut self, at: Now) {
-        if self.broken.is_some() || self.lease.until <= at.monotonic {
-            return;
-        }
+        let Some(confirmed) = self.confirmed(at) else { return };
         let mut roles = Roles::new();
         for (component, region) in &self.parts.instances {
             if self.parts.controller.serves(region, component) {
@@ -625,7 +643,7 @@ impl EventLoop {
             }
         }
         self.parts.board.set_roles(roles);
-        self.parts.board.confirm(at.monotonic);
+        self.parts.board.confirm(confirmed);
     }
 }
 

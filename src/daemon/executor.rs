@@ -162,6 +162,13 @@ impl Executor {
         }
     }
 
+    /// Stops everything between two calls: whatever it was for, another daemon decides now.
+    pub fn cancel_all(&mut self) {
+        for running in self.running.values() {
+            running.cancel.cancel();
+        }
+    }
+
     /// How many tasks have not ended.
     pub fn under_way(&self) -> usize {
         self.tracker.len()

@@ -16,6 +16,7 @@ pub mod notices;
 pub mod prober;
 pub mod pulse;
 mod reload;
+pub mod seat;
 mod supervise;
 
 use std::path::PathBuf;
@@ -182,6 +183,7 @@ impl Daemon {
         let event_loop = EventLoop::new(event_loop::Parts {
             controller,
             ledger,
+            council: None,
             next_index,
             permit: config.ledger.permit,
             clock: clock.clone(),

@@ -261,7 +261,7 @@ impl Draft<'_> {
     }
 
     /// Why nobody would believe us if the region that serves were lost.
-    fn unvouched(&self) -> Option<String> {
+    pub(super) fn unvouched(&self) -> Option<String> {
         let now = self.now.monotonic;
         let serves = |region: &RegionId| self.hard.placement.values().any(|serving| serving == region);
         let doubted = |region: &RegionId| self.soft.references.doubt(self.policy, region, Duration::ZERO, now).err();
@@ -361,7 +361,9 @@ impl Draft<'_> {
         }
         if let Some(pause) = &self.hard.paused {
             let left = self.hard.time_left(pause.stamp, pause.until, self.now);
-            if left.is_zero() {
+            if !self.soft.is_started {
+                // Whoever leads says when it is over.
+            } else if left.is_zero() {
                 self.record(super::Fact::Resumed { by: "failoverd: the pause is over".to_owned() });
             } else {
                 self.wake(now + left, "a pause ends");

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::hard::Hard;
+use super::leadership::Takeover;
 use super::watches::Watches;
 use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
 use crate::domain::{
-    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, ObserverId,
-    PlanId, Policy, RegionId, Serving, StepId,
+    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
+    Policy, RegionId, Serving, StepId,
 };
 use crate::health::{Council, Limits, References, Watch};
 use crate::plan::Part;
@@ -66,8 +67,8 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
-    /// Who led before, and until when calls of its may be under way.
-    pub(super) takeover: Option<(ObserverId, Duration)>,
+    /// Calls of the leader before may be under way.
+    pub(super) takeover: Option<Takeover>,
     /// The claim of this term is still to be put up.
     pub(super) is_to_claim: bool,
     /// Since when too few reference points have answered.
@@ -169,9 +170,13 @@ impl Controller {
                 is_news
             }
             Input::Tick => true,
-            input @ (Input::Restarted
-            | Input::Elected { .. }
-            | Input::Looked { .. }
+            input @ (Input::Restarted | Input::Elected { .. }) => {
+                self.soft.inbox.push_back(input);
+                true
+            }
+            // What comes of a time when this daemon led is the new leader's business.
+            _ if !self.soft.is_started => false,
+            input @ (Input::Looked { .. }
             | Input::Finished { .. }
             | Input::UndoFinished { .. }
             | Input::OwedFenceFinished { .. }
@@ -273,7 +278,11 @@ impl Controller {
         self.soft.claimed = soft.claimed;
         self.policy = policy;
         self.policy_hash = policy_hash;
-        self.soft.inbox.push_back(Input::Restarted);
+        if soft.is_started {
+            let epoch = self.hard.epoch;
+            let is_alone = self.policy.council.is_alone();
+            self.soft.inbox.push_back(if is_alone { Input::Restarted } else { Input::Elected { epoch } });
+        }
         Ok(())
     }
 
@@ -390,7 +399,7 @@ impl Soft {
         self.clone()
     }
 
-    fn new(policy: &Policy, bugs: Bugs) -> Self {
+    pub(super) fn new(policy: &Policy, bugs: Bugs) -> Self {
         let longest = policy
             .components
             .values()
@@ -514,6 +523,10 @@ impl Draft<'_> {
                 .and_then(|component| component.fingerprints.get(&instance.region))
                 .cloned()
                 .unwrap_or_default();
+            // Whoever led when it was first seen may have recorded it.
+            if self.hard.seen_alive.get(&instance) == Some(&fingerprint) {
+                continue;
+            }
             self.record(Fact::SeenAlive { instance, fingerprint });
         }
         let now = self.now;

@@ -47,6 +47,11 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
     },
+    /// Nothing that the leader before had sent can be under way any more: its successor may act.
+    TakeoverCompleted {
+        /// Who led before.
+        former: ObserverId,
+    },
     /// A person declared the placement to be this, and the ledger to be the one in charge.
     PlacementAdopted {
         /// Where each component is served.

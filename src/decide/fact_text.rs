@@ -13,6 +13,7 @@ impl fmt::Display for Fact {
             Self::EpochStarted { observer, policy, mode, .. } => {
                 write!(f, "{observer} took over in mode {mode}, policy {}", short(policy))
             }
+            Self::TakeoverCompleted { former } => write!(f, "whatever {former} had sent has ended"),
             Self::PlacementAdopted { placement, by } => {
                 write!(f, "{by} adopted the placement: ")?;
                 list(f, placement.iter().map(|(component, region)| format!("{component} in {region}")))

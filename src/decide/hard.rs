@@ -157,6 +157,7 @@ impl Hard {
                 self.anchor = Some(at);
                 self.policy.clone_from(policy);
             }
+            Fact::TakeoverCompleted { .. } => {}
             Fact::PlacementAdopted { placement, .. } => {
                 self.is_adopted = true;
                 self.placement.clone_from(placement);

@@ -445,6 +445,7 @@ impl Plan {
             Fact::PlanStuck { .. } => self.is_stuck = true,
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
+            | Fact::TakeoverCompleted { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }

@@ -1,32 +1,87 @@
 //! Who leads: a daemon takes the ledger over, waits out its predecessor, and follows when another one leads.
 
-use super::controller::{Controller, CorruptLedger, Draft};
-use super::{Effect, Fact, Frame, Guard, GuardKind};
-use crate::domain::{Bug, Mode, time::human};
+use std::time::Duration;
+
+use super::controller::{Controller, Draft, Soft};
+use super::{Effect, Fact, Guard, GuardKind};
+use crate::domain::{Bug, Mode, Now, ObserverId, time::human};
 
 impl Controller {
-    /// Another observer leads from now on: `frames` are the whole record, as it is. What was seen still holds; whatever
-    /// was going on is the other one's now.
-    ///
-    /// # Errors
-    /// Where the record cannot be; nothing may be decided on it.
-    pub fn follow(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), CorruptLedger> {
-        let mut fresh = Self::recover_with(self.policy.clone(), self.policy_hash.clone(), frames, self.bugs)?;
-        std::mem::swap(&mut self.hard, &mut fresh.hard);
-        std::mem::swap(&mut self.soft, &mut fresh.soft);
-        let former = fresh.soft;
-        self.soft.watches = former.watches;
-        self.soft.references = former.references;
-        self.soft.council = former.council;
-        self.soft.halted = former.halted;
-        self.soft.stopped = former.stopped;
+    /// Another observer leads from now on. What was seen still holds, and the record so far; whatever was going on is the
+    /// other one's now.
+    pub fn step_down(&mut self) {
+        let halted = self.soft.halted.take();
+        let mut soft = Soft::new(&self.policy, self.bugs);
+        std::mem::swap(&mut soft, &mut self.soft);
+        self.soft.watches = soft.watches;
+        self.soft.references = soft.references;
+        self.soft.council = soft.council;
+        self.soft.stopped = soft.stopped;
+        self.soft.halted = halted;
         self.is_recording = false;
         self.deadline = None;
-        Ok(())
+    }
+
+    /// This observer.
+    pub fn observer(&self) -> &ObserverId {
+        &self.policy.observer
+    }
+
+    /// It leads: what is to be done, it decides.
+    pub fn leads(&self) -> bool {
+        self.soft.is_started
+    }
+
+    /// Whether it should lead.
+    pub fn fitness(&self, now: Now) -> Fitness {
+        self.with_draft(now, |draft| draft.fitness())
+    }
+
+    /// An observer that is better placed to lead can be heard, and nothing is under way that it would have to take over.
+    pub fn should_yield(&self, now: Now) -> bool {
+        self.with_draft(now, |draft| {
+            draft.fitness() == Fitness::Inside
+                && draft.hard.open_incidents().next().is_none()
+                && draft.is_better_placed_heard()
+        })
+    }
+
+    /// Why nobody could do anything, as far as that is seen from here; for observers that do not lead.
+    pub fn inability(&self, now: Now) -> Option<String> {
+        self.with_draft(now, |draft| draft.too_few_voices())
     }
 }
 
+/// Whether an observer should lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fitness {
+    /// It stands outside of what serves: what is lost does not take it along.
+    Outside,
+    /// It stands in a region that serves.
+    Inside,
+    /// It must not, for this reason.
+    Unfit(String),
+}
+
 impl Draft<'_> {
+    fn fitness(&self) -> Fitness {
+        if let Some(why) = self.soft.halted.as_ref().or(self.hard.halted.as_ref()) {
+            return Fitness::Unfit(format!("halted: {why}"));
+        }
+        if let Some(doubt) = self.unvouched() {
+            return Fitness::Unfit(doubt);
+        }
+        let is_inside = self.hard.placement.values().any(|region| *region == self.policy.observer_region);
+        if is_inside { Fitness::Inside } else { Fitness::Outside }
+    }
+
+    fn is_better_placed_heard(&self) -> bool {
+        let others = self.policy.council.observers.iter().filter(|(observer, _)| **observer != self.policy.observer);
+        others
+            .filter(|(_, region)| !self.hard.placement.values().any(|serving| serving == *region))
+            .any(|(observer, _)| self.has_voice(observer))
+    }
+
     /// A restart is an input: a new epoch begins, and whatever was under way is looked at and performed again.
     pub(super) fn restart(&mut self, epoch: Option<u64>) {
         self.soft.is_started = true;
@@ -34,11 +89,9 @@ impl Draft<'_> {
         self.soft.under_way.clear();
         self.soft.looks.clear();
         self.soft.owed_under_way.clear();
-        let former = self.hard.leader.clone();
-        self.soft.takeover = former.filter(|_| epoch.is_some()).map(|former| {
-            let wait = self.policy.council.takeover_wait;
-            (former, self.now.monotonic + wait)
-        });
+        let is_another = epoch.is_some_and(|epoch| epoch != self.hard.epoch);
+        let former = self.hard.leader.clone().filter(|_| is_another);
+        self.soft.takeover = former.map(|former| Takeover { former, until: None });
         self.record(Fact::EpochStarted {
             observer: self.policy.observer.clone(),
             policy: self.policy_hash.to_owned(),
@@ -57,28 +110,50 @@ impl Draft<'_> {
     /// Puts the claim of this term up, as soon as nothing of a former leader's can be under way. A claim ends with a
     /// survey. Never both at once: what one reads before the other writes would come back later.
     pub(super) fn claim(&mut self) {
-        if !self.soft.is_to_claim || self.takeover().is_some() {
+        if self.takeover().is_some() {
             return;
         }
-        let Some(ledger) = self.hard.ledger.clone() else { return };
-        self.soft.is_to_claim = false;
-        let term = self.hard.term();
-        self.perform(Effect::Claim { ledger, term, replace: false });
+        if let Some(takeover) = self.soft.takeover.take() {
+            self.record(Fact::TakeoverCompleted { former: takeover.former });
+        }
+        if !std::mem::take(&mut self.soft.is_to_claim) {
+            return;
+        }
+        if let Some(ledger) = self.hard.ledger.clone() {
+            let term = self.hard.term();
+            self.perform(Effect::Claim { ledger, term, replace: false });
+        }
     }
 
-    /// Why nothing is sent yet: the leader before this one may have sent something that has not arrived.
+    /// Why nothing is sent yet: the leader before this one may have sent something that has not arrived. The wait begins
+    /// when our own epoch is durable: from then on it can record nothing, and begins nothing.
     pub(super) fn takeover(&mut self) -> Option<Guard> {
-        let (former, until) = self.soft.takeover.clone()?;
-        let left = until.saturating_sub(self.now.monotonic);
+        let wait = self.policy.council.takeover_wait;
+        let is_recording = self.facts.iter().any(|fact| matches!(fact, Fact::EpochStarted { .. }));
+        let takeover = self.soft.takeover.as_mut()?;
+        let former = takeover.former.clone();
+        let left = if is_recording {
+            wait
+        } else {
+            let until = *takeover.until.get_or_insert(self.now.monotonic + wait);
+            until.saturating_sub(self.now.monotonic)
+        };
         if left.is_zero() || self.bugs.has(Bug::TakeoverAtOnce) {
-            self.soft.takeover = None;
             return None;
         }
-        self.wake(until, "calls of the former leader have ended");
+        self.wake(self.now.monotonic + left, "calls of the former leader have ended");
         Some(Guard {
             kind: GuardKind::Takeover,
             evidence: format!("{former} led before, and calls of its may be under way"),
             lifted_by: format!("{} more", human(left)),
         })
     }
+}
+
+/// The lead was taken over from another.
+#[derive(Debug, Clone)]
+pub(super) struct Takeover {
+    former: ObserverId,
+    /// Until then calls of its may be under way; none before our own epoch is durable.
+    until: Option<Duration>,
 }

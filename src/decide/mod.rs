@@ -36,6 +36,7 @@ pub use fact::*;
 pub use guard::*;
 pub use input::*;
 pub use judge::initial_placement;
+pub use leadership::Fitness;
 pub use status::*;
 pub use view::{DryRun, Scope, explain};
 

@@ -219,6 +219,11 @@ impl Draft<'_> {
         self.soft.council.called_failing().chain(own).collect()
     }
 
+    /// It is heard, and does not abstain.
+    pub(super) fn has_voice(&self, observer: &ObserverId) -> bool {
+        self.soft.council.ballot(observer, self.rules(), self.now.monotonic).is_ok()
+    }
+
     pub(super) fn tally(&self, id: &InstanceId) -> Tally {
         let council = &self.policy.council;
         let needed = if self.bugs.has(Bug::QuorumIgnored) { 1 } else { council.needed() };
@@ -273,7 +278,11 @@ impl Draft<'_> {
                     Err(why) => (Some(why), BTreeMap::new()),
                 }
             };
-            let leads = self.hard.leader.as_ref() == Some(observer);
+            // Of oneself one knows; of another, what it recorded last.
+            let leads = match *observer == self.policy.observer {
+                true => self.soft.is_started,
+                false => !self.soft.is_started && self.hard.leader.as_ref() == Some(observer),
+            };
             ObserverStatus { observer: observer.clone(), region: region.clone(), leads, without_voice, doubts }
         });
         observers.collect()

@@ -235,6 +235,7 @@ impl Checks {
             }
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
+            | Fact::TakeoverCompleted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
             | Fact::SuspicionCleared { .. }

@@ -96,6 +96,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::Held { .. } => Level::WARN,
         Fact::LedgerCreated { .. }
         | Fact::EpochStarted { .. }
+        | Fact::TakeoverCompleted { .. }
         | Fact::PlacementAdopted { .. }
         | Fact::SeenAlive { .. }
         | Fact::SuspicionCleared { .. }
@@ -134,6 +135,7 @@ fn tags(fact: &Fact) -> Tags<'_> {
     match fact {
         Fact::LedgerCreated { .. } => of("ledger_created"),
         Fact::EpochStarted { .. } => of("epoch_started"),
+        Fact::TakeoverCompleted { .. } => of("takeover_completed"),
         Fact::PlacementAdopted { .. } => of("placement_adopted"),
         Fact::SeenAlive { .. } => of("seen_alive"),
         Fact::SuspicionRaised { .. } => of("suspicion_raised"),

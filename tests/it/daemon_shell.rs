@@ -66,6 +66,10 @@ pub(crate) struct Obedient {
 }
 
 impl Obedient {
+    pub(crate) fn new(disk: &MemoryDisk) -> Self {
+        Self { disk: disk.clone(), acts: Mutex::default(), premature: Mutex::default() }
+    }
+
     fn is_recorded(&self, key: &str) -> bool {
         let started =
             |fact: &Fact| matches!(fact, Fact::StepStarted { plan, step, .. } if format!("{plan}/{step}") == key);
@@ -111,8 +115,8 @@ impl Claims for Obedient {
 
 /// Collects what people are told.
 #[derive(Default)]
-struct Listener {
-    heard: Arc<Mutex<Vec<Notice>>>,
+pub(crate) struct Listener {
+    pub(crate) heard: Arc<Mutex<Vec<Notice>>>,
 }
 
 #[async_trait]
@@ -169,7 +173,7 @@ impl Shell {
         let (permits, renewals) = Permits::channel();
         let (sightings, observations) = mpsc::channel(4096);
         let (outcomes_in, outcomes) = mpsc::channel(1024);
-        let world = Arc::new(Obedient { disk: disk.clone(), acts: Mutex::default(), premature: Mutex::default() });
+        let world = Arc::new(Obedient::new(&disk));
         let executor = Executor::new(
             World { actuator: world.clone(), claims: world.clone() },
             executor::Parts {
@@ -192,6 +196,7 @@ impl Shell {
         let event_loop = EventLoop::new(Parts {
             controller,
             ledger: Some((ledger, lease)),
+            council: None,
             next_index: frames.len() as u64,
             permit: Duration::from_secs(30),
             clock: shared,

@@ -10,6 +10,7 @@ mod cli_daemon;
 mod config;
 mod config_mistakes;
 mod controller;
+mod council;
 mod daemon_loop;
 mod daemon_run;
 mod daemon_shell;

@@ -35,6 +35,7 @@ impl Checks {
             }
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
+            | Fact::TakeoverCompleted { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }

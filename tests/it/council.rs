@@ -1,0 +1,411 @@
+//! Several daemons on one ledger: the real event loops, controllers and seats, in real time with short thresholds.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use failoverd::config::policy_hash;
+use failoverd::daemon::event_loop::{Council, EventLoop, Parts};
+use failoverd::daemon::executor::{self, Executor, World};
+use failoverd::daemon::gate::{Gate, Permits};
+use failoverd::daemon::handle::{Answer, Board, Handle};
+use failoverd::daemon::notices::Notices;
+use failoverd::daemon::prober::Sighting;
+use failoverd::daemon::pulse::{Herald, Pulse};
+use failoverd::daemon::seat::Seat;
+use failoverd::decide::{Command, Controller, Fact, ReferenceObservation, Status};
+use failoverd::domain::{
+    Evidence, Finding, Kind, Layer, Now, Observation, ObserverId, Policy, Probing, RegionId, Serving,
+};
+use failoverd::ledger::{MemoryDisk, MemoryLedger};
+use failoverd::ports::{Clock, Lease, Ledger};
+use failoverd::telemetry::Meters;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::daemon_shell::{Listener, Obedient, omnimesh};
+
+/// Long enough for a takeover, its wait and everything that follows.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LEASE: Duration = Duration::from_secs(2);
+/// A failure that lasts for so long is an outage.
+const AFTER: Duration = Duration::from_secs(3);
+/// Much longer than any threshold, any lease and any wait here.
+const LONG: Duration = Duration::from_secs(12);
+const PROBING: Probing = Probing { interval: Duration::from_millis(200), timeout: Duration::from_millis(100) };
+const EAST: &str = "us-east-1";
+const WEST: &str = "us-west-2";
+const EUROPE: &str = "eu-west-1";
+
+#[tokio::test]
+async fn one_of_three_leads_and_it_is_one_outside_of_what_serves() {
+    let town = Town::of_three().await;
+    town.adopted().await;
+    let leader = town.leader().await.expect("one leads");
+    assert_ne!(leader, town.name(EAST));
+    for region in [EAST, WEST, EUROPE] {
+        let status = town.status(region).await;
+        let leading: Vec<_> = status.observers.iter().filter(|observer| observer.leads).collect();
+        assert_eq!(leading.len(), 1, "{region}: {:?}", status.observers);
+        assert_eq!(leading[0].observer, leader);
+        assert!(status.observers.iter().all(|observer| observer.without_voice.is_none()), "{:?}", status.observers);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_region_is_replaced_although_the_leader_dies_in_the_middle_and_nothing_is_done_twice() {
+    let mut town = Town::of_three().await;
+    town.adopted().await;
+    town.lose(EAST);
+    town.kill(EAST);
+    town.until("the promotion is recorded as started", |facts| {
+        facts.iter().any(|fact| matches!(fact, Fact::StepStarted { step, .. } if step.as_str().starts_with("promote")))
+    })
+    .await;
+    let leader = town.leader().await.expect("one leads");
+    let (died, epochs_so_far) = (Instant::now(), epochs(&town.facts()).len());
+    town.kill(&town.region_of(&leader));
+    town.until("another one takes over", |facts| epochs(facts).len() > epochs_so_far).await;
+    town.until("the incident is closed", |facts| facts.iter().any(|fact| matches!(fact, Fact::IncidentClosed { .. })))
+        .await;
+    assert!(died.elapsed() < Duration::from_secs(40), "{:?}", died.elapsed());
+    let acts = town.world.acts.lock().unwrap().clone();
+    let promotions: Vec<_> = acts.iter().filter(|act| act.contains("promote")).collect();
+    assert_eq!(promotions.len(), 1, "{acts:?}");
+    assert_eq!(*town.world.premature.lock().unwrap(), [""; 0]);
+    let epochs = epochs(&town.facts());
+    assert!(epochs.windows(2).all(|pair| pair[0] < pair[1]), "{epochs:?}");
+}
+
+#[tokio::test]
+async fn what_one_region_alone_does_not_see_is_no_outage() {
+    let town = Town::of_three().await;
+    town.adopted().await;
+    town.blind(WEST, EAST);
+    sleep(LONG).await;
+    assert_eq!(*town.world.acts.lock().unwrap(), [""; 0]);
+    let status = town.status(EUROPE).await;
+    assert!(
+        status.alarms.iter().any(|alarm| alarm.key == "outvoted-us-east-1") || !leads(&status),
+        "{:?}",
+        status.alarms
+    );
+    let seen = failoverd::decide::disagreements(&status);
+    assert!(
+        seen.iter().any(|line| line == "us-west-2 cannot reach us-east-1; eu-west-1 and us-east-1 say it is fine"),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_order_is_taken_by_every_daemon_and_recorded_by_the_one_that_leads() {
+    let town = Town::of_three().await;
+    town.adopted().await;
+    let leader = town.leader().await.expect("one leads");
+    let follower = [EAST, WEST, EUROPE].into_iter().find(|region| town.name(region) != leader).unwrap();
+    let until = town.clock.now().wall + Duration::from_secs(600);
+    let pause = Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() };
+    let answer = town.members[follower].handle.command(pause).await;
+    assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
+    assert!(town.facts().iter().any(|fact| matches!(fact, Fact::Paused { by, .. } if by == "somebody")));
+    let hold = Command::Hold { by: "somebody".to_owned(), incident: "inc-77".into() };
+    let answer = town.members[follower].handle.command(hold).await;
+    assert!(matches!(&answer, Answer::Refused(why) if why.contains("inc-77")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_reach_the_ledger_does_nothing_and_another_one_leads() {
+    let town = Town::of_three().await;
+    town.adopted().await;
+    let former = town.leader().await.expect("one leads");
+    let epochs_so_far = epochs(&town.facts()).len();
+    town.disk.cut(&former);
+    town.until("another one takes over", |facts| epochs(facts).len() > epochs_so_far).await;
+    assert_ne!(town.leader().await, Some(former.clone()));
+    let region = town.region_of(&former);
+    let answer = town.members[region.as_str()].handle.command(Command::Resume { by: "test".to_owned() }).await;
+    assert!(!matches!(answer, Answer::InEffect(_)), "{answer:?}");
+    town.disk.heal(&former);
+    sleep(LONG).await;
+    // It follows again, and knows what was recorded meanwhile.
+    let recorded = town.disk.frames().len() as u64;
+    assert_eq!(town.members[region.as_str()].handle.board().frames(), recorded);
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_alone_with_the_ledger_does_nothing_and_says_why() {
+    let mut town = Town::of_three().await;
+    town.adopted().await;
+    town.kill(EAST);
+    town.kill(WEST);
+    town.lose(EAST);
+    sleep(LONG).await;
+    assert_eq!(*town.world.acts.lock().unwrap(), [""; 0]);
+    let status = town.status(EUROPE).await;
+    let silent: Vec<_> = status.observers.iter().filter(|observer| observer.without_voice.is_some()).collect();
+    assert_eq!(silent.len(), 2, "{:?}", status.observers);
+    assert!(status.headline.contains("1 of 2 needed regions say so (eu-west-1)"), "{}", status.headline);
+}
+
+fn leads(status: &Status) -> bool {
+    status.observers.iter().any(|observer| observer.leads && observer.observer == status.observer)
+}
+
+fn epochs(facts: &[Fact]) -> Vec<u64> {
+    let epoch = |fact: &Fact| if let Fact::EpochStarted { epoch, .. } = fact { *epoch } else { None };
+    facts.iter().filter_map(epoch).collect()
+}
+
+// --- what the tests work with -------------------------------------------------------------------------------------
+
+/// Since the test began.
+#[derive(Debug, Clone)]
+struct RuntimeClock {
+    start: Instant,
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Now {
+        let elapsed = self.start.elapsed();
+        let wall = "2026-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap() + elapsed;
+        Now { monotonic: Duration::from_secs(1000) + elapsed, wall }
+    }
+}
+
+struct Member {
+    handle: Handle,
+    stop: CancellationToken,
+    give_up: CancellationToken,
+    tasks: Vec<tokio::task::AbortHandle>,
+    _folder: tempfile::TempDir,
+}
+
+/// What is lost, and who does not see what.
+#[derive(Debug, Default)]
+struct Troubles {
+    lost: BTreeSet<RegionId>,
+    blind: BTreeSet<(RegionId, RegionId)>,
+}
+
+struct Town {
+    policy: Policy,
+    clock: Arc<RuntimeClock>,
+    disk: MemoryDisk,
+    world: Arc<Obedient>,
+    troubles: Arc<Mutex<Troubles>>,
+    members: BTreeMap<&'static str, Member>,
+}
+
+impl Town {
+    /// A daemon in each of the document's regions.
+    async fn of_three() -> Self {
+        let clock = Arc::new(RuntimeClock { start: Instant::now() });
+        let disk = MemoryDisk::new("0190-test", clock.now());
+        let world = Arc::new(Obedient::new(&disk));
+        let mut policy = omnimesh();
+        policy.council.observers =
+            [EAST, WEST, EUROPE].map(|region| (format!("in-{region}").into(), region.into())).into();
+        for component in policy.components.values_mut() {
+            component.probing = PROBING;
+            if let Some(row) = &mut component.row {
+                (row.after, row.confirm_for) = (AFTER, AFTER);
+            }
+        }
+        policy.references.values_mut().for_each(|reference| reference.probing = PROBING);
+        policy.regional.after = AFTER;
+        policy.recover_for = Duration::from_secs(1);
+        policy.guards.recheck = Duration::from_millis(500);
+        policy.council.ballot_fresh = AFTER;
+        policy.council.takeover_wait = Duration::from_secs(1);
+        let troubles = Arc::default();
+        let mut town = Self { policy, clock, disk, world, troubles, members: BTreeMap::new() };
+        for region in [EAST, WEST, EUROPE] {
+            let member = town.join(region);
+            town.members.insert(region, member);
+        }
+        town
+    }
+
+    fn join(&self, region: &'static str) -> Member {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let folder = tempfile::tempdir().unwrap();
+        let mut policy = self.policy.clone();
+        policy.observer = self.name(region);
+        policy.observer_region = region.into();
+        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::join(&self.disk, policy.observer.clone(), LEASE));
+        let frames = self.disk.frames();
+        let controller = Controller::recover(policy.clone(), policy_hash(&policy), frames.iter().cloned()).unwrap();
+        let gate = Arc::new(Gate::new(folder.path().join("STOP"), clock.clone()));
+        let board = Arc::new(Board::new(clock.clone(), frames.clone()));
+        let (handle, requests) = Handle::channel(board.clone());
+        let (permits, renewals) = Permits::channel();
+        let (sightings, observations) = mpsc::channel(4096);
+        let (outcomes_in, outcomes) = mpsc::channel(1024);
+        let executor = Executor::new(
+            World { actuator: self.world.clone(), claims: self.world.clone() },
+            executor::Parts {
+                gate: gate.clone(),
+                permits,
+                clock: clock.clone(),
+                call_timeout: Duration::from_secs(10),
+                holder: policy.observer.to_string(),
+                outcomes: outcomes_in,
+            },
+        );
+        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let next_index = frames.len() as u64;
+        let seat = Seat::take(ledger.clone(), clock.clone(), next_index, &stop);
+        let listener = Listener::default();
+        let event_loop = EventLoop::new(Parts {
+            controller,
+            ledger: Some((ledger, Lease { epoch: 0, until: Duration::ZERO })),
+            council: Some(Council::new(seat, Duration::from_millis(500), clock.now().wall)),
+            next_index,
+            permit: Duration::from_secs(20),
+            clock: clock.clone(),
+            executor,
+            gate: gate.clone(),
+            board,
+            observations,
+            outcomes,
+            requests,
+            renewals,
+            notices: Notices::start(vec![Arc::new(listener)], &stop),
+            pulse: Pulse::start(Herald::start(), None, &gate, &stop),
+            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
+            meters: Meters::new(&policy),
+            alarms: vec![],
+        });
+        let event_loop = tokio::spawn(event_loop.run(give_up.clone()));
+        let looking =
+            tokio::spawn(look(policy, self.clock.clone(), self.world.clone(), self.troubles.clone(), sightings));
+        let tasks = vec![event_loop.abort_handle(), looking.abort_handle()];
+        Member { handle, stop, give_up, tasks, _folder: folder }
+    }
+
+    fn name(&self, region: &str) -> ObserverId {
+        format!("in-{region}").into()
+    }
+
+    fn region_of(&self, observer: &ObserverId) -> String {
+        observer.as_str().trim_start_matches("in-").to_owned()
+    }
+
+    /// Somebody said where everything is.
+    async fn adopted(&self) {
+        let adopting = async {
+            loop {
+                let adopt = Command::Adopt { by: "test".to_owned(), placement: BTreeMap::new() };
+                if let Answer::InEffect(_) = self.members[EUROPE].handle.command(adopt).await {
+                    return;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        timeout(PATIENCE, adopting).await.expect("adopted in time");
+        // Whoever is best placed leads by then, and everybody has heard of everybody.
+        sleep(LONG).await;
+    }
+
+    fn lose(&self, region: &str) {
+        self.troubles.lock().unwrap().lost.insert(region.into());
+    }
+
+    /// From `from`, nothing of `region` can be reached.
+    fn blind(&self, from: &str, region: &str) {
+        self.troubles.lock().unwrap().blind.insert((from.into(), region.into()));
+    }
+
+    /// The process dies: nothing of it goes on, and nobody is told.
+    fn kill(&mut self, region: &str) {
+        let member = self.members.remove(region).expect("it runs");
+        member.end();
+    }
+
+    async fn status(&self, region: &str) -> Arc<Status> {
+        self.members[region].handle.status().await.expect("the loop answers")
+    }
+
+    /// Who leads, as those who live say.
+    async fn leader(&self) -> Option<ObserverId> {
+        for member in self.members.values() {
+            let status = member.handle.status().await.expect("the loop answers");
+            if leads(&status) {
+                return Some(status.observer.clone());
+            }
+        }
+        None
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        self.disk.frames().into_iter().flat_map(|frame| frame.facts).collect()
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn(&[Fact]) -> bool) {
+        let waiting = async {
+            while !is_so(&self.facts()) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let facts = || self.facts().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "not in time: {what}\n{}", facts());
+    }
+}
+
+impl Member {
+    fn end(&self) {
+        self.stop.cancel();
+        self.give_up.cancel();
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+impl Drop for Town {
+    fn drop(&mut self) {
+        self.members.values().for_each(Member::end);
+    }
+}
+
+/// Probes everything, again and again.
+async fn look(
+    policy: Policy,
+    clock: Arc<RuntimeClock>,
+    world: Arc<Obedient>,
+    troubles: Arc<Mutex<Troubles>>,
+    sightings: mpsc::Sender<Sighting>,
+) {
+    let own = policy.observer_region.clone();
+    loop {
+        let now = clock.now().monotonic;
+        for reference in policy.references.keys().cloned() {
+            let seen = ReferenceObservation { reference, began: now, ended: now, answer: Ok(()) };
+            let _ = sightings.send(Sighting::Reference(seen)).await;
+        }
+        for instance in policy.instances() {
+            let kind = policy.components[&instance.component].kind;
+            let fails = {
+                let troubles = troubles.lock().unwrap();
+                let is_blind = troubles.blind.contains(&(own.clone(), instance.region.clone()));
+                (troubles.lost.contains(&instance.region) || is_blind) && kind != Kind::Traffic
+            };
+            let finding = if fails {
+                Finding::Failing { layer: Layer::Tcp, why: "no connection".to_owned() }
+            } else {
+                Finding::Alive
+            };
+            let is_promoted = world.acts.lock().unwrap().iter().any(|act| act.contains("promote"));
+            let is_primary = policy.primary() == Some(&instance.region);
+            let serving = (kind == Kind::Database).then_some(match is_primary || is_promoted {
+                true => Serving::Writable,
+                false => Serving::Replica,
+            });
+            let position = (kind == Kind::Database).then_some(1_000_000);
+            let evidence = Evidence { serving, position, ..Evidence::default() };
+            let seen = Observation { instance, began: now, ended: now, finding, evidence };
+            let _ = sightings.send(Sighting::Instance(seen)).await;
+        }
+        sleep(PROBING.interval).await;
+    }
+}
