@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
@@ -14,8 +15,11 @@ use crate::adapters::world::{self, Adapters};
 use crate::config::{self, Config, policy_hash};
 use crate::decide::{Alarm, Controller, Frame, Severity};
 use crate::domain::Policy;
-use crate::ledger::{FileLedger, LedgerError};
+use crate::ledger::{EtcdLedger, FileLedger, LedgerError};
 use crate::ports::{Candidacy, Clock, Lease, Ledger};
+
+/// A shared ledger that does not answer by then is followed once it does.
+const FIRST_READ: Duration = Duration::from_secs(5);
 
 /// Everything that a daemon starts with.
 pub(super) struct Boot {
@@ -25,6 +29,8 @@ pub(super) struct Boot {
     pub(super) controller: Controller,
     /// None where it is damaged.
     pub(super) ledger: Option<(Arc<dyn Ledger>, Lease)>,
+    /// Others may lead; this daemon follows until it is elected.
+    pub(super) is_shared: bool,
     pub(super) frames: Vec<Frame>,
     pub(super) alarms: Vec<Alarm>,
     /// The daemon observes and alerts only, for this reason.
@@ -70,7 +76,12 @@ pub(super) async fn boot(paths: &[PathBuf], clock: &Arc<dyn Clock>) -> Result<Bo
         world::build(&config, &policy, clock).map_err(|error| Refusal::of(End::Configuration, describe(&error)))?;
     let listeners = listen(&config).await?;
     let hash = policy_hash(&policy);
-    let Opened { ledger, frames, mut halted, alarms } = open(&config.ledger.path, clock).await?;
+    let opened = match shared(&config, &policy, clock) {
+        Some(ledger) => join(ledger).await?,
+        None => open(&config.ledger.path, clock).await?,
+    };
+    let is_shared = config.ledger.is_shared();
+    let Opened { ledger, frames, mut halted, alarms } = opened;
     let recovered = Controller::recover(policy.clone(), hash.clone(), frames.iter().cloned());
     let (controller, ledger) = match recovered {
         Ok(controller) => (controller, ledger),
@@ -79,7 +90,7 @@ pub(super) async fn boot(paths: &[PathBuf], clock: &Arc<dyn Clock>) -> Result<Bo
             (blank(&policy, &hash)?, None)
         }
     };
-    Ok(Boot { config, policy, adapters, controller, ledger, frames, alarms, halted, listeners })
+    Ok(Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners })
 }
 
 /// The configuration, or its mistakes. Warnings are logged.
@@ -103,6 +114,37 @@ struct Opened {
     frames: Vec<Frame>,
     halted: Option<String>,
     alarms: Vec<Alarm>,
+}
+
+/// The ledger that is shared with other daemons, where one is configured.
+fn shared(config: &Config, policy: &Policy, clock: &Arc<dyn Clock>) -> Option<Result<Arc<dyn Ledger>, LedgerError>> {
+    let (deployment, observer) = (&policy.deployment, policy.observer.clone());
+    let etcd = config.ledger.etcd.as_ref()?;
+    let ledger = EtcdLedger::open(etcd, deployment, observer, clock.clone());
+    Some(ledger.map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>))
+}
+
+/// Follows until elected. A ledger that does not answer is waited for: observing and alerting need none.
+async fn join(ledger: Result<Arc<dyn Ledger>, LedgerError>) -> Result<Opened, Refusal> {
+    let ledger = ledger.map_err(|error| Refusal::of(End::Configuration, describe(&error)))?;
+    let frames = match tokio::time::timeout(FIRST_READ, ledger.read_from(0)).await {
+        Ok(Ok(frames)) => frames,
+        Ok(Err(
+            error @ (LedgerError::Damaged { .. } | LedgerError::NotALedger { .. } | LedgerError::Broken { .. }),
+        )) => {
+            return Ok(Opened { ledger: None, frames: vec![], halted: Some(describe(&error)), alarms: vec![] });
+        }
+        Ok(Err(error)) => {
+            warn!("the ledger cannot be read yet: {}", describe(&error));
+            vec![]
+        }
+        Err(_elapsed) => {
+            warn!("the ledger does not answer yet");
+            vec![]
+        }
+    };
+    let lease = Lease { epoch: 0, until: Duration::ZERO };
+    Ok(Opened { ledger: Some((ledger, lease)), frames, halted: None, alarms: vec![] })
 }
 
 async fn open(path: &Path, clock: &Arc<dyn Clock>) -> Result<Opened, Refusal> {

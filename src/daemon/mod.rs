@@ -33,9 +33,9 @@ use tracing::{error, info, warn};
 
 use crate::ports::Clock;
 use crate::telemetry::{self, Gauges, LogFormat, Meters};
-use crate::web::{self, Access, Api, Limits};
+use crate::web::{self, Access, Api, Limits, Record};
 use boot::{Boot, Refusal};
-use event_loop::{BeyondHelp, EventLoop};
+use event_loop::{BeyondHelp, Council, EventLoop};
 use executor::{Executor, World};
 pub use exit::End;
 use gate::{Gate, Permits};
@@ -44,6 +44,7 @@ use notices::{LogNotifier, Notices};
 use prober::{Prober, Sighting};
 use pulse::{Herald, Pulse, Switch, Word};
 use reload::Reloader;
+use seat::Seat;
 use supervise::supervise;
 
 /// What `failoverd run` was told.
@@ -153,7 +154,7 @@ impl Daemon {
     fn start(boot: Boot, paths: Vec<PathBuf>, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
         // Before anything is announced, so that no signal is lost.
         let signals = Signals::listen()?;
-        let Boot { config, policy, adapters, controller, ledger, frames, alarms, halted, listeners } = boot;
+        let Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners } = boot;
         let metrics = telemetry::install();
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(Gate::new(config.ledger.stop_file.clone(), clock.clone()));
@@ -180,10 +181,15 @@ impl Daemon {
         let herald = Herald::start();
         let switch = config.heartbeat.url.clone().map(|url| Switch { url, every: config.heartbeat.every });
         let pulse = Pulse::start(herald.clone(), switch, &gate, &stop);
+        let council = ledger.as_ref().filter(|_| is_shared).map(|(ledger, _)| {
+            let seat = Seat::take(ledger.clone(), clock.clone(), next_index, &stop);
+            Council::new(seat, config.council.ballot_every, clock.now().wall)
+        });
+        let shared = ledger.as_ref().filter(|_| is_shared).map(|(ledger, _)| ledger.clone());
         let event_loop = EventLoop::new(event_loop::Parts {
             controller,
             ledger,
-            council: None,
+            council,
             next_index,
             permit: config.ledger.permit,
             clock: clock.clone(),
@@ -212,7 +218,7 @@ impl Daemon {
             handle: handle.clone(),
             access: Access::new(config.api.token.clone(), listeners.api_address),
             body_max: config.api.body_max,
-            ledger: config.ledger.path.clone(),
+            ledger: shared.map_or_else(|| Record::File(config.ledger.path.clone()), Record::Shared),
             metrics,
             prober: counters.clone(),
             gauges: Arc::new(std::sync::Mutex::new(Gauges::default())),

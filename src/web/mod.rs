@@ -30,7 +30,7 @@ mod server;
 
 pub use access::Access;
 pub use role::role_router;
-pub use routes::{Api, router};
+pub use routes::{Api, Record, router};
 pub use server::{Limits, serve};
 
 use axum::Json;

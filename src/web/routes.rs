@@ -24,6 +24,7 @@ use crate::daemon::prober::ProberCounters;
 use crate::decide::{Command, Frame, Scope, explain};
 use crate::domain::time::parse_duration;
 use crate::domain::{ComponentId, RegionId};
+use crate::ports::Ledger;
 use crate::telemetry::{self, Gauges, Machine};
 
 /// The loop turns once a second; silent for longer, it is stuck or starved.
@@ -45,14 +46,44 @@ pub struct Api {
     pub access: Access,
     /// Longest request body, in bytes.
     pub body_max: usize,
-    /// The ledger's file, for frames that are no longer in memory.
-    pub ledger: PathBuf,
+    /// For frames that are no longer in memory.
+    pub ledger: Record,
     /// Renders metrics.
     pub metrics: PrometheusHandle,
     /// The prober of the day.
     pub prober: Arc<ArcSwap<ProberCounters>>,
     /// Remembers which series were shown.
     pub gauges: Arc<Mutex<Gauges>>,
+}
+
+/// Where the whole record can be read.
+#[derive(Clone)]
+pub enum Record {
+    /// The file of the one daemon.
+    File(PathBuf),
+    /// The ledger that several daemons share.
+    Shared(Arc<dyn Ledger>),
+}
+
+impl Record {
+    async fn read(&self, from: u64) -> Result<Vec<Frame>, Response> {
+        let read = match self {
+            Self::Shared(ledger) => Ok(ledger.read_from(from).await),
+            Self::File(path) => {
+                let path = path.clone();
+                let read = move || crate::ledger::read(&path, from).map(|contents| contents.frames);
+                tokio::task::spawn_blocking(read).await
+            }
+        };
+        match read {
+            Ok(Ok(frames)) => Ok(frames),
+            Ok(Err(error)) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), None)),
+            Err(_) => {
+                let text = "reading the ledger failed; the log says more";
+                Err(problem(StatusCode::INTERNAL_SERVER_ERROR, text, None))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Api {
@@ -189,16 +220,10 @@ async fn facts(State(api): State<Api>, query: Result<Query<FactsQuery>, QueryRej
     if let Some(frames) = api.handle.board().recent(from, limit) {
         return Ok(Json(frames.iter().map(AsRef::as_ref).collect::<Vec<&Frame>>()).into_response());
     }
-    let path = api.ledger.clone();
-    let read = tokio::task::spawn_blocking(move || crate::ledger::read(&path, from)).await;
-    match read {
-        Ok(Ok(contents)) => {
-            let frames: Vec<Frame> = contents.frames.into_iter().take(limit).collect();
-            Ok(Json(frames).into_response())
-        }
-        Ok(Err(error)) => Ok(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), None)),
-        Err(_) => Ok(problem(StatusCode::INTERNAL_SERVER_ERROR, "reading the ledger failed; the log says more", None)),
-    }
+    Ok(match api.ledger.read(from).await {
+        Ok(frames) => Json(frames.into_iter().take(limit).collect::<Vec<_>>()).into_response(),
+        Err(problem) => problem,
+    })
 }
 
 async fn command(

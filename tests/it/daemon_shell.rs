@@ -25,7 +25,7 @@ use failoverd::ledger::{MemoryDisk, MemoryLedger, Sabotage};
 use failoverd::plan::Action;
 use failoverd::ports::{Actuator, Claim, Claims, Clock, Ledger, Look, Notice, Notifier, Permit, Setback};
 use failoverd::telemetry::{Gauges, Meters};
-use failoverd::web::{self, Access, Api, Limits};
+use failoverd::web::{self, Access, Api, Limits, Record};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -322,7 +322,7 @@ impl Shell {
             handle: self.handle.clone(),
             access: Access::new(token, address),
             body_max: 4096,
-            ledger: self.folder.path().join("ledger"),
+            ledger: Record::File(self.folder.path().join("ledger")),
             metrics: failoverd::telemetry::install(),
             prober: Arc::new(ArcSwap::from_pointee(ProberCounters::default())),
             gauges: Arc::new(Mutex::new(Gauges::default())),

@@ -31,6 +31,13 @@ pub struct LedgerConfig {
     pub call_timeout: Duration,
 }
 
+impl LedgerConfig {
+    /// Several daemons use it.
+    pub fn is_shared(&self) -> bool {
+        self.etcd.is_some() || self.s3.is_some()
+    }
+}
+
 /// An etcd cluster, of version 3.4 or later.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,8 +21,17 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         );
         findings.wrong(Key::of(["council", "ballot_fresh"]), text);
     }
+    let is_shared = config.ledger.is_shared();
+    if council.observers.len() < 2 && is_shared {
+        let text = "the ledger is one for several daemons, and fewer than two are named; write every one of them here";
+        return findings.wrong(Key::of(["council", "observers"]), text);
+    }
     if council.observers.is_empty() {
         return;
+    }
+    if !is_shared {
+        let text = "several daemons need a ledger that they share, and this one is a file; write [ledger.etcd]";
+        findings.wrong(Key::of(["ledger", "path"]), text);
     }
     let own = &config.observer;
     for (name, seat) in &council.observers {
