@@ -10,6 +10,7 @@ mod etcd;
 mod file;
 mod memory;
 mod permit;
+mod s3;
 mod view;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use etcd::EtcdLedger;
 pub use file::{Contents, FileLedger, Opening, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
+pub use s3::S3Ledger;
 
 /// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick
 /// alike, and an etcd leader that was deposed and still prolongs leases until it notices, which is one election timeout

@@ -1,6 +1,7 @@
 //! One set of SDK clients per region, built when first used and kept: its endpoints, its credentials, its trust.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -22,7 +23,7 @@ use super::credentials::{Held, Keyring};
 use crate::adapters::Endpoint;
 use crate::adapters::resolver::Resolver;
 use crate::config::Config;
-use crate::config::schema::Region as RegionConfig;
+use crate::config::schema::{Region as RegionConfig, S3Ledger};
 use crate::domain::{InstanceId, RegionId};
 
 /// Everything that talks to AWS shares one of these.
@@ -127,46 +128,80 @@ impl Aws {
     }
 
     fn connector(&self, ca_file: Option<&Path>) -> Result<SharedHttpConnector, String> {
-        // Half the time to connect: a resolver that hangs must be seen as that, not as a connection that hangs.
-        let resolver = Dns(Resolver::new(&self.config.probes.nameservers, self.connect_timeout / 2));
-        let settings = HttpConnectorSettings::builder().connect_timeout(self.connect_timeout).build();
-        let connector = Connector::builder()
-            .connector_settings(settings)
-            // Connections that the server is about to close for idleness fail calls for no reason.
-            .pool_idle_timeout(IDLE_MAX)
-            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-            .tls_context(trust(ca_file)?)
-            .build_with_resolver(resolver);
-        Ok(SharedHttpConnector::new(connector))
+        connector(&self.config.probes.nameservers, self.connect_timeout, ca_file)
     }
+}
+
+fn connector(
+    nameservers: &[SocketAddr],
+    connect_timeout: Duration,
+    ca_file: Option<&Path>,
+) -> Result<SharedHttpConnector, String> {
+    // Half the time to connect: a resolver that hangs must be seen as that, not as a connection that hangs.
+    let resolver = Dns(Resolver::new(nameservers, connect_timeout / 2));
+    let settings = HttpConnectorSettings::builder().connect_timeout(connect_timeout).build();
+    let connector = Connector::builder()
+        .connector_settings(settings)
+        // Connections that the server is about to close for idleness fail calls for no reason.
+        .pool_idle_timeout(IDLE_MAX)
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .tls_context(trust(ca_file)?)
+        .build_with_resolver(resolver);
+    Ok(SharedHttpConnector::new(connector))
+}
+
+/// A client for a bucket that belongs to no region of the deployment, and the credentials that it needs before a call.
+pub(crate) fn bucket_client(
+    settings: &S3Ledger,
+    nameservers: &[SocketAddr],
+    connect_timeout: Duration,
+) -> Result<(aws_sdk_s3::Client, Arc<Keyring>), String> {
+    let connector = connector(nameservers, connect_timeout, settings.ca_file.as_deref())?;
+    let keyring = Arc::new(match &settings.credentials {
+        Some(credentials) => Keyring::explicit(credentials),
+        None => {
+            let connector = connector.clone();
+            Keyring::chain(&settings.region, http_client_fn(move |_, _| connector.clone()))
+        }
+    });
+    let common = sdk_config(&settings.region, &settings.endpoint, &keyring, &connector);
+    Ok((s3_client(&common, settings.endpoint.is_some()), keyring))
+}
+
+fn sdk_config(
+    region: &str,
+    endpoint: &Option<String>,
+    keyring: &Arc<Keyring>,
+    connector: &SharedHttpConnector,
+) -> SdkConfig {
+    let connector = connector.clone();
+    let mut builder = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .credentials_provider(SharedCredentialsProvider::new(Held(Arc::clone(keyring))))
+        .identity_cache(aws_config::identity::IdentityCache::no_cache())
+        .http_client(http_client_fn(move |_, _| connector.clone()))
+        .retry_config(RetryConfig::disabled())
+        // The limits are set around each call, because a probe's and a step's differ.
+        .timeout_config(TimeoutConfig::disabled());
+    builder.set_endpoint_url(endpoint.clone());
+    builder.build()
+}
+
+/// Stores that speak S3 but are not AWS know neither virtual-hosted buckets nor checksum trailers.
+fn s3_client(common: &SdkConfig, is_elsewhere: bool) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::config::Builder::from(common)
+        .force_path_style(is_elsewhere)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
 }
 
 impl Clients {
     fn new(region: &RegionId, settings: &RegionConfig, connector: SharedHttpConnector, keyring: Arc<Keyring>) -> Self {
-        let http = {
-            let connector = connector.clone();
-            http_client_fn(move |_, _| connector.clone())
-        };
-        let common = |endpoint: &Option<String>| -> SdkConfig {
-            let mut builder = SdkConfig::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(region.as_str().to_owned()))
-                .credentials_provider(SharedCredentialsProvider::new(Held(Arc::clone(&keyring))))
-                .identity_cache(aws_config::identity::IdentityCache::no_cache())
-                .http_client(http.clone())
-                .retry_config(RetryConfig::disabled())
-                // The limits are set around each call, because a probe's and a step's differ.
-                .timeout_config(TimeoutConfig::disabled());
-            builder.set_endpoint_url(endpoint.clone());
-            builder.build()
-        };
         let endpoints = &settings.endpoints;
-        // Stores that speak S3 but are not AWS know neither virtual-hosted buckets nor checksum trailers.
-        let s3 = aws_sdk_s3::config::Builder::from(&common(&endpoints.s3))
-            .force_path_style(endpoints.s3.is_some())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .build();
+        let common = |endpoint: &Option<String>| sdk_config(region.as_str(), endpoint, &keyring, &connector);
         let ec2 = endpoints.ec2.clone().unwrap_or_else(|| {
             let china = if region.as_str().starts_with("cn-") { ".cn" } else { "" };
             format!("https://ec2.{region}.amazonaws.com{china}")
@@ -174,7 +209,7 @@ impl Clients {
         Self {
             rds: aws_sdk_rds::Client::new(&common(&endpoints.rds)),
             elasticache: aws_sdk_elasticache::Client::new(&common(&endpoints.elasticache)),
-            s3: aws_sdk_s3::Client::from_conf(s3),
+            s3: s3_client(&common(&endpoints.s3), endpoints.s3.is_some()),
             route53: aws_sdk_route53::Client::new(&common(&endpoints.route53)),
             connector,
             keyring,

@@ -22,7 +22,10 @@ mod s3;
 mod traffic;
 
 pub use actuator::{AwsActuator, Proofs};
+pub(crate) use classify::{Trouble, TroubleKind, call};
 pub use clients::Aws;
+pub(crate) use clients::bucket_client;
 pub use cloud::CloudProbe;
+pub(crate) use credentials::Keyring;
 pub use s3::{HoldingsProbe, S3Probe};
 pub use traffic::TrafficProbe;

@@ -6,6 +6,7 @@ mod etcd;
 mod file;
 mod memory;
 mod promises;
+mod s3;
 
 use std::sync::Arc;
 use std::time::Duration;
