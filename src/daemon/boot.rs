@@ -15,7 +15,7 @@ use crate::adapters::world::{self, Adapters};
 use crate::config::{self, Config, policy_hash};
 use crate::decide::{Alarm, Controller, Frame, Severity};
 use crate::domain::Policy;
-use crate::ledger::{EtcdLedger, FileLedger, LedgerError};
+use crate::ledger::{EtcdLedger, FileLedger, LedgerError, S3Ledger};
 use crate::ports::{Candidacy, Clock, Lease, Ledger};
 
 /// A shared ledger that does not answer by then is followed once it does.
@@ -119,8 +119,12 @@ struct Opened {
 /// The ledger that is shared with other daemons, where one is configured.
 fn shared(config: &Config, policy: &Policy, clock: &Arc<dyn Clock>) -> Option<Result<Arc<dyn Ledger>, LedgerError>> {
     let (deployment, observer) = (&policy.deployment, policy.observer.clone());
-    let etcd = config.ledger.etcd.as_ref()?;
-    let ledger = EtcdLedger::open(etcd, deployment, observer, clock.clone());
+    if let Some(etcd) = &config.ledger.etcd {
+        let ledger = EtcdLedger::open(etcd, deployment, observer, clock.clone());
+        return Some(ledger.map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>));
+    }
+    let bucket = config.ledger.s3.as_ref()?;
+    let ledger = S3Ledger::open(bucket, deployment, observer, &config.probes.nameservers, clock.clone());
     Some(ledger.map(|ledger| Arc::new(ledger) as Arc<dyn Ledger>))
 }
 
