@@ -16,6 +16,7 @@ fn every_kind_of_mistake_is_one_helpful_line_and_exit_78() {
     for (name, from, to) in MISTAKES {
         assert!(from.is_empty() || SOUND.contains(from), "{name}: `{from}` is not in the sound configuration");
         let text = if from.is_empty() { format!("{SOUND}\n{to}\n") } else { SOUND.replacen(from, to, 1) };
+        let text = if to.contains("[ledger.") { text + COUNCIL } else { text };
         let printed = check(&text, &nothing());
         assert_eq!(printed.code, BAD_CONFIGURATION, "{name}: {}{}", printed.out, printed.err);
         assert_eq!(printed.out, "", "{name}: nothing but the mistake");
@@ -27,6 +28,10 @@ fn every_kind_of_mistake_is_one_helpful_line_and_exit_78() {
     assert_eq!(not_one, "", "each is one mistake, and one line");
     insta::assert_snapshot!("mistakes", story);
 }
+
+/// A ledger for several daemons wants to know which.
+const COUNCIL: &str = "[council.observers]\nobserver.region = \"office\"\n\
+     east.region = \"us-east-1\"\nwest.region = \"us-west-2\"\n";
 
 /// What is wrong; the text in the sound configuration that is replaced (or nothing: appended); by what.
 const MISTAKES: &[(&str, &str, &str)] = &[
