@@ -12,12 +12,6 @@ use crate::ports::{Look, Setback};
 
 /// A look that has not come back by then is asked again.
 const LOOK_MAX: Duration = Duration::from_secs(60);
-/// A fence that fails is tried again after the recheck, then twice that, up to 2 to this power of it.
-const OWED_DOUBLINGS_MAX: u32 = 5;
-
-/// What stands in the place of the plan in the key of an owed fence.
-pub const OWED: &str = "owed";
-
 /// Whether a step may start.
 pub(super) enum Readiness {
     /// Yes.
@@ -42,6 +36,7 @@ impl Draft<'_> {
             self.finish_what_healed(&id);
             self.unwind_what_recovered(&id);
             self.undo(&id);
+            self.fence_what_answers(&id);
             self.start(&id);
             self.end(&id);
         }
@@ -243,7 +238,7 @@ impl Draft<'_> {
             Readiness::Go { look, loss, exceptions } => {
                 let Some(progress) = self.incident(id).and_then(|i| i.plan.progress.get(&step.id)) else { return };
                 let attempt = progress.attempts + 1;
-                if step.commit_point && !progress.has_passed_commit_point {
+                if step.commit_point && (!progress.has_passed_commit_point || progress.is_retried) {
                     self.record(Fact::CommitPointPassed {
                         plan: plan.clone(),
                         step: step.id.clone(),
@@ -344,8 +339,11 @@ impl Draft<'_> {
             StepOutcome::Failed { why } => self.record(Fact::StepFailed { plan, step, why }),
             StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
             StepOutcome::NotBegun { why } => {
-                // The daemon says once a second whether it is still there.
-                self.soft.stopped.get_or_insert_with(|| why.clone());
+                // A pause and a hold are in the record. Of a stop file the daemon says once a second whether it is there.
+                let is_held = self.incident_of_plan_is_held(&plan);
+                if self.hard.paused.is_none() && !is_held {
+                    self.soft.stopped.get_or_insert_with(|| why.clone());
+                }
                 self.record(Fact::StepPutBack { plan, step, why });
             }
         }
@@ -441,57 +439,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Fences old primaries that came back; also under pause and cooldown.
-    pub(super) fn pay_fences(&mut self) {
-        let is_forgotten = self.bugs.has(Bug::OwedFenceForgotten);
-        if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe || is_forgotten {
-            return;
-        }
-        if self.takeover().is_some() {
-            return;
-        }
-        let due: Vec<(InstanceId, u32)> = self
-            .hard
-            .owed
-            .iter()
-            .filter(|(database, _)| {
-                self.hard.placement.get(&database.component).is_some_and(|region| *region != database.region)
-            })
-            .filter(|(database, _)| self.is_answering(database))
-            .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
-                None => true,
-                Some(attempt) => attempt.again.is_some_and(|again| again <= self.now.monotonic),
-            })
-            .map(|(database, owed)| (database.clone(), owed.attempts + 1))
-            .collect();
-        for (database, attempt) in due {
-            self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
-            self.soft.owed_under_way.entry(database.clone()).or_default().again = None;
-            let key = format!("{OWED}/fence-{database}");
-            let is_managed = self.policy.components.get(&database.component).is_some_and(|component| component.managed);
-            let deadlines = self.policy.deadlines;
-            let deadline = if is_managed { deadlines.fence_managed } else { deadlines.fence };
-            self.perform(Effect::FenceOwed { database, key, attempt, deadline });
-        }
-    }
-
-    pub(super) fn fence_paid(&mut self, database: InstanceId, attempt: u32, outcome: Result<String, String>) {
-        if self.hard.owed.get(&database).is_none_or(|owed| owed.attempts != attempt) {
-            return;
-        }
-        match outcome {
-            Ok(note) => {
-                self.soft.owed_under_way.remove(&database);
-                self.record(Fact::OwedFenceSettled { database, note });
-            }
-            Err(why) => {
-                let attempt = self.soft.owed_under_way.entry(database).or_default();
-                let wait = self.policy.guards.recheck * 2u32.pow(attempt.failures.min(OWED_DOUBLINGS_MAX));
-                attempt.failures = attempt.failures.saturating_add(1);
-                attempt.again = Some(self.now.monotonic + wait);
-                attempt.why = Some(why);
-            }
-        }
+    fn incident_of_plan_is_held(&self, plan: &PlanId) -> bool {
+        self.hard.incident_of(plan).is_some_and(|incident| incident.is_held)
     }
 
     /// Asks a person where a person can lift what holds the plan back.

@@ -56,7 +56,18 @@ impl Draft<'_> {
             raise("drift".to_owned(), severity, None, drift.to_string());
         }
         for candidate in candidates {
-            if !candidate.is_full() || self.is_answered(candidate) {
+            if !candidate.is_full() {
+                continue;
+            }
+            if self.is_answered(candidate) {
+                if let Some(incident) = self.undone_first(candidate) {
+                    let text = format!(
+                        "{} is lost, and {} is still being undone: it is answered when that has ended; see what holds it \
+                         with `failoverd status`",
+                        candidate.source, incident.id
+                    );
+                    raise(format!("lost-{}", candidate.source), Severity::Page, Some(&candidate.source), text);
+                }
                 continue;
             }
             let guards = self.guards_of(candidate);
@@ -250,6 +261,12 @@ impl Draft<'_> {
             }
         }
         alarms
+    }
+
+    /// The incident that has to be undone before the loss of its whole region can be answered.
+    fn undone_first(&self, candidate: &Candidate) -> Option<&Incident> {
+        let mut open = self.hard.open_incidents().filter(|incident| incident.source == candidate.source);
+        open.find(|incident| candidate.part == Part::Region && incident.plan.is_unwinding())
     }
 
     /// Since when nothing has been known of an instance whose loss would matter.

@@ -8,7 +8,7 @@ use super::incident::{Incident, PartState};
 use super::judge::{Candidate, initial_placement};
 use super::{Command, Effect, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
-use crate::plan::Part;
+use crate::plan::{Action, Part};
 
 impl Draft<'_> {
     pub(super) fn command(&mut self, command: Command) -> Result<String, String> {
@@ -176,7 +176,8 @@ impl Draft<'_> {
         let incident = self.open(id)?;
         let plan = incident.plan.id.clone();
         let progress = incident.plan.progress.get(step).ok_or_else(|| no_step(incident, step))?;
-        if progress.state != StepState::Failed && !progress.undo_failed {
+        let is_owed_fence = progress.state == StepState::Owed && incident.plan.fence_of(step).is_some();
+        if progress.state != StepState::Failed && !progress.undo_failed && !is_owed_fence {
             return Err(format!("step {step} has not failed"));
         }
         self.record(Fact::RetryOrdered { plan, step: step.clone(), by });
@@ -198,6 +199,15 @@ impl Draft<'_> {
             | StepState::Skipped
             | StepState::Undone
             | StepState::Cancelled => return Err(format!("step {step} is settled")),
+        }
+        if let Action::DatabasePromoted { database, .. } = &definition.action {
+            let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
+            if watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Replica)) {
+                return Err(format!(
+                    "{database} is a replica and takes no writes; promote it by hand first, then skip the step. Where its \
+                     promotion was refused and the old primary is well again: `failoverd abort {id}`"
+                ));
+            }
         }
         let places = definition.places.clone();
         self.record(Fact::StepSkipped { plan, step: step.clone(), by });
@@ -223,7 +233,7 @@ impl Draft<'_> {
         if parts.is_empty() {
             return Err(format!("{id} is unwinding already"));
         }
-        if parts.iter().any(|part| incident.plan.is_committed(part)) {
+        if parts.iter().any(|part| incident.plan.is_committed(part)) && !self.is_as_if_uncommitted(incident) {
             return Err(format!(
                 "{id} has passed a commit point: it can only go forward (`failoverd retry`, `failoverd skip`, \
                  `failoverd hold`)"
@@ -236,11 +246,28 @@ impl Draft<'_> {
         Ok(format!("{id} is being undone"))
     }
 
+    /// All that was sent beyond a commit point are promotions that were refused, and the standbys are seen to be replicas.
+    fn is_as_if_uncommitted(&self, incident: &Incident) -> bool {
+        let plan = &incident.plan;
+        let committed = plan.steps.iter().filter_map(|step| Some((step, plan.progress.get(&step.id)?)));
+        let mut committed = committed.filter(|(_, progress)| progress.has_passed_commit_point && progress.has_sent());
+        committed.all(|(step, progress)| {
+            let Action::DatabasePromoted { database, .. } = &step.action else { return false };
+            let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
+            progress.state == StepState::Failed
+                && progress.note.starts_with("refused")
+                && watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Replica))
+        })
+    }
+
     fn adopt(&mut self, by: String, stated: BTreeMap<ComponentId, RegionId>) -> Result<String, String> {
-        if let Some(incident) = self.hard.open_incidents().next()
-            && !self.is_halted()
-        {
-            return Err(format!("{} is open; a placement is adopted when nothing is being moved", incident.id));
+        let open = self.hard.open_incidents().next().map(|incident| incident.id.clone());
+        if let Some(incident) = open.filter(|_| !self.is_halted()) {
+            // Who is in charge has to be said even then; what is being moved stays as it is.
+            if self.claimed_by_another().is_none() || !stated.is_empty() {
+                return Err(format!("{incident} is open; a placement is adopted when nothing is being moved"));
+            }
+            return self.take_charge(by);
         }
         for (component, region) in &stated {
             match self.policy.components.get(component) {
@@ -285,10 +312,21 @@ impl Draft<'_> {
             }
         }
         placement.extend(stated);
+        let shown: Vec<String> = placement.iter().map(|(component, region)| format!("{component}={region}")).collect();
+        self.put_in_charge(placement, by)?;
+        Ok(format!("adopted: {}", shown.join(", ")))
+    }
+
+    /// A person says that this ledger is the one in charge, in the middle of an incident.
+    fn take_charge(&mut self, by: String) -> Result<String, String> {
+        self.put_in_charge(self.hard.placement.clone(), by)?;
+        Ok("this failoverd is in charge; nothing else was changed, and what is open goes on".to_owned())
+    }
+
+    fn put_in_charge(&mut self, placement: BTreeMap<ComponentId, RegionId>, by: String) -> Result<(), String> {
         let Some(ledger) = self.hard.ledger.clone() else {
             return Err("the ledger has no identity".to_owned());
         };
-        let shown: Vec<String> = placement.iter().map(|(component, region)| format!("{component}={region}")).collect();
         self.record(Fact::PlacementAdopted { placement, by });
         self.soft.survey = None;
         self.soft.claimed.clear();
@@ -298,7 +336,7 @@ impl Draft<'_> {
             let term = self.hard.term();
             self.perform(Effect::Claim { ledger, term, replace: true });
         }
-        Ok(format!("adopted: {}", shown.join(", ")))
+        Ok(())
     }
 }
 

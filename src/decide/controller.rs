@@ -216,6 +216,7 @@ impl Controller {
             let recorded = draft.facts.len();
             let mut candidates = draft.judge();
             draft.pay_fences();
+            draft.claim();
             if draft.facts.len() > recorded {
                 candidates = draft.candidates();
             }
@@ -513,45 +514,6 @@ impl Draft<'_> {
         self.soft.watches.get(id).is_some_and(|watch| watch.is_answering(self.now.monotonic))
     }
 
-    /// Records what has to survive a restart: who was seen alive, who is suspected.
-    fn remember_sightings(&mut self) {
-        for instance in std::mem::take(&mut self.soft.newly_seen) {
-            let fingerprint = self
-                .policy
-                .components
-                .get(&instance.component)
-                .and_then(|component| component.fingerprints.get(&instance.region))
-                .cloned()
-                .unwrap_or_default();
-            // Whoever led when it was first seen may have recorded it.
-            if self.hard.seen_alive.get(&instance) == Some(&fingerprint) {
-                continue;
-            }
-            self.record(Fact::SeenAlive { instance, fingerprint });
-        }
-        let now = self.now;
-        let mut found = Vec::new();
-        for (id, watch) in self.soft.watches.restless() {
-            let is_suspected = self.hard.suspicions.contains_key(id);
-            if is_suspected && watch.has_recovered(&self.soft.limits, now.monotonic) {
-                found.push(Fact::SuspicionCleared { instance: id.clone() });
-            } else if !is_suspected
-                && let Some(since) = watch.suspect_since(&self.soft.limits, now.monotonic)
-                && active(self.policy, &self.hard, id)
-            {
-                found.push(Fact::SuspicionRaised {
-                    instance: id.clone(),
-                    since: self.wall_at(since),
-                    why: watch.why(now.monotonic),
-                    positions: watch.positions.recorded(),
-                });
-            }
-        }
-        for fact in found {
-            self.record(fact);
-        }
-    }
-
     /// The wall time of a monotonic moment not long ago.
     pub(super) fn wall_at(&self, monotonic: Duration) -> jiff::Timestamp {
         let ago = self.now.monotonic.saturating_sub(monotonic);
@@ -578,6 +540,14 @@ impl Draft<'_> {
                         self.soft.claimed.insert(region.clone());
                     }
                 }
+                // A cluster that could not be reached when the claim was put up gets it with the next fact.
+                let is_missing = |claim: &Option<Claim>| {
+                    claim
+                        .as_ref()
+                        .is_none_or(|claim| Some(&claim.ledger) == self.hard.ledger.as_ref() && claim.term < ours)
+                };
+                let is_ours = self.hard.is_adopted && self.policy.mode != crate::domain::Mode::Observe;
+                self.soft.is_to_claim |= is_ours && claims.values().any(is_missing);
                 self.soft.survey = Some((self.now.monotonic, claims));
             }
             Input::Commanded { id, command } => {

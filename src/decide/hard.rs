@@ -161,6 +161,10 @@ impl Hard {
             Fact::PlacementAdopted { placement, .. } => {
                 self.is_adopted = true;
                 self.placement.clone_from(placement);
+                // What serves owes no fence, and is not fenced.
+                let serves = |database: &InstanceId| placement.get(&database.component) == Some(&database.region);
+                self.owed.retain(|database, _| !serves(database));
+                self.fenced.retain(|database| !serves(database));
                 self.halted = None;
                 self.withheld.clear();
             }
@@ -250,6 +254,7 @@ impl Hard {
             Fact::StepDone { plan, step, .. } => {
                 let fenced = self.incident_of(plan).and_then(|incident| incident.plan.fence_of(step));
                 if let Some(database) = fenced {
+                    self.owed.remove(&database);
                     self.fenced.insert(database);
                 }
                 self.in_plan(plan, stamp, fact);

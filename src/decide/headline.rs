@@ -13,6 +13,9 @@ impl Draft<'_> {
         if let Some(why) = self.soft.halted.as_ref().or(self.hard.halted.as_ref()) {
             return format!("HALTED, performing nothing: {why}");
         }
+        if let Some(stopped) = &self.soft.stopped {
+            return format!("STOPPED, performing nothing: {stopped}");
+        }
         if let Some(incident) = incidents.iter().find(|incident| incident.closed.is_none()) {
             return self.summary(incident);
         }

@@ -83,6 +83,17 @@ pub(super) struct Progress {
     pub(super) ended: Option<Stamp>,
     pub(super) note: String,
     pub(super) has_passed_commit_point: bool,
+    /// Attempts of which nothing was sent.
+    pub(super) put_back: u32,
+    /// It is to be tried again, and judged again before that.
+    pub(super) is_retried: bool,
+}
+
+impl Progress {
+    /// An attempt may have changed something.
+    pub(super) fn has_sent(&self) -> bool {
+        self.attempts > self.put_back
+    }
 }
 
 impl Default for Progress {
@@ -97,6 +108,8 @@ impl Default for Progress {
             ended: None,
             note: String::new(),
             has_passed_commit_point: false,
+            put_back: 0,
+            is_retried: false,
         }
     }
 }
@@ -182,7 +195,7 @@ impl Plan {
     pub(super) fn shares(&self) -> impl Iterator<Item = (&ComponentId, &BTreeMap<RegionId, u8>)> {
         self.steps.iter().filter(|step| step.part == Part::Reroute).filter_map(|step| {
             let progress = self.progress.get(&step.id)?;
-            let is_there = progress.attempts > 0 && progress.state != StepState::Undone;
+            let is_there = progress.has_sent() && progress.state != StepState::Undone;
             match &step.action {
                 Action::Traffic { traffic, weights } if is_there => Some((traffic, weights)),
                 Action::Traffic { .. }
@@ -208,7 +221,7 @@ impl Plan {
     /// The steps that have begun and are not undone.
     pub(super) fn begun(&self) -> BTreeSet<StepId> {
         let begun = self.progress.iter().filter(|(_, progress)| {
-            progress.attempts > 0 && !matches!(progress.state, StepState::Undone | StepState::Cancelled)
+            progress.has_sent() && !matches!(progress.state, StepState::Undone | StepState::Cancelled)
         });
         begun.map(|(step, _)| step.clone()).collect()
     }
@@ -259,11 +272,15 @@ impl Plan {
     pub(super) fn is_taken_back(&self, step: &Step) -> bool {
         let Some(progress) = self.progress.get(&step.id) else { return true };
         match progress.state {
-            StepState::Undone | StepState::Waiting | StepState::Held => true,
+            StepState::Undone => true,
             StepState::Running | StepState::Undoing => false,
-            StepState::Done | StepState::Failed | StepState::Owed | StepState::Skipped | StepState::Cancelled => {
-                progress.attempts == 0 || step.action.reversal() != Reversal::Undo
-            }
+            StepState::Waiting
+            | StepState::Held
+            | StepState::Done
+            | StepState::Failed
+            | StepState::Owed
+            | StepState::Skipped
+            | StepState::Cancelled => !progress.has_sent() || step.action.reversal() != Reversal::Undo,
         }
     }
 
@@ -280,7 +297,10 @@ impl Plan {
             let Some(progress) = self.progress.get_mut(id) else { continue };
             let Some(step) = self.steps.iter_mut().find(|step| step.id == *id) else { continue };
             // What failed while a lesser trouble was to be eased is tried again when it is needed in earnest.
-            let is_anew = progress.state == StepState::Failed && part.moves() && !step.part.moves();
+            // So is what failed for a component, when its whole region is lost.
+            let is_in_earnest = !step.part.moves() || *part == Part::Region;
+            let is_anew = progress.state == StepState::Failed && part.moves() && is_in_earnest;
+            progress.is_retried |= is_anew;
             if matches!(progress.state, StepState::Undone | StepState::Cancelled) || is_anew {
                 progress.state = StepState::Waiting;
             }
@@ -300,7 +320,7 @@ impl Plan {
             .filter(|step| {
                 matches!(
                     self.state(&step.id),
-                    StepState::Waiting | StepState::Held | StepState::Running | StepState::Failed
+                    StepState::Waiting | StepState::Held | StepState::Running | StepState::Failed | StepState::Skipped
                 )
             })
             .map(|step| step.id.clone())
@@ -378,11 +398,12 @@ impl Plan {
                 progress.started.get_or_insert(stamp);
                 progress.ended = None;
                 // What the first attempt found is what has to come back; a later one finds our own work.
-                if progress.attempts == 0 || progress.previous.is_null() {
+                if !progress.has_sent() || progress.previous.is_null() {
                     progress.previous.clone_from(previous);
                 }
                 progress.attempts = *attempt;
                 progress.undo_failed = false;
+                progress.is_retried = false;
                 progress.note.clear();
             }),
             Fact::StepDone { step, note, acted, .. } => {
@@ -404,15 +425,18 @@ impl Plan {
             }
             Fact::StepPutBack { step, .. } => self.edit(step, |progress| {
                 progress.state = StepState::Waiting;
+                progress.put_back += 1;
                 // What an earlier attempt sent cannot be judged away.
-                progress.has_passed_commit_point &= progress.attempts > 1;
+                progress.has_passed_commit_point &= progress.has_sent();
             }),
             Fact::RetryOrdered { step, .. } => {
                 self.is_stuck = false;
+                let is_fence = self.fence_of(step).is_some();
                 self.edit(step, |progress| {
                     progress.undo_failed = false;
-                    if progress.state == StepState::Failed {
+                    if progress.state == StepState::Failed || (is_fence && progress.state == StepState::Owed) {
                         progress.state = StepState::Waiting;
+                        progress.is_retried = true;
                     }
                 });
             }

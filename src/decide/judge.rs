@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::controller::Draft;
 use super::hard::Declared;
-use super::incident::{PartState, Plan};
+use super::incident::{PartState, Plan, Progress};
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{
     Bug, ComponentId, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId, time::human,
@@ -335,7 +335,7 @@ impl Draft<'_> {
         self.hard.open_incidents().any(|incident| {
             incident.plan.steps.iter().any(|step| {
                 step.places.contains_key(component)
-                    && incident.plan.progress.get(&step.id).is_some_and(|progress| progress.attempts > 0)
+                    && incident.plan.progress.get(&step.id).is_some_and(Progress::has_sent)
             })
         })
     }

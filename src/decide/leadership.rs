@@ -89,6 +89,9 @@ impl Draft<'_> {
         self.soft.under_way.clear();
         self.soft.looks.clear();
         self.soft.owed_under_way.clear();
+        // Whose the clusters are has to be seen anew, and what an earlier term of ours wrote there is no copy's.
+        self.soft.survey = None;
+        self.soft.claimed.clear();
         let is_another = epoch.is_some_and(|epoch| epoch != self.hard.epoch);
         let former = self.hard.leader.clone().filter(|_| is_another);
         self.soft.takeover = former.map(|former| Takeover { former, until: None });
@@ -116,7 +119,8 @@ impl Draft<'_> {
         if let Some(takeover) = self.soft.takeover.take() {
             self.record(Fact::TakeoverCompleted { former: takeover.former });
         }
-        if !std::mem::take(&mut self.soft.is_to_claim) {
+        // It is a change of the world like any other, and needs a fact. Without one it goes with the next.
+        if self.facts.is_empty() || !std::mem::take(&mut self.soft.is_to_claim) {
             return;
         }
         if let Some(ledger) = self.hard.ledger.clone() {

@@ -16,6 +16,9 @@ use crate::health::{Loss, expected_loss};
 use crate::plan::{Action, Part, Step};
 use crate::ports::Setback;
 
+/// Claims that were not read by then are asked for again: the shell gives up earlier.
+const SURVEY_MAX: Duration = Duration::from_secs(90);
+
 impl Draft<'_> {
     pub(super) fn readiness(&mut self, id: &IncidentId, step: &Step) -> Readiness {
         let Some(incident) = self.incident(id).cloned() else { return Readiness::Held(Vec::new()) };
@@ -25,8 +28,9 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
-        let is_restart = incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point)
-            || self.bugs.has(Bug::CommitPointNotJudged);
+        let is_restart =
+            incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point && !p.is_retried)
+                || self.bugs.has(Bug::CommitPointNotJudged);
         let mut loss = None;
         let mut exceptions = Vec::new();
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
@@ -88,7 +92,9 @@ impl Draft<'_> {
         if waits_for_others {
             return Readiness::Looking;
         }
-        if is_judged && !is_restart && !self.is_surveyed() {
+        // After a restart nothing is sent before the claims were read once: this may be a copy of a ledger that went on.
+        let is_surveyed = if is_judged && !is_restart { self.is_surveyed() } else { self.has_surveyed() };
+        if !is_surveyed {
             return Readiness::Looking;
         }
         let look = match self.fresh_look(&incident.plan.id, &step.id) {
@@ -525,11 +531,18 @@ impl Draft<'_> {
         if fresh || !has_clusters {
             return true;
         }
-        if self.soft.survey_asked.is_none() {
+        let asked = self.soft.survey_asked;
+        if asked.is_none_or(|asked| self.now.monotonic.saturating_sub(asked) > SURVEY_MAX) {
             self.soft.survey_asked = Some(self.now.monotonic);
             self.perform(super::Effect::Survey);
         }
+        self.wake(self.now.monotonic + SURVEY_MAX, "the claims were to be read");
         false
+    }
+
+    /// The claims were read since this daemon began to lead.
+    pub(super) fn has_surveyed(&mut self) -> bool {
+        self.soft.survey.is_some() || self.is_surveyed()
     }
 }
 

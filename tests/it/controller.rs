@@ -18,6 +18,9 @@ struct World {
     failing: BTreeMap<InstanceId, String>,
     references_answer: bool,
     writable: BTreeMap<InstanceId, bool>,
+    /// Steps that begin so are not begun, for this reason: the stop file was there.
+    put_back: Option<(&'static str, &'static str)>,
+    undone: Vec<String>,
     log: String,
 }
 
@@ -45,6 +48,8 @@ impl World {
                 .map(|id| (id.clone(), policy.primary() == Some(&id.region)))
                 .collect(),
             policy,
+            put_back: None,
+            undone: Vec::new(),
             log: String::new(),
         };
         world.step(Input::Restarted);
@@ -104,6 +109,14 @@ impl World {
             }
             for effect in decision.perform {
                 match effect {
+                    Effect::Perform(task)
+                        if self.put_back.is_some_and(|(step, _)| task.step.as_str().starts_with(step)) =>
+                    {
+                        let why = self.put_back.map(|(_, why)| why.to_owned()).unwrap_or_default();
+                        let (plan, step, attempt) = (task.plan, task.step, task.attempt);
+                        let outcome = StepOutcome::NotBegun { why };
+                        inputs.insert(0, Input::Finished { plan, step, attempt, outcome });
+                    }
                     Effect::Perform(task) => {
                         if let failoverd::plan::Action::DatabasePromoted { database, .. } = &task.action {
                             self.writable.insert(database.clone(), true);
@@ -118,15 +131,12 @@ impl World {
                             },
                         );
                     }
-                    Effect::Undo { task, .. } => inputs.insert(
-                        0,
-                        Input::UndoFinished {
-                            plan: task.plan,
-                            step: task.step,
-                            attempt: task.attempt,
-                            outcome: Ok("undone".to_owned()),
-                        },
-                    ),
+                    Effect::Undo { task, .. } => {
+                        self.undone.push(task.step.to_string());
+                        let (plan, step, attempt) = (task.plan, task.step, task.attempt);
+                        let outcome = Ok("undone".to_owned());
+                        inputs.insert(0, Input::UndoFinished { plan, step, attempt, outcome });
+                    }
                     Effect::Look { plan, step, action } => {
                         let result = match action {
                             failoverd::plan::Action::Fenced { database } if self.failing.contains_key(&database) => {
@@ -222,4 +232,62 @@ fn an_old_primary_that_comes_back_is_fenced() {
     world.run(5);
     assert!(world.log.contains("database@us-east-1: fenced") || world.status().owed_fences.is_empty(), "{}", world.log);
     assert!(world.status().owed_fences.is_empty());
+}
+
+const STOP_FILE: &str = "the stop file /etc/failoverd/STOP is there; remove it to go on";
+
+#[test]
+fn a_promotion_of_which_nothing_was_sent_is_judged_again_however_often_it_was_put_back() {
+    for times in 1..4 {
+        let mut world = World::new();
+        world.fail("database@us-east-1");
+        world.put_back = Some(("promote", STOP_FILE));
+        world.run(299);
+        for n in 0..times {
+            // The file is put there within the second before the step begins.
+            world.step(Input::Stopped(None));
+            world.run(if n == 0 { 3 } else { 1 });
+            world.step(Input::Stopped(Some(STOP_FILE.to_owned())));
+            world.run(60);
+        }
+        let put_back = world.log.matches("promote-database@us-west-2: nothing was sent").count();
+        assert!(put_back >= times, "{put_back}: {}", world.log);
+        // The database is back, and has been for long, when the file is removed for good.
+        world.failing.clear();
+        world.run(120);
+        world.put_back = None;
+        world.step(Input::Stopped(None));
+        world.run(60);
+        assert!(!world.log.contains("database is served in us-west-2"), "put back {times} times:\n{}", world.log);
+        assert!(world.log.contains("inc-1 closed: unwound"), "put back {times} times:\n{}", world.log);
+    }
+}
+
+#[test]
+fn what_never_acted_is_not_undone() {
+    let mut world = World::new();
+    world.fail("kubernetes@us-east-1");
+    world.put_back = Some(("scale", STOP_FILE));
+    world.run(33);
+    world.step(Input::Stopped(Some(STOP_FILE.to_owned())));
+    assert!(world.log.contains("scale-ai-agents@us-west-2: nothing was sent"), "{}", world.log);
+    world.failing.clear();
+    world.run(60);
+    world.step(Input::Stopped(None));
+    world.run(60);
+    assert!(world.log.contains("inc-1 closed: unwound"), "{}", world.log);
+    assert!(!world.undone.iter().any(|step| step.starts_with("scale")), "{:?}", world.undone);
+}
+
+#[test]
+fn a_pause_that_put_a_step_back_is_no_stop_file() {
+    let mut world = World::new();
+    world.fail("database@us-east-1");
+    world.put_back = Some(("promote", "paused by alice"));
+    world.run(299);
+    let until = now(world.at).wall + Duration::from_secs(600);
+    world.command(Command::Pause { by: "alice".to_owned(), until, reason: String::new() });
+    world.run(5);
+    assert!(!world.status().headline.contains("STOPPED"), "{}", world.status().headline);
+    assert!(!explain(&world.status()).contains("removing the stop file"), "{}", explain(&world.status()));
 }

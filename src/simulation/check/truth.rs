@@ -24,6 +24,8 @@ impl Checks {
             }
             Fact::StepStarted { .. } => {}
             Fact::CommitPointPassed { plan, step, .. } => self.judge_commit_point(plan, step, world, now, found),
+            // A person may take back what was refused; the command has looked at the world.
+            Fact::UnwindingStarted { aborted: true, .. } => {}
             Fact::UnwindingStarted { plan, part, .. } => {
                 let committed = self
                     .steps

@@ -1,0 +1,121 @@
+//! Fences beside the plan: those that are owed to old primaries, and those that have to be tried again.
+
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::{Effect, Fact, StepState};
+use crate::domain::{Bug, IncidentId, InstanceId, Serving, StepId};
+use crate::plan::{Action, Step};
+
+/// A fence that could not be put up, and whose database answers all the same, is tried again after this.
+const FENCE_AGAIN: Duration = Duration::from_secs(60);
+/// A fence that fails is tried again after the recheck, then twice that, up to 2 to this power of it.
+const OWED_DOUBLINGS_MAX: u32 = 5;
+/// What stands in the place of the plan in the key of an owed fence.
+pub const OWED: &str = "owed";
+
+impl Draft<'_> {
+    /// Fences old primaries that came back; also under pause and cooldown.
+    pub(super) fn pay_fences(&mut self) {
+        let is_forgotten = self.bugs.has(Bug::OwedFenceForgotten);
+        if self.is_halted() || self.policy.mode == crate::domain::Mode::Observe || is_forgotten {
+            return;
+        }
+        if self.takeover().is_some() {
+            return;
+        }
+        let due: Vec<(InstanceId, u32)> = self
+            .hard
+            .owed
+            .iter()
+            .filter(|(database, _)| self.is_served_elsewhere(database))
+            .filter(|(database, _)| self.is_answering(database))
+            .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
+                None => true,
+                Some(attempt) => attempt.again.is_some_and(|again| again <= self.now.monotonic),
+            })
+            .map(|(database, owed)| (database.clone(), owed.attempts + 1))
+            .collect();
+        // A stale ledger may owe a fence to what serves today: whoever else is in charge knows.
+        if due.is_empty() || !self.is_surveyed() || self.claimed_by_another().is_some() {
+            return;
+        }
+        for (database, attempt) in due {
+            self.record(Fact::OwedFenceStarted { database: database.clone(), attempt });
+            self.soft.owed_under_way.entry(database.clone()).or_default().again = None;
+            let key = format!("{OWED}/fence-{database}");
+            let is_managed = self.policy.components.get(&database.component).is_some_and(|component| component.managed);
+            let deadlines = self.policy.deadlines;
+            let deadline = if is_managed { deadlines.fence_managed } else { deadlines.fence };
+            self.perform(Effect::FenceOwed { database, key, attempt, deadline });
+        }
+    }
+
+    /// Another instance serves in its place, and takes writes as far as is known. Where a person said that it was promoted
+    /// by hand, it has to be seen.
+    fn is_served_elsewhere(&self, database: &InstanceId) -> bool {
+        let Some(region) = self.hard.placement.get(&database.component) else { return false };
+        if *region == database.region {
+            return false;
+        }
+        let serving = InstanceId { component: database.component.clone(), region: region.clone() };
+        let is_by_hand = self.hard.incidents.values().any(|incident| {
+            incident.plan.steps.iter().any(|step| {
+                matches!(&step.action, Action::DatabasePromoted { database, .. } if *database == serving)
+                    && incident.plan.state(&step.id) == StepState::Skipped
+            })
+        });
+        match self.soft.watches.get(&serving).and_then(|watch| watch.evidence.serving) {
+            Some(serving) => serving == Serving::Writable,
+            None => !is_by_hand,
+        }
+    }
+
+    /// A fence that could not be put up is tried again where its database answers and the promotion waits for it.
+    pub(super) fn fence_what_answers(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = &incident.plan;
+        let promotes_after = |fence: &Step| {
+            plan.steps.iter().any(|step| {
+                step.after.contains(&fence.id)
+                    && matches!(step.action, Action::DatabasePromoted { .. })
+                    && plan.state(&step.id) == StepState::Waiting
+            })
+        };
+        let again: Vec<StepId> = plan
+            .steps
+            .iter()
+            .filter(|step| plan.state(&step.id) == StepState::Owed && plan.is_wanted(&step.id) && promotes_after(step))
+            .filter(|step| plan.fence_of(&step.id).is_some_and(|database| self.is_answering(&database)))
+            .filter(|step| {
+                let ended = plan.progress.get(&step.id).and_then(|progress| progress.ended);
+                ended.is_none_or(|ended| self.hard.elapsed(ended, self.now) >= FENCE_AGAIN)
+            })
+            .map(|step| step.id.clone())
+            .collect();
+        let plan = plan.id.clone();
+        for step in again {
+            let by = "failoverd: the database answers".to_owned();
+            self.record(Fact::RetryOrdered { plan: plan.clone(), step, by });
+        }
+    }
+
+    pub(super) fn fence_paid(&mut self, database: InstanceId, attempt: u32, outcome: Result<String, String>) {
+        if self.hard.owed.get(&database).is_none_or(|owed| owed.attempts != attempt) {
+            return;
+        }
+        match outcome {
+            Ok(note) => {
+                self.soft.owed_under_way.remove(&database);
+                self.record(Fact::OwedFenceSettled { database, note });
+            }
+            Err(why) => {
+                let attempt = self.soft.owed_under_way.entry(database).or_default();
+                let wait = self.policy.guards.recheck * 2u32.pow(attempt.failures.min(OWED_DOUBLINGS_MAX));
+                attempt.failures = attempt.failures.saturating_add(1);
+                attempt.again = Some(self.now.monotonic + wait);
+                attempt.why = Some(why);
+            }
+        }
+    }
+}
