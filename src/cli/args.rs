@@ -164,7 +164,7 @@ pub enum LedgerCommand {
 /// Where the ledger is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LedgerArgs {
-    /// The ledger's file [default: ledger.path of --config]
+    /// The ledger's file [default: the ledger of --config]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// The daemon's configuration
@@ -186,20 +186,29 @@ impl ConfigArgs {
     }
 }
 
+/// Where a ledger is.
+#[derive(Debug)]
+pub enum LedgerPlace {
+    /// In this file.
+    File(PathBuf),
+    /// Where the configuration says.
+    Configured(Box<Loaded>),
+}
+
 impl LedgerArgs {
-    /// The file that is meant.
+    /// The ledger that is meant.
     ///
     /// # Errors
     /// Neither was given, or the configuration has mistakes.
-    pub fn find(&self) -> Result<PathBuf, Failure> {
+    pub fn find(&self) -> Result<LedgerPlace, Failure> {
         if let Some(file) = &self.file {
-            return Ok(file.clone());
+            return Ok(LedgerPlace::File(file.clone()));
         }
         if self.config.is_empty() {
             return Err(Failure::because(Exit::Usage, "which ledger?")
                 .hint("give its file, or --config with the daemon's file"));
         }
-        Ok(load(&self.config)?.config.ledger.path)
+        Ok(LedgerPlace::Configured(Box::new(load(&self.config)?)))
     }
 }
 

@@ -2,13 +2,33 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::config::Loaded;
+use crate::daemon::clock::SystemClock;
 use crate::decide::Frame;
-use crate::ledger::{self, Torn};
+use crate::ledger::{self, Contents, EtcdLedger, S3Ledger, Torn};
+
+/// The ledger that several daemons share, whole, with a name for it; none where the configuration names a file.
+///
+/// # Errors
+/// It cannot be read, is damaged, or is not there.
+pub async fn shared(loaded: &Loaded) -> anyhow::Result<Option<(String, Contents)>> {
+    let (settings, deployment) = (&loaded.config.ledger, &loaded.policy.deployment);
+    if let Some(etcd) = &settings.etcd {
+        let reader = EtcdLedger::open(etcd, deployment, loaded.policy.observer.clone(), Arc::new(SystemClock))?;
+        return Ok(Some((format!("{deployment} in etcd"), reader.contents().await?)));
+    }
+    if let Some(bucket) = &settings.s3 {
+        let contents = S3Ledger::contents(bucket, deployment, &loaded.config.probes.nameservers).await?;
+        return Ok(Some((format!("{deployment} in s3://{}", bucket.bucket), contents)));
+    }
+    Ok(None)
+}
 
 /// Prints the ledger from frame `from` on: a line per fact for people, or with `json` the frames as they stand there.
 ///
@@ -16,15 +36,23 @@ use crate::ledger::{self, Torn};
 /// The ledger cannot be read or is damaged. What comes before the damage is not shown, because a ledger that is wrong
 /// somewhere is no evidence for anything.
 pub fn show(path: &Path, from: u64, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let contents = ledger::read(path, from)?;
+    show_contents(&ledger::read(path, from)?, from, json, out)
+}
+
+/// The same for a ledger that was read already.
+///
+/// # Errors
+/// It cannot be printed.
+pub fn show_contents(contents: &Contents, from: u64, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let frames = || contents.frames.iter().filter(|frame| frame.index >= from);
     if json {
-        for frame in &contents.frames {
+        for frame in frames() {
             writeln!(out, "{}", serde_json::to_string(frame).context("cannot write a frame as JSON")?)?;
         }
         return Ok(());
     }
     writeln!(out, "{:>6}  {:<20}  {:>5}  fact", "frame", "time (UTC)", "epoch")?;
-    for frame in &contents.frames {
+    for frame in frames() {
         show_frame(frame, out)?;
     }
     if let Some(torn) = contents.torn {
@@ -57,10 +85,17 @@ fn clock_text(at: Timestamp) -> String {
 /// # Errors
 /// The ledger cannot be read or is damaged; the error names the frame and what is wrong with it.
 pub fn verify(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let contents = ledger::read(path, 0)?;
+    verify_contents(&path.display().to_string(), &ledger::read(path, 0)?, out)
+}
+
+/// The same for a ledger that was read, and with that checked, already.
+///
+/// # Errors
+/// It cannot be printed.
+pub fn verify_contents(place: &str, contents: &Contents, out: &mut dyn Write) -> anyhow::Result<()> {
     let facts: usize = contents.frames.iter().map(|frame| frame.facts.len()).sum();
     let epoch = contents.frames.last().map_or(0, |frame| frame.epoch);
-    writeln!(out, "{}: intact", path.display())?;
+    writeln!(out, "{place}: intact")?;
     writeln!(out, "frames  {}", contents.count)?;
     writeln!(out, "facts   {facts}")?;
     writeln!(out, "epoch   {epoch}")?;

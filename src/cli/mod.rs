@@ -81,9 +81,23 @@ fn play(args: &args::ReplayArgs) -> Outcome {
 
 fn read_ledger(command: &LedgerCommand) -> Outcome {
     let out = &mut std::io::stdout().lock();
+    let (LedgerCommand::Show { place, .. } | LedgerCommand::Verify { place }) = command;
+    let path = match place.find()? {
+        args::LedgerPlace::File(path) => path,
+        args::LedgerPlace::Configured(loaded) => match client_runtime()?.block_on(ledger::shared(&loaded))? {
+            Some((name, contents)) => {
+                match command {
+                    LedgerCommand::Show { from, json, .. } => ledger::show_contents(&contents, *from, *json, out)?,
+                    LedgerCommand::Verify { .. } => ledger::verify_contents(&name, &contents, out)?,
+                }
+                return Ok(Exit::Ok);
+            }
+            None => loaded.config.ledger.path.clone(),
+        },
+    };
     match command {
-        LedgerCommand::Show { place, from, json } => ledger::show(&place.find()?, *from, *json, out)?,
-        LedgerCommand::Verify { place } => ledger::verify(&place.find()?, out)?,
+        LedgerCommand::Show { from, json, .. } => ledger::show(&path, *from, *json, out)?,
+        LedgerCommand::Verify { .. } => ledger::verify(&path, out)?,
     }
     Ok(Exit::Ok)
 }

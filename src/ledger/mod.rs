@@ -43,3 +43,9 @@ fn restored(ours: u64, theirs: u64) -> String {
          copy. Move the ledger's keys away, start with a new ledger and run `failoverd adopt`"
     )
 }
+
+/// Nobody has begun one.
+fn no_ledger(place: String) -> LedgerError {
+    let why = "there is none yet; the first daemon that reaches it begins one (check prefix and deployment.name)";
+    LedgerError::Unfit { place, why: why.to_owned() }
+}

@@ -63,9 +63,9 @@ pub struct EtcdLedger {
     /// How long a leader that is not heard of stays the leader.
     #[serde(default = "etcd_lease", with = "friendly")]
     pub lease: Duration,
-    /// Whether the leader removes old revisions.
-    #[serde(default = "yes")]
-    pub compact: bool,
+    /// The leader removes revisions that are older; zero where something else does.
+    #[serde(default = "etcd_compact_after", with = "friendly")]
+    pub compact_after: Duration,
 }
 
 /// A bucket with conditional writes.
@@ -115,6 +115,7 @@ fn s3_poll() -> Duration {
     Duration::from_secs(2)
 }
 
-fn yes() -> bool {
-    true
+/// Long after anybody has use for them: who watches and falls behind reads everything anew.
+fn etcd_compact_after() -> Duration {
+    Duration::from_secs(300)
 }

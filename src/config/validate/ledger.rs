@@ -8,8 +8,9 @@ use crate::config::schema::{EtcdLedger, S3Ledger};
 use crate::config::{Config, Key};
 use crate::domain::time::human;
 
-/// etcd counts leases in whole seconds and grants no less than one and a half of its election timeouts, 1 s by default.
-const ETCD_LEASE_MIN: Duration = Duration::from_secs(3);
+/// A fifth of a lease is kept in reserve, and has to cover one election timeout of etcd, 1 s by default: for so long a
+/// deposed etcd leader may go on prolonging leases.
+const LEASE_MIN: Duration = Duration::from_secs(5);
 /// Longer, and a takeover alone takes a third of the fifteen minutes.
 const LEASE_MAX: Duration = Duration::from_secs(300);
 
@@ -84,7 +85,7 @@ fn check_etcd(etcd: &EtcdLedger, findings: &mut Findings<'_>) {
     if etcd.lease.subsec_nanos() != 0 {
         findings.wrong(key.child("lease"), "etcd counts in whole seconds; write for example \"10s\"");
     }
-    lease(findings, &key.child("lease"), etcd.lease, ETCD_LEASE_MIN);
+    lease(findings, &key.child("lease"), etcd.lease, LEASE_MIN);
 }
 
 fn check_s3(s3: &S3Ledger, findings: &mut Findings<'_>) {
@@ -99,7 +100,7 @@ fn check_s3(s3: &S3Ledger, findings: &mut Findings<'_>) {
     }
     positive(findings, key.child("poll"), s3.poll);
     // A leader is seen to be alive, and renews, several times within its lease.
-    lease(findings, &key.child("lease"), s3.lease, (s3.poll * 4).max(ETCD_LEASE_MIN));
+    lease(findings, &key.child("lease"), s3.lease, (s3.poll * 4).max(LEASE_MIN));
 }
 
 fn lease(findings: &mut Findings<'_>, key: &Key, lease: Duration, least: Duration) {

@@ -42,16 +42,13 @@ const ANSWER_LIFE: Duration = Duration::from_secs(600);
 const SOFT_BYTES_MAX: usize = 512 * 1024;
 /// After so many ballots of our own without a word from the watch, it is opened anew if there are others to hear of.
 const UNHEARD_MAX: u32 = 3;
-/// Revisions older than this serve nobody: whoever watches and falls behind reads everything anew.
-const HISTORY: Duration = Duration::from_secs(300);
-
 /// A ledger in etcd. See [`Ledger`] for what it promises.
 pub struct EtcdLedger {
     shared: Arc<Shared>,
     observer: ObserverId,
     run: String,
     lasting: Duration,
-    compacts: bool,
+    compact_after: Duration,
     clock: Arc<dyn Clock>,
     created: AtomicBool,
     /// Campaigns, renewals and resignations, one at a time.
@@ -128,7 +125,7 @@ impl EtcdLedger {
             observer,
             run: uuid::Uuid::now_v7().to_string(),
             lasting: settings.lease,
-            compacts: settings.compact,
+            compact_after: settings.compact_after,
             clock,
             created: AtomicBool::new(false),
             office: Turn::default(),
@@ -272,7 +269,7 @@ impl EtcdLedger {
     /// Every ballot is a revision, which etcd keeps until it is told not to; the default quota is used up in weeks.
     fn compact(&self, office: &mut Office, now: Now, revision: i64) {
         let (when, old) = *office.compacted.get_or_insert((now.monotonic, revision));
-        if !self.compacts || now.monotonic.saturating_sub(when) < HISTORY {
+        if self.compact_after.is_zero() || now.monotonic.saturating_sub(when) < self.compact_after {
             return;
         }
         office.compacted = Some((now.monotonic, revision));

@@ -8,7 +8,7 @@ use crate::decide::{Fact, Frame};
 use crate::domain::{LedgerId, Now};
 use crate::ledger::codec::{self, Chain, Head};
 use crate::ledger::permit::Durable;
-use crate::ledger::{LedgerError, restored};
+use crate::ledger::{Contents, LedgerError, no_ledger, restored};
 use crate::ports::{AppendError, Lease};
 
 /// etcd takes requests of up to 1.5 MiB; the rest is room for keys and compares.
@@ -46,6 +46,19 @@ enum Prepared {
 }
 
 impl EtcdLedger {
+    /// The whole record as it is now, for people. Changes nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is damaged, or is not there.
+    pub async fn contents(&self) -> Result<Contents, LedgerError> {
+        let frames = self.read(0).await?;
+        let chain = self.tip().chain.filter(|chain| chain.next > 0);
+        match chain {
+            Some(chain) => Ok(Contents { frames, count: chain.next, head: chain.head.text(), torn: None }),
+            None => Err(no_ledger(self.shared.members.place())),
+        }
+    }
+
     /// Writes the first frame, unless there is one.
     pub(super) async fn create(&self, now: Now) -> Result<(), Failure> {
         let ledger = LedgerId::from(uuid::Uuid::now_v7().to_string());
@@ -76,7 +89,12 @@ impl EtcdLedger {
         let mut lines = self.lines(index.saturating_sub(1)).await.map_err(unreadable)?.into_iter();
         let mut chain = Chain::start();
         if index > 0 {
-            let Some(before) = lines.next() else { return Ok(vec![]) };
+            let Some(before) = lines.next() else {
+                return match known.filter(|known| known.next >= index) {
+                    Some(_) => Err(broken(index - 1, "it was there and is missing now".to_owned())),
+                    None => Ok(vec![]),
+                };
+            };
             self.is_at(&before, index - 1).map_err(|what| broken(index - 1, what))?;
             chain = Chain::after(before.value()).map_err(|what| broken(index - 1, what))?;
         }
@@ -89,6 +107,9 @@ impl EtcdLedger {
             self.is_at(&kv, chain.next).map_err(|what| broken(chain.next, what))?;
             let next = chain.next;
             frames.push(chain.follow(kv.value()).map_err(|what| broken(next, what))?);
+        }
+        if let Some(known) = known.filter(|known| known.next > chain.next) {
+            return Err(broken(chain.next, format!("it is missing, and so are all up to frame {}", known.next - 1)));
         }
         let mut tip = self.tip();
         if tip.chain.is_none_or(|known| known.next < chain.next) {

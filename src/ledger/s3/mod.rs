@@ -24,7 +24,7 @@ use self::log::{Fence, Log, Unread};
 use self::store::{Condition, Store, Written};
 use super::codec::{self, Head};
 use super::view::{REQUESTS_MAX, View};
-use super::{Durable, LedgerError, lease_margin, too_many_requests};
+use super::{Contents, Durable, LedgerError, lease_margin, no_ledger, too_many_requests};
 use crate::adapters::aws::{Trouble, TroubleKind};
 use crate::config::schema;
 use crate::decide::{Fact, Frame};
@@ -121,22 +121,27 @@ impl S3Ledger {
         nameservers: &[SocketAddr],
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LedgerError> {
-        let store = Store::new(settings, deployment, nameservers)
-            .map_err(|why| LedgerError::Unfit { place: format!("in s3://{}", settings.bucket), why })?;
-        let shared = Arc::new(Shared {
-            store,
-            view: View::default(),
-            log: Turn::new(Log::new()),
-            clock,
-            observer,
-            run: uuid::Uuid::now_v7().to_string(),
-            lasting: settings.lease,
-            seen: Mutex::default(),
-            health: Mutex::default(),
-            ready: OnceCell::new(),
-        });
+        let shared = Arc::new(Shared::new(settings, deployment, observer, nameservers, clock)?);
         let follower = tokio::spawn(follow::follow(shared.clone(), settings.poll));
         Ok(Self { shared, office: Turn::default(), lease: Mutex::default(), sent: Turn::default(), follower })
+    }
+
+    /// The whole record as it is now, for people. Changes nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is damaged, or is not there.
+    pub async fn contents(
+        settings: &schema::S3Ledger,
+        deployment: &str,
+        nameservers: &[SocketAddr],
+    ) -> Result<Contents, LedgerError> {
+        let store = store(settings, deployment, nameservers)?;
+        let mut log = Log::new();
+        let frames = log.read_from(&store, 0).await.map_err(|unread| unread.ledger_error(&store))?;
+        if frames.is_empty() {
+            return Err(no_ledger(store.place()));
+        }
+        Ok(Contents { frames, count: log.chain.next, head: log.chain.head.text(), torn: None })
     }
 
     fn lease(&self) -> Option<Lease> {
@@ -351,7 +356,33 @@ impl Record {
     }
 }
 
+fn store(settings: &schema::S3Ledger, deployment: &str, nameservers: &[SocketAddr]) -> Result<Store, LedgerError> {
+    let place = || format!("in s3://{}", settings.bucket);
+    Store::new(settings, deployment, nameservers).map_err(|why| LedgerError::Unfit { place: place(), why })
+}
+
 impl Shared {
+    fn new(
+        settings: &schema::S3Ledger,
+        deployment: &str,
+        observer: ObserverId,
+        nameservers: &[SocketAddr],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LedgerError> {
+        Ok(Self {
+            store: store(settings, deployment, nameservers)?,
+            view: View::default(),
+            log: Turn::new(Log::new()),
+            clock,
+            observer,
+            run: uuid::Uuid::now_v7().to_string(),
+            lasting: settings.lease,
+            seen: Mutex::default(),
+            health: Mutex::default(),
+            ready: OnceCell::new(),
+        })
+    }
+
     /// The store keeps its conditions, and the ledger has its first frame. Once.
     async fn ensure_ready(&self) -> Result<(), Unread> {
         self.ready

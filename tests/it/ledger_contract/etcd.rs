@@ -13,7 +13,7 @@ use failoverd::domain::Now;
 use failoverd::ledger::EtcdLedger;
 use failoverd::ports::{AppendError, Clock, Ledger, Unusable};
 
-use super::{Daemon, Link, Place, Site, ballot, frame, promises};
+use super::{Daemon, Link, Place, Site, ballot, frame, promises, words};
 use crate::lab::Lab;
 use crate::link::{Mode, TcpLink};
 
@@ -139,6 +139,57 @@ async fn a_compaction_takes_nothing_from_whoever_watches_or_was_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_removes_old_revisions_so_that_ballots_do_not_fill_etcd() {
+    let cluster = Cluster::up(&[]);
+    let site = cluster.site("history");
+    let settings = Settings { compact_after: Duration::from_secs(1), ..site.settings() };
+    let ledger = open(&settings, "history", "one");
+    ledger.campaign(site.now()).await.expect("answers").lease().expect("leads");
+    let first = cluster.etcdctl(&["get", "/failoverd/history/live/leader", "--rev", &cluster.revision()]);
+    assert!(first.contains("live/leader"), "{first}");
+    let old = cluster.revision();
+    let began = Instant::now();
+    let mut sequence = 0;
+    while cluster.etcdctl(&["get", "/failoverd/history/tip", "--rev", &old]).contains("tip") {
+        assert!(began.elapsed() < Duration::from_secs(20), "revision {old} is still there");
+        sequence += 1;
+        ledger.publish(&ballot("one", sequence)).await.expect("publishes");
+        ledger.renew(site.now()).await.expect("answers").expect("leads");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(ledger.read_from(0).await.expect("reads").len(), 1, "frames are not history");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_vanish_or_change_behind_our_back_are_damage() {
+    let cluster = Cluster::up(&[]);
+    let site = cluster.site("damage");
+    let daemon = site.daemon("one").await;
+    let lease = daemon.lead(&site).await;
+    for word in ["a", "b", "c"] {
+        daemon.say(&lease, word).await.map(drop).expect("appends");
+    }
+    // A person may look at it without taking part.
+    let contents = open(&site.settings(), "damage", "reader").contents().await.expect("reads");
+    assert_eq!((contents.count, words(&contents.frames)), (4, vec!["a".into(), "b".into(), "c".into()]));
+    let none = open(&site.settings(), "elsewhere", "reader").contents().await.expect_err("is not there");
+    assert!(none.to_string().contains("there is none yet"), "{none}");
+    let key = |index: u64| format!("/failoverd/damage/frames/{index:020}");
+    let third = cluster.etcdctl(&["get", "--print-value-only", &key(3)]);
+    cluster.etcdctl(&["del", &key(3)]);
+    let error = daemon.ledger.read_from(0).await.expect_err("the last one is gone").to_string();
+    assert!(error.contains("damaged in frame 3") && error.contains("missing"), "{error}");
+    cluster.etcdctl(&["put", &key(3), &third.trim_end().replace("\"c\"", "\"x\"")]);
+    let error = daemon.ledger.read_from(0).await.expect_err("the last one is another").to_string();
+    assert!(error.contains("damaged in frame 3") && error.contains("hash"), "{error}");
+    cluster.etcdctl(&["put", &key(3), third.trim_end()]);
+    assert_eq!(daemon.heard().await, ["a", "b", "c"]);
+    cluster.etcdctl(&["del", &key(2)]);
+    let error = daemon.ledger.read_from(0).await.expect_err("a gap").to_string();
+    assert!(error.contains("damaged in frame 2") && error.contains("missing"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_user_and_password_open_the_ledger_and_a_wrong_one_is_named() {
     let cluster = Cluster::up(&["--etcd-secure"]);
     let site = cluster.site("secure");
@@ -235,23 +286,28 @@ impl Cluster {
             key_file: text("key_file").map(Into::into),
             prefix: "/failoverd/".to_owned(),
             lease: LEASE,
-            compact: true,
+            compact_after: Duration::from_secs(300),
         };
         OneEtcd { settings, name: name.to_owned() }
     }
 
     /// Everything before now is forgotten.
     fn compact(&self) {
-        let endpoint = self.lab.text("/etcd/endpoints/0");
-        let etcdctl = |words: &[&str]| {
-            let output =
-                Command::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(words).output();
-            String::from_utf8(output.expect("etcdctl is installed").stdout).expect("text")
-        };
-        let status = etcdctl(&["endpoint", "status", "-w", "json"]);
+        assert!(self.etcdctl(&["compaction", &self.revision()]).contains("compacted"));
+    }
+
+    fn revision(&self) -> String {
+        let status = self.etcdctl(&["endpoint", "status", "-w", "json"]);
         let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-        let revision = status[0]["Status"]["header"]["revision"].to_string();
-        assert!(etcdctl(&["compaction", &revision]).contains("compacted"));
+        status[0]["Status"]["header"]["revision"].to_string()
+    }
+
+    /// What it prints; nothing where it fails.
+    fn etcdctl(&self, words: &[&str]) -> String {
+        let endpoint = self.lab.text("/etcd/endpoints/0");
+        let output =
+            Command::new("etcdctl").env("ETCDCTL_API", "3").args(["--endpoints", endpoint]).args(words).output();
+        String::from_utf8(output.expect("etcdctl is installed").stdout).expect("text")
     }
 }
 

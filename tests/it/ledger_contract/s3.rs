@@ -13,7 +13,7 @@ use failoverd::ledger::S3Ledger;
 use failoverd::ports::{AppendError, Clock, Ledger, Unusable};
 
 use super::etcd::Links;
-use super::{Daemon, Place, Site, ballot, frame, promises};
+use super::{Daemon, Place, Site, ballot, frame, promises, words};
 use crate::lab::Lab;
 use crate::link::TcpLink;
 
@@ -44,6 +44,11 @@ async fn a_leader_that_slept_through_its_lease_records_nothing_behind_the_fence(
     assert_eq!(new.next().await, 2);
     new.say(&second, "new").await.map(drop).expect("appends");
     assert_eq!(old.heard().await, ["old", "new"]);
+    // A person may look at it without taking part.
+    let contents = S3Ledger::contents(&site.settings, "slept", &[]).await.expect("reads");
+    assert_eq!((contents.count, words(&contents.frames)), (3, vec!["old".into(), "new".into()]));
+    let none = S3Ledger::contents(&site.settings, "elsewhere", &[]).await.expect_err("is not there");
+    assert!(none.to_string().contains("there is none yet"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
