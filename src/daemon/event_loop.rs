@@ -602,6 +602,9 @@ impl EventLoop {
         }
         let mut status = self.parts.controller.status(now);
         status.alarms.extend(self.alarms.values().cloned());
+        if let Some(alarm) = self.alarms.get("daemon/ledger") {
+            status.headline = format!("NOBODY CAN ACT: {}; {}", alarm.text, status.headline);
+        }
         let status = Arc::new(status);
         self.status = Some((now.monotonic, status.clone()));
         status

@@ -11,6 +11,7 @@ mod config;
 mod config_mistakes;
 mod controller;
 mod council;
+mod council_etcd;
 mod daemon_loop;
 mod daemon_run;
 mod daemon_shell;

@@ -253,7 +253,7 @@ impl EventLoop {
                 self.raise(
                     "ledger",
                     Severity::Page,
-                    format!("nobody can act from here: the ledger cannot be used: {why}"),
+                    format!("the ledger cannot be used from here, so nothing can be done: {why}"),
                 );
             }
             None => self.clear("ledger"),
