@@ -41,7 +41,7 @@ const EUROPE: &str = "eu-west-1";
 
 #[tokio::test]
 async fn one_of_three_leads_and_it_is_one_outside_of_what_serves() {
-    let town = Town::of_three().await;
+    let town = Town::of_three();
     town.adopted().await;
     let leader = town.leader().await.expect("one leads");
     assert_ne!(leader, town.name(EAST));
@@ -56,7 +56,7 @@ async fn one_of_three_leads_and_it_is_one_outside_of_what_serves() {
 
 #[tokio::test]
 async fn a_lost_region_is_replaced_although_the_leader_dies_in_the_middle_and_nothing_is_done_twice() {
-    let mut town = Town::of_three().await;
+    let mut town = Town::of_three();
     town.adopted().await;
     town.lose(EAST);
     town.kill(EAST);
@@ -81,7 +81,7 @@ async fn a_lost_region_is_replaced_although_the_leader_dies_in_the_middle_and_no
 
 #[tokio::test]
 async fn what_one_region_alone_does_not_see_is_no_outage() {
-    let town = Town::of_three().await;
+    let town = Town::of_three();
     town.adopted().await;
     town.blind(WEST, EAST);
     sleep(LONG).await;
@@ -101,7 +101,7 @@ async fn what_one_region_alone_does_not_see_is_no_outage() {
 
 #[tokio::test]
 async fn an_order_is_taken_by_every_daemon_and_recorded_by_the_one_that_leads() {
-    let town = Town::of_three().await;
+    let town = Town::of_three();
     town.adopted().await;
     let leader = town.leader().await.expect("one leads");
     let follower = [EAST, WEST, EUROPE].into_iter().find(|region| town.name(region) != leader).unwrap();
@@ -117,7 +117,7 @@ async fn an_order_is_taken_by_every_daemon_and_recorded_by_the_one_that_leads() 
 
 #[tokio::test]
 async fn a_leader_that_cannot_reach_the_ledger_does_nothing_and_another_one_leads() {
-    let town = Town::of_three().await;
+    let town = Town::of_three();
     town.adopted().await;
     let former = town.leader().await.expect("one leads");
     let epochs_so_far = epochs(&town.facts()).len();
@@ -136,7 +136,7 @@ async fn a_leader_that_cannot_reach_the_ledger_does_nothing_and_another_one_lead
 
 #[tokio::test]
 async fn a_daemon_that_is_alone_with_the_ledger_does_nothing_and_says_why() {
-    let mut town = Town::of_three().await;
+    let mut town = Town::of_three();
     town.adopted().await;
     town.kill(EAST);
     town.kill(WEST);
@@ -200,7 +200,7 @@ struct Town {
 
 impl Town {
     /// A daemon in each of the document's regions.
-    async fn of_three() -> Self {
+    fn of_three() -> Self {
         let clock = Arc::new(RuntimeClock { start: Instant::now() });
         let disk = MemoryDisk::new("0190-test", clock.now());
         let world = Arc::new(Obedient::new(&disk));
