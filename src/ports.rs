@@ -193,7 +193,9 @@ pub enum OperatorAnswer {
 /// Ballots and requests are soft: bounded in number, gone after a while, and never an authority on anything.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Becomes the leader, or says who is. Calling it again while leading renews the lease and keeps the epoch.
+    /// Becomes the leader, or says who is. Calling it again while leading renews the lease and keeps the epoch, unless
+    /// the lease had run out or an append is unsettled: then a new epoch begins, and what is still on its way comes to
+    /// nothing. Who wants to settle it renews instead, and sends the frame again.
     ///
     /// # Errors
     /// Where nobody knows; campaign again.

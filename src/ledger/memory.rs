@@ -209,6 +209,8 @@ struct State {
     sabotage: Option<(usize, Sabotage)>,
     halted: Option<String>,
     confirmed: Option<Duration>,
+    /// Nobody knows yet what became of the last append.
+    is_unsettled: bool,
 }
 
 impl State {
@@ -275,6 +277,14 @@ impl MemoryLedger {
         self.disk.expire(&mut disk);
         let ends = disk.time().saturating_add(member.lasting);
         let highest = disk.highest();
+        if take && disk.hold.as_ref().is_some_and(|hold| hold.run == member.run) {
+            let state = self.lock();
+            let is_over = state.lease.is_some_and(|lease| lease.until <= now.monotonic);
+            if is_over || state.is_unsettled {
+                // A new epoch: a frame of this one that is still on its way must not arrive behind the caller's back.
+                disk.hold = None;
+            }
+        }
         let epoch = match &mut disk.hold {
             Some(hold) if hold.run == member.run => {
                 hold.ends = ends;
@@ -293,6 +303,7 @@ impl MemoryLedger {
                 let epoch = highest + 1;
                 disk.hold = Some(Hold { observer: member.observer.clone(), run: member.run, epoch, ends });
                 disk.epoch = epoch;
+                self.lock().is_unsettled = false;
                 epoch
             }
         };
@@ -349,7 +360,10 @@ impl MemoryLedger {
                 Err(self.halt("a frame was to be recorded where it does not belong"))
             };
         }
-        let unknown = || Err(AppendError::Unknown("the ledger does not answer".to_owned()));
+        let unknown = || {
+            self.lock().is_unsettled = true;
+            Err(AppendError::Unknown("the ledger does not answer".to_owned()))
+        };
         if self.is_cut() {
             return unknown();
         }
@@ -368,7 +382,11 @@ impl MemoryLedger {
                 self.disk.lock().late.push((member.run, frame));
                 unknown()
             }
-            None => self.record(member, &lease, frame),
+            None => {
+                let recorded = self.record(member, &lease, frame);
+                self.lock().is_unsettled = false;
+                recorded
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! The ordered, durable record of facts, and the only authority on who may act.
 //!
-//! The port is [`crate::ports::Ledger`]. [`FileLedger`] is for one daemon and needs no other service; [`MemoryLedger`]
-//! is for the simulation and dies whenever it is told to. Nothing here decides anything: a ledger
-//! keeps what it is given, in order, and says truthfully whether it did.
+//! The port is [`crate::ports::Ledger`]. [`FileLedger`] is for one daemon and needs no other service; [`EtcdLedger`] and
+//! [`S3Ledger`] are for several, of which one leads; [`MemoryLedger`] is for the simulation and fails whenever it is
+//! told to. Nothing here decides anything: a ledger keeps what it is given, in order, and says truthfully whether it
+//! did. `codec` is the form of a frame, which is the same everywhere; `view` is what is kept in memory beside it.
 
 mod codec;
 mod error;

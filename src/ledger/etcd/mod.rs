@@ -214,8 +214,16 @@ impl EtcdLedger {
                 self.lose();
                 return Ok(following(&leader));
             }
-            self.shared.members.keep_alive(leader.lease()).await?;
-            return Ok(Candidacy::Leading(self.leading(keys::epoch(&leader), now)));
+            let is_over = self.lease().is_some_and(|lease| lease.until <= now.monotonic);
+            if !is_over && !self.tip().is_unsettled {
+                self.shared.members.keep_alive(leader.lease()).await?;
+                return Ok(Candidacy::Leading(self.leading(keys::epoch(&leader), now)));
+            }
+            // A new epoch: a frame of this one that is still on its way must not arrive behind the caller's back.
+            match self.shared.members.revoke(leader.lease()).await {
+                Ok(()) | Err(Failure { kind: FailureKind::NoLease, .. }) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         self.lose();
         let id = self.shared.members.grant(self.ttl()).await?;
@@ -229,6 +237,7 @@ impl EtcdLedger {
         let answer = self.shared.members.transact_once(take).await?;
         let revision = answer.header().map_or(0, ResponseHeader::revision);
         if answer.succeeded() {
+            self.tip().is_unsettled = false;
             let epoch = u64::try_from(revision).unwrap_or(0);
             let observer = self.observer.clone();
             self.shared.at_revision(revision, true, |kept| kept.leader = Some((observer, epoch)));

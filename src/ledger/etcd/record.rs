@@ -26,6 +26,8 @@ pub(super) struct Tip {
     chain: Option<Chain>,
     /// The last frame that was sent, as it was sent.
     sent: Option<Sent>,
+    /// Nobody knows yet what became of it.
+    pub(super) is_unsettled: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -200,8 +202,11 @@ impl EtcdLedger {
                 TxnOp::get(keys.frame(index), None),
                 TxnOp::get(keys.tip(), None),
             ]);
+        self.tip().is_unsettled = true;
         let answer = self.shared.members.transact_once(append).await;
         let answer = answer.map_err(|failure| AppendError::Unknown(failure.why))?;
+        // The transaction was judged: what was sent before it can only have come before it, or comes to nothing.
+        self.tip().is_unsettled = false;
         if answer.succeeded() {
             return Ok(self.recorded(&sent, &lease));
         }

@@ -7,11 +7,13 @@
 //!
 //! A store that ignores the conditions of a write would let two daemons act; it is found out before the first use.
 
+mod append;
 mod follow;
 mod log;
 mod store;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +53,8 @@ pub struct S3Ledger {
     lease: Mutex<Option<Lease>>,
     /// Appends, one at a time; the last frame that was sent, and the line that it became.
     sent: Turn<Option<(Frame, Vec<u8>)>>,
+    /// Nobody knows yet what became of it.
+    is_unsettled: AtomicBool,
     follower: JoinHandle<()>,
 }
 
@@ -123,7 +127,14 @@ impl S3Ledger {
     ) -> Result<Self, LedgerError> {
         let shared = Arc::new(Shared::new(settings, deployment, observer, nameservers, clock)?);
         let follower = tokio::spawn(follow::follow(shared.clone(), settings.poll));
-        Ok(Self { shared, office: Turn::default(), lease: Mutex::default(), sent: Turn::default(), follower })
+        Ok(Self {
+            shared,
+            office: Turn::default(),
+            lease: Mutex::default(),
+            sent: Turn::default(),
+            is_unsettled: AtomicBool::new(false),
+            follower,
+        })
     }
 
     /// The whole record as it is now, for people. Changes nothing.
@@ -164,10 +175,15 @@ impl S3Ledger {
 
     async fn stand(&self, office: &mut Option<Office>) -> Result<Candidacy, Unread> {
         self.shared.ensure_ready().await?;
-        if office.is_some()
-            && let Some(lease) = self.prolong(office).await?
-        {
-            return Ok(Candidacy::Leading(lease));
+        if office.is_some() {
+            let now = self.shared.clock.now().monotonic;
+            let is_over = self.lease().is_some_and(|lease| lease.until <= now);
+            if is_over || self.is_unsettled.load(Ordering::Relaxed) {
+                // A new epoch: a frame of this one that is still on its way must not arrive behind the caller's back.
+                self.give_back(office).await?;
+            } else if let Some(lease) = self.prolong(office).await? {
+                return Ok(Candidacy::Leading(lease));
+            }
         }
         let seen = self.shared.observe().await?;
         let condition = match &seen {
@@ -199,6 +215,17 @@ impl S3Ledger {
         }
     }
 
+    /// The record says that nobody holds it any more. Where somebody else holds it, it is left alone.
+    async fn give_back(&self, office: &mut Option<Office>) -> Result<(), Trouble> {
+        *self.held() = None;
+        let Some(Office { tag, mut record, .. }) = office.clone() else { return Ok(()) };
+        record.beat += 1;
+        record.resigned = true;
+        self.shared.store.put(LEADER, &record.body(), Condition::Is(&tag)).await?;
+        *office = None;
+        Ok(())
+    }
+
     /// Sets our mark in the log, behind everything that beat it there. Only then do we lead.
     async fn fence(&self, office: &mut Option<Office>, sent: Now) -> Result<Candidacy, Unread> {
         let Some(held) = office.as_mut() else {
@@ -217,6 +244,7 @@ impl S3Ledger {
             }
             if log.fence == epoch {
                 held.fenced = true;
+                self.is_unsettled.store(false, Ordering::Relaxed);
                 self.shared.confirm(sent);
                 self.shared.view.reached(log.chain.next);
                 return Ok(Candidacy::Leading(self.leading(epoch, sent)));
@@ -258,80 +286,6 @@ impl S3Ledger {
             }
         }
         Err(Trouble::own(self.shared.store.place(), "our record changes under our hands").into())
-    }
-
-    async fn record(&self, frame: Frame) -> Result<Durable, AppendError> {
-        let mut turn = self.sent.lock().await;
-        let Some(lease) = self.lease() else { return Err(self.fenced(frame.epoch + 1)) };
-        if frame.epoch < lease.epoch {
-            return Err(AppendError::Fenced { epoch: lease.epoch });
-        }
-        if frame.epoch > lease.epoch {
-            return Err(AppendError::Halted(format!(
-                "frame {} of epoch {} was to be recorded in epoch {}",
-                frame.index, frame.epoch, lease.epoch
-            )));
-        }
-        let store = &self.shared.store;
-        let unread = |unread: Unread| match unread.unusable(store) {
-            Unusable::Halted(why) => AppendError::Halted(why),
-            Unusable::Unavailable(why) | Unusable::Refused(why) => AppendError::Unknown(why),
-        };
-        for _ in 0..BEATEN_MAX {
-            let (slot, line) = {
-                let mut log = self.shared.log.lock().await;
-                if turn.as_ref().is_some_and(|(sent, _)| *sent == frame) || log.chain.next != frame.index {
-                    // It may stand there already, or something else.
-                    let from = log.chain.next.min(frame.index);
-                    let frames = log.read_from(store, from).await.map_err(unread)?;
-                    self.shared.view.reached(log.chain.next);
-                    if log.fence > lease.epoch {
-                        return Err(self.fenced(log.fence));
-                    }
-                    match frames.iter().find(|there| there.index == frame.index) {
-                        Some(there) if *there == frame => return Ok(self.recorded(&frame, &lease)),
-                        Some(_) => {
-                            let why = format!("another frame stands at index {} already", frame.index);
-                            return Err(AppendError::Halted(why));
-                        }
-                        None if log.chain.next < frame.index => {
-                            let (index, next) = (frame.index, log.chain.next);
-                            let why = format!("frame {index} was to be recorded where frame {next} belongs");
-                            return Err(AppendError::Halted(why));
-                        }
-                        None => {}
-                    }
-                }
-                if log.fence > lease.epoch {
-                    return Err(self.fenced(log.fence));
-                }
-                let encoded = codec::encode(log.chain.head, &frame);
-                let (mut line, _) = encoded.map_err(|error| AppendError::Halted(error.to_string()))?;
-                line.pop();
-                (log.slot, line)
-            };
-            *turn = Some((frame.clone(), line.clone()));
-            let written = store.put(&log::key(slot), &line, Condition::Absent).await;
-            match written.map_err(|trouble| AppendError::Unknown(trouble.to_string()))? {
-                Written::Done(_) => {
-                    let mut log = self.shared.log.lock().await;
-                    if log.slot == slot {
-                        log.take(&line).map_err(AppendError::Halted)?;
-                    }
-                    self.shared.view.reached(log.chain.next);
-                    return Ok(self.recorded(&frame, &lease));
-                }
-                // Ours, sent before; another leader's; or something void. Reading tells.
-                Written::Beaten => {}
-            }
-        }
-        Err(AppendError::Unknown("others write without end".to_owned()))
-    }
-
-    fn recorded(&self, frame: &Frame, lease: &Lease) -> Durable {
-        // The lease may have been renewed meanwhile.
-        let lease = self.lease().filter(|now| now.epoch == lease.epoch).unwrap_or(*lease);
-        Durable::recorded(frame.index, &lease)
     }
 
     fn fenced(&self, epoch: u64) -> AppendError {
@@ -502,12 +456,9 @@ impl Ledger for S3Ledger {
 
     async fn resign(&self) {
         let mut office = self.office.lock().await;
-        *self.held() = None;
-        let Some(Office { tag, mut record, .. }) = office.take() else { return };
-        record.beat += 1;
-        record.resigned = true;
         // Where it does not arrive, the lease runs out.
-        let _ = self.shared.store.put(LEADER, &record.body(), Condition::Is(&tag)).await;
+        let _ = self.give_back(&mut office).await;
+        *office = None;
     }
 
     async fn append(&self, frame: Frame) -> Result<Durable, AppendError> {

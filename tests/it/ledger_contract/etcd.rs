@@ -115,6 +115,44 @@ async fn a_member_that_accepts_and_never_answers_is_left_in_time_to_keep_the_lea
     assert_eq!(other.heard().await, ["two answer"]);
 }
 
+/// A write that timed out is committed when the other members wake up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_was_given_up_for_lost_is_recorded_once_or_never() {
+    let cluster = Cluster::up(&[]);
+    let site = cluster.site("given-up");
+    let daemon = site.daemon("one").await;
+    let mut expected: Vec<String> = vec![];
+    for round in 0..3 {
+        let lease = daemon.lead_in_time(&site).await;
+        let next = frame(daemon.next().await, lease.epoch, &format!("round {round}"));
+        for member in ["etcd-1", "etcd-2"] {
+            cluster.lab.tell("stop", &[member]);
+        }
+        let unknown = daemon.ledger.append(next.clone()).await;
+        assert!(matches!(unknown, Err(AppendError::Unknown(_))), "{unknown:?}");
+        for member in ["etcd-1", "etcd-2"] {
+            cluster.lab.tell("cont", &[member]);
+        }
+        let began = Instant::now();
+        let conclusive = loop {
+            match daemon.ledger.append(next.clone()).await {
+                Err(AppendError::Unknown(_)) if began.elapsed() < Duration::from_secs(30) => {}
+                conclusive => break conclusive,
+            }
+        };
+        let heard = daemon.heard().await;
+        match conclusive {
+            Ok(_) => expected.push(format!("round {round}")),
+            Err(AppendError::Fenced { .. }) => expected.clone_from(&heard),
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(heard, expected);
+        assert!(heard.iter().filter(|word| **word == format!("round {round}")).count() <= 1);
+    }
+    tokio::time::sleep(LEASE).await;
+    assert_eq!(daemon.heard().await, expected, "nothing came after the answer was conclusive");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compaction_takes_nothing_from_whoever_watches_or_was_cut_off() {
     let cluster = Cluster::up(&[]);
@@ -217,11 +255,19 @@ async fn certificates_user_and_password_open_the_ledger_and_a_wrong_one_is_named
         assert!(is_refused || words.is_empty() || words == "certificate", "{what}: {error:?}");
     }
     assert_eq!(daemon.heard().await, ["secret"]);
+    // A member that was started anew knows no token of before.
+    for member in ["etcd-0", "etcd-1", "etcd-2"] {
+        cluster.lab.tell("kill", &[member]);
+        cluster.lab.tell("start", &[member]);
+        let lease = daemon.lead_in_time(&site).await;
+        say_until_it_is_known(&daemon, &lease, member).await;
+    }
+    assert_eq!(daemon.heard().await, ["secret", "etcd-0", "etcd-1", "etcd-2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_daemons_with_a_ballot_every_two_seconds_need_less_than_a_kibibyte_a_second_each() {
-    let cluster = Cluster::up(&[]);
+    let cluster = Cluster::up(&["--etcd-secure"]);
     let site = cluster.site("traffic");
     let daemons = [site.linked("a").await, site.linked("b").await, site.linked("c").await];
     daemons[0].0.lead(&site).await;

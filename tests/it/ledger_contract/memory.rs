@@ -45,6 +45,21 @@ async fn a_frame_that_arrives_late_is_recorded_or_void_but_never_both() {
     }
 }
 
+/// Whoever gives up on a frame and campaigns again has a new epoch, in which the frame does not arrive any more.
+#[tokio::test]
+async fn a_frame_that_is_given_up_by_campaigning_again_does_not_arrive_later() {
+    let site = Shared::new();
+    let daemon = site.member("one");
+    let lease = daemon.lead(&site).await;
+    daemon.sabotage(Sabotage::Delayed);
+    assert!(daemon.daemon.ledger.append(super::frame(1, lease.epoch, "late")).await.is_err());
+    let again = daemon.lead(&site).await;
+    assert!(again.epoch > lease.epoch);
+    daemon.say(&again, "instead").await.map(drop).expect("appends");
+    assert!(!site.disk.deliver_late());
+    assert_eq!(daemon.heard().await, ["instead"]);
+}
+
 struct Memory;
 
 #[async_trait]
