@@ -362,12 +362,8 @@ impl Draft<'_> {
             incident.plan.fence_of(&step).is_none()
                 && incident.plan.step(&step).is_some_and(|definition| definition.best_effort)
         });
-        let incident = self.hard.incident_of(&plan).map(|incident| incident.id.clone());
-        let is_forbidden = incident.is_some_and(|incident| !self.interdicts(&incident).is_empty());
         match outcome {
             Ok(note) => self.record(Fact::StepUndone { plan, step, note }),
-            // A pause, a hold or the stop file came in between: it goes on when that is over.
-            Err(_) if is_forbidden => {}
             Err(why) if is_minor => {
                 let note = format!("left as it is: {why}");
                 self.record(Fact::StepUndone { plan, step, note });

@@ -13,9 +13,6 @@ use crate::plan::Part;
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
 const FIRST_PROBES: Duration = Duration::from_secs(60);
 
-/// The claims of the clusters are read this often although nothing is done: one object of each.
-const CLAIMS_READ_EVERY: Duration = Duration::from_secs(60);
-
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
     pub(super) fn alarm(&mut self, candidates: &[Candidate]) {
@@ -23,17 +20,6 @@ impl Draft<'_> {
             // The other one may be gone, or what was read may be old.
             self.is_surveyed();
             self.wake(self.now.monotonic + self.policy.guards.recheck, "the claims are read again");
-        } else if let Some((read, claims)) = &self.soft.survey
-            && self.hard.is_adopted
-            && !claims.is_empty()
-        {
-            // A copy of this ledger that took over has to be noticed before it counts.
-            let again = *read + CLAIMS_READ_EVERY;
-            if again > self.now.monotonic {
-                self.wake(again, "the claims are read again");
-            } else {
-                self.is_surveyed();
-            }
         }
         self.soft.unvouched_since = match self.unvouched() {
             Some(_) => Some(self.soft.unvouched_since.unwrap_or(self.now.monotonic)),
