@@ -30,7 +30,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         return;
     }
     if !is_shared {
-        let text = "several daemons need a ledger that they share, and this one is a file; write [ledger.etcd] or [ledger.s3]";
+        let text =
+            "several daemons need a ledger that they share, and this one is a file; write [ledger.etcd] or [ledger.s3]";
         findings.wrong(Key::of(["ledger", "path"]), text);
     }
     let own = &config.observer;
