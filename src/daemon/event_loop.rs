@@ -5,6 +5,8 @@
 //! append, for the controller's next deadline, and once a second to show that it lives.
 
 mod council;
+mod people;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -19,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::executor::Executor;
 use super::gate::{Gate, Renewal};
-use super::handle::{Answer, Board, Reload, Request, Roles, label};
+use super::handle::{Answer, Board, Request, Roles};
 use super::notices::Notices;
 use super::prober::Sighting;
 use super::pulse::Pulse;
@@ -27,22 +29,18 @@ use super::seat::News;
 use super::supervise::panic_message;
 use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
 use crate::domain::{ComponentId, Now, PlanId, RegionId, StepId};
-use crate::ports::{AppendError, Clock, Durable, Lease, Ledger, Notice};
+use crate::ports::{AppendError, Clock, Durable, Lease, Ledger};
 use crate::telemetry::{self, Meters};
 pub use council::Council;
 
 /// Inputs taken in before the rest of the world gets a turn. A step takes microseconds.
 const INPUTS_AT_ONCE: usize = 256;
-/// A status is not made more often than this, whoever asks.
-const STATUS_FRESH: Duration = Duration::from_millis(100);
 /// A deadline that stays in the past is not tried more often than this: tokio's timers are no finer.
 const DEADLINE_AGAIN: Duration = Duration::from_millis(1);
 /// The same where nothing can be recorded and a decision is as good a second later.
 const DEADLINE_AGAIN_HALTED: Duration = Duration::from_millis(500);
 /// A step's progress is logged no more often than this; the status has every word of it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// An alarm whose text differs in its numbers only is told again after this.
-const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// A controller that panics this often is beyond help; the supervisor above starts the process anew.
 const PANICS_MAX: u32 = 20;
 
@@ -472,63 +470,6 @@ impl EventLoop {
         self.fail_commands(&why);
     }
 
-    /// An alarm of the daemon itself; the controller's are its own.
-    fn raise(&mut self, key: &str, severity: Severity, text: String) {
-        let alarm = Alarm { key: format!("daemon/{key}"), severity, text, region: None };
-        if self.alarms.get(&alarm.key) != Some(&alarm) {
-            self.alarms.insert(alarm.key.clone(), alarm.clone());
-            self.status = None;
-            self.tell(alarm);
-        }
-    }
-
-    fn clear(&mut self, key: &str) {
-        let key = format!("daemon/{key}");
-        if self.alarms.remove(&key).is_some() {
-            self.status = None;
-            self.tell_cleared(key);
-        }
-    }
-
-    /// Once per meaning: an alarm that counts seconds is not told every second.
-    fn tell(&mut self, alarm: Alarm) {
-        let now = self.now().monotonic;
-        let meaning: String = alarm.text.chars().filter(|c| !c.is_ascii_digit()).collect();
-        if let Some((severity, told, at)) = self.told.get(&alarm.key)
-            && (*severity, told) == (alarm.severity, &meaning)
-            && now.saturating_sub(*at) < TOLD_AGAIN_AFTER
-        {
-            return;
-        }
-        self.told.insert(alarm.key.clone(), (alarm.severity, meaning, now));
-        self.parts.notices.tell(Notice::Raised(alarm));
-    }
-
-    fn tell_cleared(&mut self, key: String) {
-        if self.told.remove(&key).is_some() {
-            self.parts.notices.tell(Notice::Cleared { key });
-        }
-    }
-
-    fn fail_commands(&mut self, why: &str) {
-        for id in self.waiting.keys().copied().collect::<Vec<_>>() {
-            self.reply(id, Answer::NotRecorded(why.to_owned()));
-        }
-    }
-
-    fn reply(&mut self, id: u64, answer: Answer) {
-        let Some((command, waiting)) = self.waiting.remove(&id) else { return };
-        let outcome = match &answer {
-            Answer::InEffect(_) => "in_effect",
-            Answer::Refused(_) => "refused",
-            Answer::NotRecorded(_) => "not_recorded",
-            Answer::Unknown(_) => "unknown",
-        };
-        telemetry::command_ended(command, outcome);
-        // Whoever asked may have gone away; the command is in effect all the same.
-        let _ = waiting.send(answer);
-    }
-
     fn renew(&mut self, renewal: Renewal) {
         let now = self.now();
         let answer = match (&self.broken, self.parts.gate.draining().is_cancelled()) {
@@ -540,74 +481,6 @@ impl EventLoop {
                 .ok_or_else(|| "another epoch leads, or the lease ran out".to_owned()),
         };
         let _ = renewal.answer.send(answer);
-    }
-
-    fn answer(&mut self, request: Request) {
-        match request {
-            Request::Status(answer) => {
-                let _ = answer.send(self.status());
-            }
-            Request::PlanIf(scope, answer) => {
-                let _ = answer.send(self.parts.controller.plan_if(self.now(), &scope));
-            }
-            Request::Command(command, answer) => {
-                let id = self.next_command;
-                self.next_command += 1;
-                self.waiting.retain(|_, (_, waiting)| !waiting.is_closed());
-                self.waiting.insert(id, (label(&command), answer));
-                if let Some(why) = self.broken.clone() {
-                    return self.reply(id, Answer::NotRecorded(why));
-                }
-                if self.parts.gate.draining().is_cancelled() {
-                    return self.reply(id, Answer::NotRecorded("the daemon is ending".to_owned()));
-                }
-                if self.council.is_some() && !self.parts.controller.leads() {
-                    return self.pass_on(id, command);
-                }
-                self.step(Input::Commanded { id, command });
-            }
-            Request::Reload(reload, answer) => {
-                let _ = answer.send(self.reload(*reload));
-            }
-            Request::Warning { key, text: Some(text) } => self.raise(key, Severity::Warning, text),
-            Request::Warning { key, text: None } => self.clear(key),
-        }
-    }
-
-    fn reload(&mut self, reload: Reload) -> Result<(), String> {
-        if self.open.is_some() {
-            return Err("a decision is being recorded; try again".to_owned());
-        }
-        // Probes of the old configuration have stopped. What they saw last must not count as seen under the new one: a
-        // typo in an address would look like an outage.
-        while self.parts.observations.try_recv().is_ok() {}
-        let Reload { policy, policy_hash, world } = reload;
-        let instances = policy.instances().map(|instance| (instance.component, instance.region)).collect();
-        let meters = Meters::new(&policy);
-        self.parts.controller.reload(policy, policy_hash)?;
-        self.parts.instances = instances;
-        self.parts.meters = meters;
-        self.parts.executor.replace_world(world);
-        self.status = None;
-        self.step(Input::Tick);
-        Ok(())
-    }
-
-    fn status(&mut self) -> Arc<Status> {
-        let now = self.now();
-        if let Some((made, status)) = &self.status
-            && now.monotonic.saturating_sub(*made) < STATUS_FRESH
-        {
-            return status.clone();
-        }
-        let mut status = self.parts.controller.status(now);
-        status.alarms.extend(self.alarms.values().cloned());
-        if let Some(alarm) = self.alarms.get("daemon/ledger") {
-            status.headline = format!("NOBODY CAN ACT: {}; {}", alarm.text, status.headline);
-        }
-        let status = Arc::new(status);
-        self.status = Some((now.monotonic, status.clone()));
-        status
     }
 
     /// Once a second: the loop lives, and says so to whoever depends on it.

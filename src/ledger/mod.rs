@@ -14,9 +14,11 @@ mod permit;
 mod s3;
 mod view;
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
-use crate::ports::Unusable;
+use crate::decide::Frame;
+use crate::ports::{AppendError, Lease, Unusable};
 
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
 pub use error::LedgerError;
@@ -31,6 +33,18 @@ pub use s3::S3Ledger;
 /// (1 s by default, a tenth of the default lease).
 fn lease_margin(lasting: Duration) -> Duration {
     lasting / 5
+}
+
+/// A frame belongs to the epoch that its leader holds.
+fn of_this_epoch(frame: &Frame, lease: &Lease) -> Result<(), AppendError> {
+    match frame.epoch.cmp(&lease.epoch) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(AppendError::Fenced { epoch: lease.epoch }),
+        Ordering::Greater => Err(AppendError::Halted(format!(
+            "frame {} of epoch {} was to be recorded in epoch {}",
+            frame.index, frame.epoch, lease.epoch
+        ))),
+    }
 }
 
 fn too_many_requests() -> Unusable {

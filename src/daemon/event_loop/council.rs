@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, warn};
 
+use super::super::handle::label;
 use super::super::seat::{News, Seat, Wish};
 use super::{Answer, EventLoop, Open};
 use crate::decide::{Command, Effect, Fitness, Frame, Input, Severity};
@@ -181,7 +182,7 @@ impl EventLoop {
         let (answer, answered) = oneshot::channel();
         let id = self.next_command;
         self.next_command += 1;
-        self.waiting.insert(id, (super::label(&request.command), answer));
+        self.waiting.insert(id, (label(&request.command), answer));
         tokio::spawn(async move {
             let Ok(Ok(answer)) = timeout(ORDER_WITHIN, answered).await else { return };
             let answer = match answer {

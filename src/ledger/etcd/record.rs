@@ -8,7 +8,7 @@ use crate::decide::{Fact, Frame};
 use crate::domain::{LedgerId, Now};
 use crate::ledger::codec::{self, Chain, Head};
 use crate::ledger::permit::Durable;
-use crate::ledger::{Contents, LedgerError, no_ledger, restored};
+use crate::ledger::{Contents, LedgerError, no_ledger, of_this_epoch, restored};
 use crate::ports::{AppendError, Lease};
 
 /// etcd takes requests of up to 1.5 MiB; the rest is room for keys and compares.
@@ -163,15 +163,7 @@ impl EtcdLedger {
     pub(super) async fn record(&self, frame: Frame) -> Result<Durable, AppendError> {
         let _one = self.appending.lock().await;
         let Some(lease) = self.lease() else { return Err(self.fenced(frame.epoch)) };
-        if frame.epoch < lease.epoch {
-            return Err(AppendError::Fenced { epoch: lease.epoch });
-        }
-        if frame.epoch > lease.epoch {
-            return Err(AppendError::Halted(format!(
-                "frame {} of epoch {} was to be recorded in epoch {}",
-                frame.index, frame.epoch, lease.epoch
-            )));
-        }
+        of_this_epoch(&frame, &lease)?;
         let sent = match self.prepare(frame).await? {
             Prepared::Line(sent) => sent,
             Prepared::There(index) => return self.stands_there(index, &lease).await,

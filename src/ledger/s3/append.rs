@@ -6,23 +6,15 @@ use super::log::{self, Unread};
 use super::store::{Condition, Written};
 use super::{BEATEN_MAX, S3Ledger};
 use crate::decide::Frame;
-use crate::ledger::codec;
 use crate::ledger::permit::Durable;
+use crate::ledger::{codec, of_this_epoch};
 use crate::ports::{AppendError, Lease, Unusable};
 
 impl S3Ledger {
     pub(super) async fn record(&self, frame: Frame) -> Result<Durable, AppendError> {
         let mut turn = self.sent.lock().await;
         let Some(lease) = self.lease() else { return Err(self.fenced(frame.epoch + 1)) };
-        if frame.epoch < lease.epoch {
-            return Err(AppendError::Fenced { epoch: lease.epoch });
-        }
-        if frame.epoch > lease.epoch {
-            return Err(AppendError::Halted(format!(
-                "frame {} of epoch {} was to be recorded in epoch {}",
-                frame.index, frame.epoch, lease.epoch
-            )));
-        }
+        of_this_epoch(&frame, &lease)?;
         let store = &self.shared.store;
         let unread = |unread: Unread| match unread.unusable(store) {
             Unusable::Halted(why) => AppendError::Halted(why),
