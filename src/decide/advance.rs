@@ -12,6 +12,7 @@ use crate::ports::{Look, Setback};
 
 /// A look that has not come back by then is asked again.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+
 /// Whether a step may start.
 pub(super) enum Readiness {
     /// Yes.
@@ -340,7 +341,7 @@ impl Draft<'_> {
             StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
             StepOutcome::NotBegun { why } => {
                 // A pause and a hold are in the record. Of a stop file the daemon says once a second whether it is there.
-                let is_held = self.incident_of_plan_is_held(&plan);
+                let is_held = self.hard.incident_of(&plan).is_some_and(|incident| incident.is_held);
                 if self.hard.paused.is_none() && !is_held {
                     self.soft.stopped.get_or_insert_with(|| why.clone());
                 }
@@ -437,10 +438,6 @@ impl Draft<'_> {
             let plan = plan.id.clone();
             self.record(Fact::PlanStuck { plan, steps: failed.into_iter().collect() });
         }
-    }
-
-    fn incident_of_plan_is_held(&self, plan: &PlanId) -> bool {
-        self.hard.incident_of(plan).is_some_and(|incident| incident.is_held)
     }
 
     /// Asks a person where a person can lift what holds the plan back.

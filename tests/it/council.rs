@@ -5,27 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use failoverd::config::policy_hash;
-use failoverd::daemon::event_loop::{Council, EventLoop, Parts};
-use failoverd::daemon::executor::{self, Executor, World};
-use failoverd::daemon::gate::{Gate, Permits};
-use failoverd::daemon::handle::{Answer, Board, Handle};
-use failoverd::daemon::notices::Notices;
+use failoverd::daemon::handle::Answer;
 use failoverd::daemon::prober::Sighting;
-use failoverd::daemon::pulse::{Herald, Pulse};
-use failoverd::daemon::seat::Seat;
-use failoverd::decide::{Command, Controller, Fact, ReferenceObservation, Status};
+use failoverd::decide::{Command, Fact, ReferenceObservation, Status};
 use failoverd::domain::{
     Evidence, Finding, Kind, Layer, Now, Observation, ObserverId, Policy, Probing, RegionId, Serving,
 };
 use failoverd::ledger::{MemoryDisk, MemoryLedger};
 use failoverd::ports::{Clock, Lease, Ledger};
-use failoverd::telemetry::Meters;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use super::daemon_shell::{Listener, Obedient, omnimesh};
+use super::daemon_shell::{Obedient, Running, omnimesh};
 
 /// Long enough for a takeover, its wait and everything that follows.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -107,11 +98,11 @@ async fn an_order_is_taken_by_every_daemon_and_recorded_by_the_one_that_leads() 
     let follower = [EAST, WEST, EUROPE].into_iter().find(|region| town.name(region) != leader).unwrap();
     let until = town.clock.now().wall + Duration::from_secs(600);
     let pause = Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() };
-    let answer = town.members[follower].handle.command(pause).await;
+    let answer = town.members[follower].running.handle.command(pause).await;
     assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
     assert!(town.facts().iter().any(|fact| matches!(fact, Fact::Paused { by, .. } if by == "somebody")));
     let hold = Command::Hold { by: "somebody".to_owned(), incident: "inc-77".into() };
-    let answer = town.members[follower].handle.command(hold).await;
+    let answer = town.members[follower].running.handle.command(hold).await;
     assert!(matches!(&answer, Answer::Refused(why) if why.contains("inc-77")), "{answer:?}");
 }
 
@@ -125,13 +116,13 @@ async fn a_leader_that_cannot_reach_the_ledger_does_nothing_and_another_one_lead
     town.until("another one takes over", |facts| epochs(facts).len() > epochs_so_far).await;
     assert_ne!(town.leader().await, Some(former.clone()));
     let region = town.region_of(&former);
-    let answer = town.members[region.as_str()].handle.command(Command::Resume { by: "test".to_owned() }).await;
+    let answer = town.members[region.as_str()].running.handle.command(Command::Resume { by: "test".to_owned() }).await;
     assert!(!matches!(answer, Answer::InEffect(_)), "{answer:?}");
     town.disk.heal(&former);
     sleep(LONG).await;
     // It follows again, and knows what was recorded meanwhile.
     let recorded = town.disk.frames().len() as u64;
-    assert_eq!(town.members[region.as_str()].handle.board().frames(), recorded);
+    assert_eq!(town.members[region.as_str()].running.handle.board().frames(), recorded);
 }
 
 #[tokio::test]
@@ -175,11 +166,8 @@ impl Clock for RuntimeClock {
 }
 
 struct Member {
-    handle: Handle,
-    stop: CancellationToken,
-    give_up: CancellationToken,
-    tasks: Vec<tokio::task::AbortHandle>,
-    _folder: tempfile::TempDir,
+    running: Running,
+    looking: tokio::task::AbortHandle,
 }
 
 /// What is lost, and who does not see what.
@@ -229,60 +217,18 @@ impl Town {
     }
 
     fn join(&self, region: &'static str) -> Member {
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let folder = tempfile::tempdir().unwrap();
         let mut policy = self.policy.clone();
         policy.observer = self.name(region);
         policy.observer_region = region.into();
         let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::join(&self.disk, policy.observer.clone(), LEASE));
-        let frames = self.disk.frames();
-        let controller = Controller::recover(policy.clone(), policy_hash(&policy), frames.iter().cloned()).unwrap();
-        let gate = Arc::new(Gate::new(folder.path().join("STOP"), clock.clone()));
-        let board = Arc::new(Board::new(clock.clone(), frames.clone()));
-        let (handle, requests) = Handle::channel(board.clone());
-        let (permits, renewals) = Permits::channel();
-        let (sightings, observations) = mpsc::channel(4096);
-        let (outcomes_in, outcomes) = mpsc::channel(1024);
-        let executor = Executor::new(
-            World { actuator: self.world.clone(), claims: self.world.clone() },
-            executor::Parts {
-                gate: gate.clone(),
-                permits,
-                clock: clock.clone(),
-                call_timeout: Duration::from_secs(10),
-                holder: policy.observer.to_string(),
-                outcomes: outcomes_in,
-            },
-        );
-        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
-        let next_index = frames.len() as u64;
-        let seat = Seat::take(ledger.clone(), clock.clone(), next_index, &stop);
-        let listener = Listener::default();
-        let event_loop = EventLoop::new(Parts {
-            controller,
-            ledger: Some((ledger, Lease { epoch: 0, until: Duration::ZERO })),
-            council: Some(Council::new(seat, Duration::from_millis(500), clock.now().wall)),
-            next_index,
-            permit: Duration::from_secs(20),
-            clock: clock.clone(),
-            executor,
-            gate: gate.clone(),
-            board,
-            observations,
-            outcomes,
-            requests,
-            renewals,
-            notices: Notices::start(vec![Arc::new(listener)], &stop),
-            pulse: Pulse::start(Herald::start(), None, &gate, &stop),
-            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
-            meters: Meters::new(&policy),
-            alarms: vec![],
-        });
-        let event_loop = tokio::spawn(event_loop.run(give_up.clone()));
+        let nobodys = Lease { epoch: 0, until: Duration::ZERO };
+        let among_others = Some(Duration::from_millis(500));
+        let running =
+            Running::begin(&policy, self.clock.clone(), (ledger, nobodys), &self.disk, &self.world, among_others);
+        let sightings = running.sightings.clone();
         let looking =
             tokio::spawn(look(policy, self.clock.clone(), self.world.clone(), self.troubles.clone(), sightings));
-        let tasks = vec![event_loop.abort_handle(), looking.abort_handle()];
-        Member { handle, stop, give_up, tasks, _folder: folder }
+        Member { running, looking: looking.abort_handle() }
     }
 
     fn name(&self, region: &str) -> ObserverId {
@@ -298,7 +244,7 @@ impl Town {
         let adopting = async {
             loop {
                 let adopt = Command::Adopt { by: "test".to_owned(), placement: BTreeMap::new() };
-                if let Answer::InEffect(_) = self.members[EUROPE].handle.command(adopt).await {
+                if let Answer::InEffect(_) = self.members[EUROPE].running.handle.command(adopt).await {
                     return;
                 }
                 sleep(Duration::from_secs(1)).await;
@@ -325,13 +271,13 @@ impl Town {
     }
 
     async fn status(&self, region: &str) -> Arc<Status> {
-        self.members[region].handle.status().await.expect("the loop answers")
+        self.members[region].running.handle.status().await.expect("the loop answers")
     }
 
     /// Who leads, as those who live say.
     async fn leader(&self) -> Option<ObserverId> {
         for member in self.members.values() {
-            let status = member.handle.status().await.expect("the loop answers");
+            let status = member.running.handle.status().await.expect("the loop answers");
             if leads(&status) {
                 return Some(status.observer.clone());
             }
@@ -356,9 +302,10 @@ impl Town {
 
 impl Member {
     fn end(&self) {
-        self.stop.cancel();
-        self.give_up.cancel();
-        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.running.stop.cancel();
+        self.running.give_up.cancel();
+        self.running.event_loop.abort();
+        self.looking.abort();
     }
 }
 

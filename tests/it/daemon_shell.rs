@@ -12,18 +12,19 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use failoverd::config::{SecretSource, load, policy_hash};
-use failoverd::daemon::event_loop::{BeyondHelp, EventLoop, Parts};
+use failoverd::daemon::event_loop::{BeyondHelp, Council, EventLoop, Parts};
 use failoverd::daemon::executor::{self, Executor, World};
 use failoverd::daemon::gate::{Gate, Permits};
 use failoverd::daemon::handle::{Answer, Board, Handle};
 use failoverd::daemon::notices::Notices;
 use failoverd::daemon::prober::{ProberCounters, Sighting};
 use failoverd::daemon::pulse::{Herald, Pulse};
+use failoverd::daemon::seat::Seat;
 use failoverd::decide::{Command, Controller, Fact, ReferenceObservation, Status};
 use failoverd::domain::{Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, Policy, RegionId, Serving};
 use failoverd::ledger::{MemoryDisk, MemoryLedger, Sabotage};
 use failoverd::plan::Action;
-use failoverd::ports::{Actuator, Claim, Claims, Clock, Ledger, Look, Notice, Notifier, Permit, Setback};
+use failoverd::ports::{Actuator, Claim, Claims, Clock, Lease, Ledger, Look, Notice, Notifier, Permit, Setback};
 use failoverd::telemetry::{Gauges, Meters};
 use failoverd::web::{self, Access, Api, Limits, Record};
 use serde_json::Value;
@@ -115,8 +116,8 @@ impl Claims for Obedient {
 
 /// Collects what people are told.
 #[derive(Default)]
-pub(crate) struct Listener {
-    pub(crate) heard: Arc<Mutex<Vec<Notice>>>,
+struct Listener {
+    heard: Arc<Mutex<Vec<Notice>>>,
 }
 
 #[async_trait]
@@ -128,6 +129,81 @@ impl Notifier for Listener {
     async fn notify(&self, notice: &Notice) -> Result<(), String> {
         self.heard.lock().unwrap().push(notice.clone());
         Ok(())
+    }
+}
+
+/// An event loop, and what a test needs of what is around it.
+pub(crate) struct Running {
+    pub(crate) handle: Handle,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) heard: Arc<Mutex<Vec<Notice>>>,
+    pub(crate) sightings: mpsc::Sender<Sighting>,
+    pub(crate) event_loop: JoinHandle<Result<(), BeyondHelp>>,
+    pub(crate) give_up: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Running {
+    /// Begins with what is on the disk. `among_others`: how often it casts a ballot, where the ledger is shared.
+    pub(crate) fn begin(
+        policy: &Policy,
+        clock: Arc<dyn Clock>,
+        ledger: (Arc<dyn Ledger>, Lease),
+        disk: &MemoryDisk,
+        world: &Arc<Obedient>,
+        among_others: Option<Duration>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let frames = disk.frames();
+        let next_index = frames.len() as u64;
+        let controller = Controller::recover(policy.clone(), policy_hash(policy), frames.iter().cloned()).unwrap();
+        let gate = Arc::new(Gate::new(folder.path().join("STOP"), clock.clone()));
+        let board = Arc::new(Board::new(clock.clone(), frames));
+        let (handle, requests) = Handle::channel(board.clone());
+        let (permits, renewals) = Permits::channel();
+        let (sightings, observations) = mpsc::channel(4096);
+        let (outcomes_in, outcomes) = mpsc::channel(1024);
+        let executor = Executor::new(
+            World { actuator: world.clone(), claims: world.clone() },
+            executor::Parts {
+                gate: gate.clone(),
+                permits,
+                clock: clock.clone(),
+                call_timeout: Duration::from_secs(10),
+                holder: policy.observer.to_string(),
+                outcomes: outcomes_in,
+            },
+        );
+        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        let listener = Listener::default();
+        let heard = listener.heard.clone();
+        let council = among_others.map(|ballot_every| {
+            let seat = Seat::take(ledger.0.clone(), clock.clone(), next_index, &stop);
+            Council::new(seat, ballot_every, clock.now().wall)
+        });
+        let event_loop = EventLoop::new(Parts {
+            controller,
+            ledger: Some(ledger),
+            council,
+            next_index,
+            permit: Duration::from_secs(30),
+            clock,
+            executor,
+            gate: gate.clone(),
+            board,
+            observations,
+            outcomes,
+            requests,
+            renewals,
+            notices: Notices::start(vec![Arc::new(listener)], &stop),
+            pulse: Pulse::start(Herald::start(), None, &gate, &stop),
+            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
+            meters: Meters::new(policy),
+            alarms: vec![],
+        });
+        let event_loop = tokio::spawn(event_loop.run(give_up.clone()));
+        Self { handle, gate, heard, sightings, event_loop, give_up, stop, folder }
     }
 }
 
@@ -161,59 +237,14 @@ impl Shell {
         disk: MemoryDisk,
         sabotage: Option<(usize, Sabotage)>,
     ) -> Self {
-        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let folder = tempfile::tempdir().unwrap();
         let ledger = MemoryLedger::open(&disk);
         let lease = ledger.campaign(clock.now()).await.unwrap().lease().unwrap();
-        let frames = disk.frames();
-        let controller = Controller::recover(policy.clone(), policy_hash(&policy), frames.iter().cloned()).unwrap();
-        let gate = Arc::new(Gate::new(folder.path().join("STOP"), shared.clone()));
-        let board = Arc::new(Board::new(shared.clone(), frames.clone()));
-        let (handle, requests) = Handle::channel(board.clone());
-        let (permits, renewals) = Permits::channel();
-        let (sightings, observations) = mpsc::channel(4096);
-        let (outcomes_in, outcomes) = mpsc::channel(1024);
-        let world = Arc::new(Obedient::new(&disk));
-        let executor = Executor::new(
-            World { actuator: world.clone(), claims: world.clone() },
-            executor::Parts {
-                gate: gate.clone(),
-                permits,
-                clock: shared.clone(),
-                call_timeout: Duration::from_secs(10),
-                holder: "observer".to_owned(),
-                outcomes: outcomes_in,
-            },
-        );
-        let stop = CancellationToken::new();
-        let listener = Listener::default();
-        let heard = listener.heard.clone();
-        let give_up = CancellationToken::new();
         if let Some((after, sabotage)) = sabotage {
             ledger.sabotage_after(after, sabotage);
         }
-        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
-        let event_loop = EventLoop::new(Parts {
-            controller,
-            ledger: Some((ledger, lease)),
-            council: None,
-            next_index: frames.len() as u64,
-            permit: Duration::from_secs(30),
-            clock: shared,
-            executor,
-            gate: gate.clone(),
-            board,
-            observations,
-            outcomes,
-            requests,
-            renewals,
-            notices: Notices::start(vec![Arc::new(listener)], &stop),
-            pulse: Pulse::start(Herald::start(), None, &gate, &stop),
-            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
-            meters: Meters::new(&policy),
-            alarms: vec![],
-        });
-        let event_loop = tokio::spawn(event_loop.run(give_up.clone()));
+        let world = Arc::new(Obedient::new(&disk));
+        let running = Running::begin(&policy, Arc::new(clock.clone()), (Arc::new(ledger), lease), &disk, &world, None);
+        let Running { handle, gate, heard, sightings, event_loop, give_up, stop, folder } = running;
         let failing = Vec::new();
         Self { policy, clock, handle, gate, disk, world, heard, sightings, event_loop, give_up, stop, folder, failing }
     }
