@@ -81,6 +81,8 @@ pub fn setup(path: &Path, story: &Story, configs: &[PathBuf]) -> anyhow::Result<
         policy_hash: config::policy_hash(&policy),
         policy,
         permit: loaded.config.ledger.permit,
+        lease: loaded.config.ledger.lease(),
+        ballot_every: loaded.config.council.ballot_every,
         bugs: Default::default(),
     })
 }

@@ -37,7 +37,11 @@ pub(super) struct Checks {
     unwinding: BTreeSet<(PlanId, Part)>,
     /// Plans that wait for a person because a witness contradicts.
     contradicted: BTreeSet<PlanId>,
+    /// The regions with an observer that others can hear and that can tell, and since when.
+    voices: BTreeMap<RegionId, truth::Voice>,
     epoch: u64,
+    /// The highest epoch that a mutating call was made in.
+    acting_epoch: u64,
     is_split: bool,
     /// The largest share that a degradation may move.
     share_max: u8,
@@ -102,7 +106,9 @@ impl Checks {
             halted: false,
             unwinding: BTreeSet::new(),
             contradicted: BTreeSet::new(),
+            voices: BTreeMap::new(),
             epoch: 0,
+            acting_epoch: 0,
             is_split: false,
             share_max: policy.degradation.reroute_percent,
             weights: Weights::new(),
@@ -398,6 +404,16 @@ impl Checks {
             }
         }
         found
+    }
+
+    /// A mutating call reaches the world: those of a former leader have all ended when a later one makes its first.
+    pub(super) fn arrives(&mut self, epoch: u64, key: &str) -> Vec<String> {
+        if epoch < self.acting_epoch {
+            let acting = self.acting_epoch;
+            return vec![format!("{key}: a call of epoch {epoch} arrived after one of epoch {acting}")];
+        }
+        self.acting_epoch = epoch;
+        Vec::new()
     }
 
     /// A call was accepted: nothing irreversible happens twice, and nothing is lost that nobody accepted.

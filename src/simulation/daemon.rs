@@ -9,6 +9,7 @@ use crate::decide::{Controller, Effect, Frame, Task};
 use crate::domain::InstanceId;
 use crate::domain::time::human;
 use crate::ledger::{MemoryLedger, Permit};
+use crate::plan::Action;
 use crate::ports::{Lease, Setback};
 
 /// A run of the daemon.
@@ -23,6 +24,40 @@ pub(super) struct Daemon {
     pub(super) next_task: u64,
     /// Only the last deadline that the controller named counts.
     pub(super) deadline: u64,
+    /// When it started.
+    pub(super) began: Duration,
+    /// When its lease was prolonged last.
+    pub(super) renewed: Duration,
+    /// Since when it has seen nobody lead.
+    pub(super) vacant_since: Option<Duration>,
+    pub(super) cast_at: Option<Duration>,
+    pub(super) sequence: u64,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        controller: Controller,
+        ledger: MemoryLedger,
+        lease: Lease,
+        next_index: u64,
+        began: Duration,
+    ) -> Self {
+        Self {
+            controller,
+            ledger,
+            lease,
+            next_index,
+            open: None,
+            running: BTreeMap::new(),
+            next_task: 0,
+            deadline: 0,
+            began,
+            renewed: Duration::ZERO,
+            vacant_since: None,
+            cast_at: None,
+            sequence: 0,
+        }
+    }
 }
 
 /// Work on one step.
@@ -53,6 +88,8 @@ pub(super) enum Work {
 pub(super) enum Phase {
     Look,
     Act,
+    /// The call is on its way.
+    Sent,
     Verify,
 }
 
@@ -80,6 +117,13 @@ impl Running {
         match &self.work {
             Work::Perform(task) | Work::Undo { task, .. } => task.key() + &self.salt,
             Work::Fence { key, .. } => key.clone(),
+        }
+    }
+
+    pub(super) fn action(&self) -> Action {
+        match &self.work {
+            Work::Perform(task) | Work::Undo { task, .. } => task.action.clone(),
+            Work::Fence { database, .. } => Action::Fenced { database: database.clone() },
         }
     }
 

@@ -287,7 +287,7 @@ const CATCHES: [Catch; Bug::ALL.len()] = [
         bug: Bug::TakeoverAtOnce,
         told: InStory("a_new_leader_waits_out_the_calls_of_the_former_one"),
         played: Straight,
-        sign: Misses("+3m15.0s     does     claim the clusters"),
+        sign: Misses("+3m18.0s     does     claim the clusters"),
     },
 ];
 

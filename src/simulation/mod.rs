@@ -9,13 +9,15 @@ mod daemon;
 #[cfg(test)]
 mod deliberate_bugs;
 mod dice;
+mod options;
 mod parse;
 mod report;
 mod run;
 mod story;
 mod world;
 
+pub use options::{Crash, Options, Setup, SetupError};
 pub use parse::{SEPARATOR, StoryError, parse};
 pub use report::{Detail, End, Entry, Report, What};
-pub use run::{Crash, Options, Setup, SetupError, run};
+pub use run::run;
 pub use story::*;

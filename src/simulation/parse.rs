@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::story::{Behaviour, Condition, Fate, Happening, LedgerBefore, Line, Order, Settings, Story, Which, Work};
 use crate::domain::time::parse_duration;
@@ -43,6 +43,7 @@ pub fn parse(text: &str) -> Result<Story, StoryError> {
         ledger: LedgerBefore::Adopted,
         observers: Vec::new(),
         until: None,
+        seed: None,
     };
     let mut lines: Vec<Line> = Vec::new();
     let mut told_to = text.len();
@@ -104,6 +105,10 @@ fn setting(settings: &mut Settings, name: &str, value: &str) -> Result<(), Strin
                 .map_err(|_| format!("`{value}` is no time; write it as in `from 2018-10-21T22:52:00Z`"))?;
         }
         "until" => settings.until = Some(offset(value).ok_or_else(|| not_an_offset(value))?),
+        "seed" => {
+            let seed = value.parse().map_err(|_| format!("`{value}` is no seed; write a number, as in `seed 42`"))?;
+            settings.seed = Some(seed);
+        }
         "ledger" => {
             settings.ledger = match value {
                 "adopted" => LedgerBefore::Adopted,
@@ -120,7 +125,7 @@ fn setting(settings: &mut Settings, name: &str, value: &str) -> Result<(), Strin
         }
         other => {
             return Err(format!(
-                "`{other}` is no setting; there are config, mode, set, from, until, ledger and observers. Something \
+                "`{other}` is no setting; there are config, mode, set, from, until, seed, ledger and observers. Something \
                  that happens begins with a time, such as `+30s`"
             ));
         }
@@ -221,21 +226,26 @@ fn happening(text: &str) -> Result<Happening, String> {
             if let Some(cut) = is_cut(first) {
                 return words.end(Happening::Link { cut });
             }
-            let second = words.expect("`cut`, `restored` or a second region")?;
+            let mut second = words.expect("`to`, or a second region")?;
+            let one_way = second == "to";
+            if one_way {
+                second = words.expect("the region that cannot be reached")?;
+            }
             let state = words.expect("`cut` or `restored`")?;
             let cut = is_cut(state).ok_or_else(|| format!("a link is `cut` or `restored`, not `{state}`"))?;
-            words.end(Happening::Partition { between: (first.into(), second.into()), cut })
+            words.end(Happening::Partition { between: (first.into(), second.into()), one_way, cut })
+        }
+        "ledger" => {
+            let first = words.expect("`fails`, `answers` or a region")?;
+            if let Ok(answers) = answers(first) {
+                return words.end(Happening::Ledger { member: None, answers });
+            }
+            let answers = answers(words.expect("`fails` or `answers`")?)?;
+            words.end(Happening::Ledger { member: Some(first.into()), answers })
         }
         "observer" => {
-            let observer = words.expect("the name of another observer")?.into();
-            let fate = match words.expect("`falls-silent`, `is-back` or `halts`")? {
-                "falls-silent" => Fate::FallsSilent,
-                "is-back" => Fate::IsBack,
-                "halts" => Fate::Halts,
-                other => {
-                    return Err(format!("an observer `falls-silent`, `is-back` or `halts`, it does not `{other}`"));
-                }
-            };
+            let observer = words.expect("the name of an observer")?.into();
+            let fate = fate(&mut words)?;
             words.end(Happening::Observer { observer, fate })
         }
         "pause" => {
@@ -267,12 +277,40 @@ fn happening(text: &str) -> Result<Happening, String> {
             }
             None => Err(format!(
                 "`{other}` is nothing that something can happen to; write an instance (database@us-east-1, \
-                 everything@us-east-1), references, reference NAME, link, observer NAME, pause, restart, operator, claim, step NAME, \
+                 everything@us-east-1), references, reference NAME, link, ledger, observer NAME, pause, restart, operator, claim, \
+                 step NAME, \
                  or a kind of work ({})",
                 Work::NAMED.map(|(name, _)| name).join(", ")
             )),
         },
     }
+}
+
+fn fate(words: &mut Words<'_>) -> Result<Fate, String> {
+    Ok(match words.expect("what happens to it")? {
+        "falls-silent" => Fate::FallsSilent,
+        "is-back" => Fate::IsBack,
+        "halts" => Fate::Halts,
+        "stops" => Fate::Stops(words.duration("stops 30s")?),
+        "pauses" => Fate::Pauses(words.duration("pauses 6m")?),
+        "link" => match words.next().and_then(is_cut) {
+            Some(cut) => Fate::LinkCut(cut),
+            None => return Err("the link of an observer is `cut` or `restored`".to_owned()),
+        },
+        "clock" => {
+            let word = words.expect("by how much (`+5m`, `-30s`)")?;
+            let by = word.strip_prefix(['+', '-']).and_then(|by| parse_duration(by).ok());
+            let by = by.and_then(|by| SignedDuration::try_from(by).ok());
+            let by = by.ok_or_else(|| format!("`{word}`: a clock steps by `+5m` or `-30s`"))?;
+            Fate::ClockSteps(if word.starts_with('-') { -by } else { by })
+        }
+        other => {
+            return Err(format!(
+                "an observer does not `{other}`; there are falls-silent, is-back, halts, stops D, pauses D, link cut, \
+                 link restored and clock +D or -D"
+            ));
+        }
+    })
 }
 
 fn is_cut(word: &str) -> Option<bool> {

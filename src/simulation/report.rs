@@ -176,14 +176,13 @@ impl Entry {
                 recorded: Fact::StepStarted { .. } | Fact::UndoStarted { .. } | Fact::OwedFenceStarted { .. },
             } => true,
             What::Fact { recorded: Fact::SeenAlive { .. } | Fact::EpochStarted { .. } } => self.is_warm_up,
-            What::Does { .. } => self.is_warm_up,
+            What::Does { .. } | What::Daemon { .. } => self.is_warm_up,
             What::Happens { .. }
             | What::Fact { .. }
             | What::Alarm { .. }
             | What::Over { .. }
             | What::Answer { .. }
             | What::Would { .. }
-            | What::Daemon { .. }
             | What::Broken { .. } => false,
         }
     }

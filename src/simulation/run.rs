@@ -1,9 +1,9 @@
 //! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
 
-mod life;
-mod peers;
+mod node;
 mod perform;
 mod probes;
+mod seat;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,16 +14,18 @@ use jiff::SignedDuration;
 use super::check::Checks;
 use super::daemon::{Daemon, Phase, Running, Then, Work};
 use super::dice::Dice;
+use super::options::{Crash, Options, Setup, SetupError};
 use super::report::{Counts, End, Entry, Report, What};
-use super::story::{Condition, Happening, LedgerBefore, Order, Story};
-use super::world::{LATENCY, World};
+use super::story::{Condition, Fate, Happening, LedgerBefore, Order, Story};
+use super::world::{LATENCY, Vantage, World};
 use crate::decide::{
     Command, Controller, Decision, Effect, Fact, Frame, Input, ReferenceObservation, Scope, StepOutcome,
 };
-use crate::domain::{Bug, Bugs, Finding, InstanceId, Layer, Now, Observation, Policy, ReferenceId};
+use crate::domain::{Bug, Finding, InstanceId, Layer, Now, Observation, ReferenceId};
 use crate::ledger::{MemoryDisk, MemoryLedger, Permit, Sabotage};
 use crate::plan::{self, Action};
-use crate::ports::Ledger;
+use crate::ports::{Lease, Ledger};
+use node::Node;
 
 /// The daemon has been watching for that long when a story begins.
 const WARM_UP: Duration = Duration::from_secs(300);
@@ -31,7 +33,9 @@ const WARM_UP: Duration = Duration::from_secs(300);
 const START: Duration = Duration::from_secs(10_000);
 /// Looked at for that long after the last line, unless the story says until when.
 const AFTER: Duration = Duration::from_secs(20 * 60);
-/// An fsync.
+/// A daemon among others looks around so often.
+const BEAT: Duration = Duration::from_secs(1);
+/// An fsync, or the round of a quorum.
 const APPEND: Duration = Duration::from_millis(2);
 /// A daemon that crashed is back after this.
 const BACK_AFTER: Duration = Duration::from_secs(5);
@@ -42,81 +46,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(90);
 /// Events after which a simulation is given up: it does not settle.
 const EVENTS_MAX: u64 = 20_000_000;
 const LEDGER: &str = "0190a1b2-0000-7000-8000-5701240000ff";
-
-/// What a story is played with.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// The policy of the configuration, with the story's settings.
-    pub policy: Policy,
-    /// Its hash.
-    pub policy_hash: String,
-    /// How long a permit lasts.
-    pub permit: Duration,
-    /// Mistakes to be made, in tests of the tests.
-    pub(crate) bugs: Bugs,
-}
-
-/// What else goes wrong.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// With a seed, probes are spread, answers take their time, come twice and overtake each other. Without one,
-    /// everything is on time.
-    pub seed: Option<u64>,
-    /// The daemon dies at each of these, once.
-    pub crashes: Vec<Crash>,
-    /// Somebody edits the configuration: what a daemon reads when it starts anew. None means the same as before.
-    pub after_restart: Option<Box<Setup>>,
-    /// Ends early once no incident is open, nothing is going on any more, and the story only has approvals left to give.
-    pub until_settled: bool,
-}
-
-/// Where a daemon dies, or its disk does. It is back a moment later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crash {
-    /// While it records this frame (from 0): before it is written, or after.
-    Frame {
-        /// Which.
-        nth: u64,
-        /// It is durable.
-        written: bool,
-    },
-    /// At this mutating call (from 0): before it is sent, or before its answer is heard.
-    Call {
-        /// Which.
-        nth: u64,
-        /// It was sent.
-        sent: bool,
-    },
-    /// When this step's end (from 0) is known, and before it is recorded.
-    Outcome {
-        /// Which.
-        nth: u64,
-    },
-    /// The append of this frame (from 0) fails: the disk is full, or the frame is there and the answer says otherwise.
-    /// The daemon lives on, halted, until it is started anew.
-    Disk {
-        /// Which.
-        nth: u64,
-        /// It is durable, and nobody knows.
-        written: bool,
-    },
-}
-
-/// A story that cannot be played.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SetupError {
-    /// A line is about something that is not in the configuration.
-    #[error("line {line}: {what}")]
-    Line {
-        /// Line number.
-        line: usize,
-        /// What is wrong.
-        what: String,
-    },
-    /// It goes on for ever.
-    #[error("the simulation did not come to its end: {0} events and counting")]
-    Endless(u64),
-}
 
 /// Plays the story.
 ///
@@ -131,13 +60,14 @@ pub fn run(story: &Story, setup: &Setup, options: &Options) -> Result<Report, Se
 enum Event {
     Story(usize),
     World,
-    Boot,
-    /// Somebody ends the run of the daemon with this number, which is halted.
-    Mend(u64),
-    /// For the run of the daemon with this number; lost if it is another one.
-    Daemon(u64, ForDaemon),
-    /// For one of the other observers.
-    Peer(usize, peers::ForPeer),
+    /// A daemon starts at this node.
+    Boot(usize),
+    /// Somebody ends the run with this number of a node's daemon, which is halted.
+    Mend(usize, u64),
+    /// For the run with this number of a node's daemon; lost if it is another one.
+    Daemon(usize, u64, ForDaemon),
+    /// A call arrives, whatever has become of the daemon that sent it.
+    Call(Box<perform::Sent>),
 }
 
 enum ForDaemon {
@@ -149,6 +79,20 @@ enum ForDaemon {
     Appended,
     Task(u64),
     Deliver(Box<Input>),
+    /// The record has grown.
+    News,
+    Beat,
+}
+
+impl ForDaemon {
+    /// Nothing changes by it in the world.
+    fn is_a_look(&self) -> bool {
+        match self {
+            Self::Probe(_) | Self::Ask(_) | Self::Observed(_) | Self::Answered(_) | Self::News | Self::Beat => true,
+            Self::Deliver(input) => matches!(**input, Input::Heard(_)),
+            Self::Deadline(_) | Self::Appended | Self::Task(_) => false,
+        }
+    }
 }
 
 struct Simulation<'a> {
@@ -159,15 +103,13 @@ struct Simulation<'a> {
     events: u64,
     world: World,
     disk: MemoryDisk,
-    daemon: Option<Daemon>,
-    peers: Vec<peers::Peer>,
-    run: u64,
-    /// Stopped until then, without knowing.
-    paused: Option<Duration>,
+    nodes: Vec<Node>,
     dice: Option<Dice>,
     probe_dice: Dice,
     options: &'a Options,
     crashes: Vec<Crash>,
+    /// Calls get lost, and take their time.
+    is_rough: bool,
     /// When something was last recorded or told.
     stirred: Duration,
     checked: Duration,
@@ -183,6 +125,7 @@ impl<'a> Simulation<'a> {
     fn new(story: &'a Story, setup: &'a Setup, options: &'a Options) -> Self {
         let last = story.lines.last().map_or(Duration::ZERO, |line| line.at);
         let world = World::new(&setup.policy);
+        let seed = options.seed.or(story.settings.seed);
         let mut simulation = Self {
             story,
             setup,
@@ -191,14 +134,12 @@ impl<'a> Simulation<'a> {
             events: 0,
             world,
             disk: MemoryDisk::default(),
-            daemon: None,
-            peers: Vec::new(),
-            run: 0,
-            paused: None,
-            dice: options.seed.map(Dice::new),
-            probe_dice: Dice::new(options.seed.unwrap_or(1)),
+            nodes: Vec::new(),
+            dice: seed.map(Dice::new),
+            probe_dice: Dice::new(seed.unwrap_or(1)),
             options,
             crashes: options.crashes.clone(),
+            is_rough: story.settings.seed.is_some(),
             stirred: START,
             checked: Duration::ZERO,
             checks: Checks::new(&setup.policy),
@@ -209,8 +150,7 @@ impl<'a> Simulation<'a> {
             end: START + story.settings.until.unwrap_or(last + AFTER),
         };
         simulation.prepare_ledger();
-        simulation.gather_peers();
-        simulation.schedule(simulation.now, Event::Boot);
+        simulation.gather();
         for (n, line) in story.lines.iter().enumerate() {
             simulation.schedule(START + line.at, Event::Story(n));
         }
@@ -218,7 +158,7 @@ impl<'a> Simulation<'a> {
     }
 
     fn prepare_ledger(&mut self) {
-        let now = self.clock();
+        let now = self.clock(0);
         self.disk = MemoryDisk::new(LEDGER, now);
         if self.story.settings.ledger == LedgerBefore::Empty {
             return;
@@ -229,20 +169,13 @@ impl<'a> Simulation<'a> {
         self.disk = MemoryDisk::with(frames);
     }
 
-    fn clock(&self) -> Now {
-        let since = SignedDuration::try_from(self.now).unwrap_or_default();
-        let start = SignedDuration::try_from(START).unwrap_or_default();
-        let from = self.story.settings.from;
-        Now { monotonic: self.now, wall: from.checked_add(since - start).unwrap_or(from) }
-    }
-
     fn schedule(&mut self, at: Duration, event: Event) {
         self.events += 1;
         self.queue.insert((at.max(self.now), self.events), event);
     }
 
-    fn for_daemon(&mut self, after: Duration, event: ForDaemon) {
-        self.schedule(self.now + after, Event::Daemon(self.run, event));
+    fn for_daemon(&mut self, n: usize, after: Duration, event: ForDaemon) {
+        self.schedule(self.now + after, Event::Daemon(n, self.nodes[n].run, event));
     }
 
     fn note(&mut self, what: What) {
@@ -274,28 +207,22 @@ impl<'a> Simulation<'a> {
             }
             self.now = at;
             // Nothing changes by being looked at.
-            let is_a_look = matches!(
-                event,
-                Event::Daemon(
-                    _,
-                    ForDaemon::Probe(_) | ForDaemon::Ask(_) | ForDaemon::Observed(_) | ForDaemon::Answered(_)
-                ) | Event::Peer(..)
-            );
+            let is_a_look = matches!(&event, Event::Daemon(_, _, event) if event.is_a_look());
             if !is_a_look || self.now >= self.checked + Duration::from_secs(1) {
                 self.let_the_world_go_on();
             }
             match event {
                 Event::Story(n) => self.tell(n)?,
                 Event::World => {}
-                Event::Peer(n, event) => self.peer_takes(n, event),
-                Event::Boot => self.boot(),
-                Event::Mend(run) if run == self.run => self.die(Duration::from_secs(1)),
-                Event::Mend(_) => {}
-                Event::Daemon(run, event) => {
-                    if run == self.run && self.daemon.is_some() {
-                        self.daemon_takes(event);
+                Event::Boot(n) => self.boot(n),
+                Event::Mend(n, run) if run == self.nodes[n].run => self.die(n, Duration::from_secs(1)),
+                Event::Mend(..) => {}
+                Event::Daemon(n, run, event) => {
+                    if run == self.nodes[n].run && self.nodes[n].daemon.is_some() {
+                        self.daemon_takes(n, event);
                     }
                 }
+                Event::Call(sent) => self.arrives(*sent),
             }
         }
         self.now = self.end;
@@ -309,8 +236,9 @@ impl<'a> Simulation<'a> {
         }
         // Looked at once in a while: a status is expensive.
         self.stirred = self.now;
-        let now = self.clock();
-        let is_quiet = self.daemon.as_ref().is_some_and(|daemon| {
+        let Some(leader) = self.leader() else { return false };
+        let now = self.clock(leader);
+        let is_quiet = self.daemon(leader).is_some_and(|daemon| {
             daemon.open.is_none() && daemon.running.is_empty() && daemon.controller.status(now).pending.is_empty()
         });
         is_quiet
@@ -326,13 +254,14 @@ impl<'a> Simulation<'a> {
 
     fn let_the_world_go_on(&mut self) {
         self.checked = self.now;
+        self.listen();
         self.world.go_on(self.now);
         let found = self.checks.world(&self.disk, &self.world, self.now);
         self.broken(found);
     }
 
-    fn daemon_takes(&mut self, event: ForDaemon) {
-        if let Some(until) = self.paused.filter(|until| *until > self.now) {
+    fn daemon_takes(&mut self, n: usize, event: ForDaemon) {
+        if let Some(until) = self.nodes[n].paused.filter(|until| *until > self.now) {
             let event = match event {
                 // The timer of a probe in flight has long run out when the process goes on.
                 ForDaemon::Observed(observation) => ForDaemon::Observed(Box::new(Observation {
@@ -351,24 +280,31 @@ impl<'a> Simulation<'a> {
                 | ForDaemon::Deadline(_)
                 | ForDaemon::Appended
                 | ForDaemon::Task(_)
-                | ForDaemon::Deliver(_)) => event,
+                | ForDaemon::Deliver(_)
+                | ForDaemon::News
+                | ForDaemon::Beat) => event,
             };
-            self.schedule(until, Event::Daemon(self.run, event));
+            self.schedule(until, Event::Daemon(n, self.nodes[n].run, event));
             return;
         }
         match event {
-            ForDaemon::Probe(id) => self.probe(id),
-            ForDaemon::Ask(id) => self.ask(id),
-            ForDaemon::Observed(observation) => self.step(Input::Observed(*observation)),
-            ForDaemon::Answered(answered) => self.step(Input::ReferenceObserved(answered)),
-            ForDaemon::Deadline(n) => {
-                if self.daemon.as_ref().is_some_and(|daemon| daemon.deadline == n) {
-                    self.step(Input::Tick);
+            ForDaemon::Probe(id) => self.probe(n, id),
+            ForDaemon::Ask(id) => self.ask(n, id),
+            ForDaemon::Observed(observation) => self.step(n, Input::Observed(*observation)),
+            ForDaemon::Answered(answered) => self.step(n, Input::ReferenceObserved(answered)),
+            ForDaemon::Deadline(nth) => {
+                if self.daemon(n).is_some_and(|daemon| daemon.deadline == nth) {
+                    self.step(n, Input::Tick);
                 }
             }
-            ForDaemon::Appended => self.appended(),
-            ForDaemon::Task(id) => self.work_on(id),
-            ForDaemon::Deliver(input) => self.deliver(*input),
+            ForDaemon::Appended => self.appended(n),
+            ForDaemon::Task(id) => self.work_on(n, id),
+            ForDaemon::Deliver(input) => self.deliver(n, *input),
+            ForDaemon::News => {
+                self.reaches_ledger(n);
+                self.follow(n);
+            }
+            ForDaemon::Beat => self.beat(n),
         }
     }
 
@@ -390,13 +326,19 @@ impl<'a> Simulation<'a> {
             Happening::References { which, answers } => {
                 self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
             }
-            Happening::Link { cut } => self.world.link_cut = *cut,
-            Happening::Partition { between: (one, other), cut } => {
-                self.world.part(one, other, *cut).map_err(at_line)?;
+            Happening::Link { cut } => self.befall_own(Fate::LinkCut(*cut)).map_err(at_line)?,
+            Happening::Partition { between: (one, other), one_way, cut } => {
+                self.world.network.part(self.now, one, other, *cut).map_err(at_line)?;
+                if !one_way {
+                    self.world.network.part(self.now, other, one, *cut).map_err(at_line)?;
+                }
             }
-            Happening::Observer { observer, fate } => self.befall_peer(observer, *fate).map_err(at_line)?,
-            Happening::Pause(lasting) => self.paused = Some(self.now + *lasting),
-            Happening::Restart(lasting) => self.die(*lasting),
+            Happening::Ledger { member, answers } => {
+                self.world.network.set_members(member.as_ref(), *answers).map_err(at_line)?;
+            }
+            Happening::Observer { observer, fate } => self.befall(observer, *fate).map_err(at_line)?,
+            Happening::Pause(lasting) => self.befall_own(Fate::Pauses(*lasting)).map_err(at_line)?,
+            Happening::Restart(lasting) => self.befall_own(Fate::Stops(*lasting)).map_err(at_line)?,
             Happening::Works { work, behaviour } => self.world.set_behaviour(work, behaviour),
             Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
             Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
@@ -405,12 +347,20 @@ impl<'a> Simulation<'a> {
         Ok(())
     }
 
+    /// What happens to the daemon of the configuration.
+    fn befall_own(&mut self, fate: Fate) -> Result<(), String> {
+        let own = self.nodes[0].observer.clone();
+        self.befall(&own, fate)
+    }
+
     fn order(&mut self, order: Order) -> Result<(), String> {
-        let now = self.clock();
-        let Some(daemon) = &self.daemon else {
-            self.note(What::Answer { answer: Err("failoverd is not running".to_owned()) });
+        let leader = self.leader().filter(|leader| self.is_alone() || self.reaches_ledger(*leader));
+        let Some((n, daemon)) = leader.and_then(|n| Some((n, self.daemon(n)?))) else {
+            let why = if self.is_alone() { "failoverd is not running" } else { "no daemon leads at present" };
+            self.note(What::Answer { answer: Err(why.to_owned()) });
             return Ok(());
         };
+        let now = self.clock(n);
         let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
         let incident = || latest.clone().ok_or_else(|| "there is no incident that an operator could mean".to_owned());
         let by = "operator".to_owned();
@@ -437,58 +387,64 @@ impl<'a> Simulation<'a> {
         };
         let id = self.next_command;
         self.next_command += 1;
-        self.for_daemon(Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
+        self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
         Ok(())
     }
 
     // --- deciding ---
 
-    fn deliver(&mut self, input: Input) {
+    fn deliver(&mut self, n: usize, input: Input) {
         if matches!(input, Input::Finished { .. } | Input::UndoFinished { .. } | Input::OwedFenceFinished { .. }) {
             let nth = self.counts.outcomes;
             self.counts.outcomes += 1;
             if self.crashes(|crash| crash == Crash::Outcome { nth }) {
-                return self.die(BACK_AFTER);
+                return self.die(n, BACK_AFTER);
             }
         }
-        self.step(input);
+        self.step(n, input);
     }
 
-    fn step(&mut self, input: Input) {
-        let now = self.clock();
-        let Some(daemon) = &mut self.daemon else { return };
+    fn step(&mut self, n: usize, input: Input) {
+        let now = self.clock(n);
+        let Some(daemon) = self.daemon_mut(n) else { return };
         let Decision { record, perform } = daemon.controller.step(now, input);
         let is_open = daemon.open.is_some();
         if record.is_empty() {
-            self.perform_freely(perform);
+            self.perform_freely(n, perform);
         } else if is_open {
             self.broken(vec!["the controller decided while an append was open".to_owned()]);
-        } else if let Some(daemon) = &mut self.daemon {
-            self.stirred = self.now;
+        } else if !daemon.controller.leads() {
+            self.broken(vec![format!("a daemon that does not lead decided something: {record:?}")]);
+        } else {
             let frame = Frame { index: daemon.next_index, epoch: daemon.lease.epoch, at: now, facts: record };
             let early = self.setup.bugs.has(Bug::PerformedBeforeDurable);
-            daemon.open = Some((frame, if early { Vec::new() } else { perform.clone() }));
-            self.for_daemon(APPEND, ForDaemon::Appended);
+            let held_back = if early { Vec::new() } else { perform.clone() };
+            if let Some(daemon) = self.daemon_mut(n) {
+                daemon.open = Some((frame, held_back));
+            }
+            self.stirred = self.now;
+            self.for_daemon(n, APPEND, ForDaemon::Appended);
             if early {
-                self.perform_too_early(perform);
+                self.perform_too_early(n, perform);
             }
         }
-        self.watch_the_deadline();
+        self.watch_the_deadline(n);
     }
 
-    fn watch_the_deadline(&mut self) {
-        let Some(daemon) = &mut self.daemon else { return };
+    fn watch_the_deadline(&mut self, n: usize) {
+        let now = self.now;
+        let Some(daemon) = self.daemon_mut(n) else { return };
         if daemon.open.is_some() {
             return;
         }
         let Some((due, _)) = daemon.controller.next_deadline() else { return };
         daemon.deadline += 1;
-        let n = daemon.deadline;
-        let after = due.saturating_sub(self.now).max(Duration::from_millis(1));
-        self.for_daemon(after, ForDaemon::Deadline(n));
+        let nth = daemon.deadline;
+        let after = due.saturating_sub(now).max(Duration::from_millis(1));
+        self.for_daemon(n, after, ForDaemon::Deadline(nth));
     }
 
-    fn appended(&mut self) {
+    fn appended(&mut self, n: usize) {
         let nth = self.counts.frames;
         self.counts.frames += 1;
         let sabotage = [
@@ -499,41 +455,46 @@ impl<'a> Simulation<'a> {
         ]
         .into_iter()
         .find(|(place, _)| self.crashes(|crash| crash == *place));
-        let Some(daemon) = &mut self.daemon else { return };
+        self.reaches_ledger(n);
+        let (now, permit) = (self.clock(n), self.setup.permit);
+        let Some(daemon) = self.daemon_mut(n) else { return };
         let Some((frame, perform)) = daemon.open.take() else { return };
         if let Some((_, sabotage)) = sabotage {
             daemon.ledger.sabotage_next(sabotage);
         }
         let durable = match daemon.ledger.append(frame.clone()).now_or_never() {
             Some(Ok(durable)) => durable,
-            Some(Err(_)) if matches!(sabotage, Some((Crash::Frame { .. }, _))) => return self.die(BACK_AFTER),
-            Some(Err(error)) => return self.append_failed(error.to_string(), frame, perform),
-            None => return self.append_failed("the ledger does not answer".to_owned(), frame, perform),
+            Some(Err(_)) if matches!(sabotage, Some((Crash::Frame { .. }, _))) => return self.die(n, BACK_AFTER),
+            Some(Err(error)) => return self.not_appended(n, error, frame, perform),
+            None => return self.append_failed(n, "the ledger does not answer".to_owned(), frame, perform),
         };
         daemon.next_index += 1;
         daemon.controller.apply(frame.at, &frame.facts);
-        self.tell_peers(&frame);
-        let permit = durable.permit(self.clock(), self.setup.permit);
-        let found = self.ended_while_worked_on(&frame.facts);
+        let permit = durable.permit(now, permit);
+        let found = self.ended_while_worked_on(n, &frame.facts);
         self.broken(found);
         for fact in frame.facts {
-            let would = self.would_do(&fact);
+            let would = self.would_do(n, &fact);
             self.note(What::Fact { recorded: fact });
             if let Some(plan) = would {
                 self.note(What::Would { plan });
             }
         }
+        self.listen();
         let found = self.checks.read(&self.disk, &self.world, self.now);
         self.broken(found);
-        for effect in perform {
-            self.perform(effect, &permit);
+        for other in (0..self.nodes.len()).filter(|other| *other != n) {
+            self.for_daemon(other, seat::NEWS_TAKES, ForDaemon::News);
         }
-        self.step(Input::Tick);
+        for effect in perform {
+            self.perform(n, effect, &permit);
+        }
+        self.step(n, Input::Tick);
     }
 
     /// The record says that a step has ended, and somebody still works on it.
-    fn ended_while_worked_on(&self, facts: &[Fact]) -> Vec<String> {
-        let Some(daemon) = &self.daemon else { return Vec::new() };
+    fn ended_while_worked_on(&self, n: usize, facts: &[Fact]) -> Vec<String> {
+        let Some(daemon) = self.daemon(n) else { return Vec::new() };
         let ended = facts.iter().filter_map(|fact| {
             if let Fact::StepDone { plan, step, .. } | Fact::StepFailed { plan, step, .. } = fact {
                 Some((plan, step))
@@ -552,19 +513,22 @@ impl<'a> Simulation<'a> {
     }
 
     /// The plan that the mode holds back.
-    fn would_do(&self, fact: &Fact) -> Option<String> {
+    fn would_do(&self, n: usize, fact: &Fact) -> Option<String> {
         let Fact::Withheld { source, part, .. } = fact else { return None };
         let scope = Scope::of(source, part);
-        let dry_run = self.daemon.as_ref()?.controller.plan_if(self.clock(), &scope).ok()?;
+        let dry_run = self.daemon(n)?.controller.plan_if(self.clock(n), &scope).ok()?;
         Some(plan::render(&dry_run.steps))
     }
 
     // --- the end ---
 
     fn report(mut self) -> Report {
-        let now = self.clock();
-        let status = self.daemon.as_ref().map(|daemon| daemon.controller.status(now));
-        let is_busy = self.daemon.as_ref().is_none_or(|daemon| daemon.open.is_some() || !daemon.running.is_empty());
+        // Where nobody leads, the first one that runs knows what there is to know.
+        let runs = || (0..self.nodes.len()).find(|n| self.nodes[*n].daemon.is_some());
+        let n = self.leader().or_else(runs).unwrap_or(0);
+        let now = self.clock(n);
+        let status = self.daemon(n).map(|daemon| daemon.controller.status(now));
+        let is_busy = self.daemon(n).is_none_or(|daemon| daemon.open.is_some() || !daemon.running.is_empty());
         let found = self.checks.end(&self.world, self.now, status.as_ref(), is_busy);
         self.broken(found);
         let end = End::of(&self.world, self.now, status.as_ref(), self.alarms);

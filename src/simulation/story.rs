@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::{ComponentId, InstanceId, Layer, LedgerId, ObserverId, ReferenceId, RegionId, StepId};
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub observers: Vec<(ObserverId, RegionId)>,
     /// When to stop looking; none means a while after the last line.
     pub until: Option<Duration>,
+    /// Chance in probes, answers and calls, the same for the same number; none means that everything is on time.
+    pub seed: Option<u64>,
 }
 
 /// What is in the ledger when the story begins.
@@ -82,12 +84,21 @@ pub enum Happening {
     },
     /// Two regions: what stands in one cannot reach what stands in the other.
     Partition {
-        /// Which.
+        /// From where to where.
         between: (RegionId, RegionId),
+        /// Only in this direction.
+        one_way: bool,
         /// Whether they are cut off.
         cut: bool,
     },
-    /// To another observer.
+    /// To the ledger that the daemons share.
+    Ledger {
+        /// Its member in this region; none means all of them.
+        member: Option<RegionId>,
+        /// Whether it runs.
+        answers: bool,
+    },
+    /// To an observer.
     Observer {
         /// Which.
         observer: ObserverId,
@@ -116,15 +127,23 @@ pub enum Happening {
     },
 }
 
-/// What happens to another observer.
+/// What happens to an observer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is dead, or cannot reach the ledger: nobody hears it.
+    /// It cannot reach the ledger: nobody hears it, and it hears nobody.
     FallsSilent,
-    /// It is heard again.
+    /// It can again.
     IsBack,
     /// Something broke in it: it says that it says nothing.
     Halts,
+    /// It dies, and is back after a while.
+    Stops(Duration),
+    /// It is stopped and goes on later, without having been told.
+    Pauses(Duration),
+    /// Its wall clock is set, forwards or back.
+    ClockSteps(SignedDuration),
+    /// Its own link is cut, or restored: everything looks dead to it.
+    LinkCut(bool),
 }
 
 /// Whom something happens to.

@@ -4,10 +4,13 @@
 //! Deliberately simple where no decision depends on it: a write-ahead log grows at a steady rate, and work takes as
 //! long as the story says.
 
+mod network;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+pub(super) use network::{Network, Vantage};
 
 use super::story::{Behaviour, Condition, Which, Work};
 use crate::domain::{
@@ -32,9 +35,7 @@ pub(super) struct World {
     policy: Policy,
     instances: BTreeMap<InstanceId, Instance>,
     references: BTreeMap<ReferenceId, bool>,
-    pub(super) link_cut: bool,
-    /// Regions that cannot reach each other, both ways round.
-    parted: BTreeSet<(RegionId, RegionId)>,
+    pub(super) network: Network,
     claims: BTreeMap<RegionId, Claim>,
     replicas: BTreeMap<(InstanceId, String), u32>,
     /// Workloads with fewer ready replicas than they are scaled to.
@@ -142,8 +143,7 @@ impl World {
         Self {
             instances,
             references: policy.references.keys().map(|reference| (reference.clone(), true)).collect(),
-            link_cut: false,
-            parted: BTreeSet::new(),
+            network: Network::new(policy),
             claims: BTreeMap::new(),
             replicas,
             lacking: BTreeMap::new(),
@@ -283,31 +283,10 @@ impl World {
         self.references.keys()
     }
 
-    pub(super) fn reference_answers(&self, id: &ReferenceId) -> bool {
-        !self.link_cut && self.is_reference_up(id)
-    }
-
-    pub(super) fn is_reference_up(&self, id: &ReferenceId) -> bool {
-        self.references.get(id).copied().unwrap_or(false)
-    }
-
-    /// Two regions cannot reach each other from now on, or can again.
-    pub(super) fn part(&mut self, one: &RegionId, other: &RegionId, cut: bool) -> Result<(), String> {
-        for region in [one, other] {
-            let is_known = self.policy.regions.contains_key(region)
-                || self.policy.council.observers.values().any(|known| known == region);
-            if !is_known {
-                return Err(format!("there is neither a region nor an observer in {region}"));
-            }
-        }
-        for pair in [(one.clone(), other.clone()), (other.clone(), one.clone())] {
-            if cut {
-                self.parted.insert(pair);
-            } else {
-                self.parted.remove(&pair);
-            }
-        }
-        Ok(())
+    pub(super) fn reference_answers(&self, from: &Vantage, id: &ReferenceId) -> bool {
+        let region = self.policy.references.get(id).and_then(|reference| reference.region.as_ref());
+        let is_parted = region.is_some_and(|region| self.network.is_parted(from, region));
+        !from.is_cut_off && !is_parted && self.references.get(id).copied().unwrap_or(false)
     }
 
     /// What a probe of it finds from a region, and how long that takes. `dice` is a number from 0 to 99.
@@ -316,7 +295,7 @@ impl World {
         now: Duration,
         id: &InstanceId,
         dice: u8,
-        from: &RegionId,
+        from: &Vantage,
     ) -> (Finding, Evidence, Duration) {
         let (Some(instance), Some(component)) = (self.instances.get(id), self.policy.components.get(&id.component))
         else {
@@ -324,9 +303,8 @@ impl World {
         };
         let timeout = component.probing.timeout;
         let nothing = Evidence::default();
-        let is_own = *from == self.policy.observer_region;
-        let is_parted = instance.kind != Kind::Traffic && self.parted.contains(&(from.clone(), id.region.clone()));
-        if (self.link_cut && is_own) || is_parted {
+        let is_parted = instance.kind != Kind::Traffic && self.network.is_parted(from, &id.region);
+        if from.is_cut_off || is_parted {
             let why = format!("no connection within {timeout:?}");
             return (Finding::Failing { layer: Layer::Tcp, why }, nothing, timeout);
         }
@@ -370,25 +348,33 @@ impl World {
         if own.writable {
             return written(own.silent_since.unwrap_or(now).min(now));
         }
-        let source = self
+        // What a dead primary did not send will never arrive.
+        let received = self.source_of(now, id).map_or(now, |source| source.received);
+        written(received.saturating_sub(own.lag))
+    }
+
+    /// What a replica replicates.
+    fn source_of(&self, now: Duration, id: &InstanceId) -> Option<Source> {
+        let sources = self
             .instances
             .iter()
-            .filter(|(other, instance)| other.component == id.component && *other != id && instance.writable)
-            .map(|(_, instance)| instance.silent_since.unwrap_or(now).min(now))
-            .max()
-            .unwrap_or(now);
-        // What a dead primary did not send will never arrive.
-        written(source.saturating_sub(own.lag))
+            .filter(|(other, instance)| other.component == id.component && *other != id && instance.writable);
+        let sources = sources.map(|(source, instance)| {
+            let wrote = instance.silent_since.unwrap_or(now).min(now);
+            let cut = self.network.parted_since(&source.region, &id.region);
+            Source { wrote, received: cut.map_or(wrote, |cut| wrote.min(cut)) }
+        });
+        sources.max_by_key(|source| source.received)
     }
 
     /// The claims of the clusters that can be reached.
-    pub(super) fn claims(&self, now: Duration) -> BTreeMap<RegionId, Option<Claim>> {
-        self.clusters(now).into_iter().map(|region| (region.clone(), self.claims.get(&region).cloned())).collect()
+    pub(super) fn claims(&self, now: Duration, from: &Vantage) -> BTreeMap<RegionId, Option<Claim>> {
+        self.clusters(now, from).into_iter().map(|region| (region.clone(), self.claims.get(&region).cloned())).collect()
     }
 
-    pub(super) fn put_claim(&mut self, now: Duration, ledger: &LedgerId, term: Term, replace: bool) {
+    pub(super) fn put_claim(&mut self, now: Duration, from: &Vantage, ledger: &LedgerId, term: Term, replace: bool) {
         let ours = Claim { ledger: ledger.clone(), term: Some(term), holder: "failoverd".to_owned() };
-        for region in self.clusters(now) {
+        for region in self.clusters(now, from) {
             let is_foreign = |claim: &Claim| claim.ledger != ours.ledger || claim.term > ours.term;
             if replace || !self.claims.get(&region).is_some_and(is_foreign) {
                 self.claims.insert(region, ours.clone());
@@ -396,19 +382,18 @@ impl World {
         }
     }
 
-    fn clusters(&self, now: Duration) -> BTreeSet<RegionId> {
+    fn clusters(&self, now: Duration, from: &Vantage) -> BTreeSet<RegionId> {
         self.instances
             .iter()
-            .filter(|(id, instance)| instance.kind == Kind::Kubernetes && self.reaches(now, id))
+            .filter(|(id, instance)| instance.kind == Kind::Kubernetes && self.reaches(now, from, id))
             .map(|(id, _)| id.region.clone())
             .collect()
     }
 
-    /// Whether the daemon can do anything there.
-    fn reaches(&self, now: Duration, id: &InstanceId) -> bool {
-        let is_parted = self.parted.contains(&(self.policy.observer_region.clone(), id.region.clone()));
-        let is_cut = self.link_cut || is_parted;
-        !is_cut && self.instances.get(id).is_some_and(|instance| instance.failure(now, 50).is_none())
+    /// Whether anything can be done there from here.
+    fn reaches(&self, now: Duration, from: &Vantage, id: &InstanceId) -> bool {
+        !self.network.is_parted(from, &id.region)
+            && self.instances.get(id).is_some_and(|instance| instance.failure(now, 50).is_none())
     }
 
     /// The databases that accept the application's writes.
@@ -453,8 +438,9 @@ impl World {
     }
 
     /// What a promotion loses: the writes of that long before the source fell silent.
-    fn lost_by_promoting(&self, id: &InstanceId) -> Duration {
-        self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag)
+    fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Duration {
+        let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
+        self.source_of(now, id).map_or(lag, |source| lag + (source.wrote - source.received))
     }
 
     pub(super) fn fenced(&self) -> BTreeSet<InstanceId> {
@@ -473,6 +459,12 @@ impl World {
     pub(super) fn texts(&self) -> &BTreeMap<(InstanceId, String), String> {
         &self.texts
     }
+}
+
+/// Until when a primary wrote, and until when its replica has received that.
+struct Source {
+    wrote: Duration,
+    received: Duration,
 }
 
 enum Failure {

@@ -106,6 +106,7 @@ fn the_page_about_stories_is_true() {
         ("+0 operator shrug", "there are "),
         ("+0 promote slowly", "there are "),
         ("+0 database@us-east-1 fails tpc", "there are "),
+        ("+0 observer failoverd-eu-west-1 naps", "there are "),
         ("+0 nothing", "write an instance (database@us-east-1, everything@us-east-1), "),
     ] {
         let error = failoverd::simulation::parse(nonsense).expect_err(nonsense).to_string();

@@ -36,6 +36,12 @@ impl LedgerConfig {
     pub fn is_shared(&self) -> bool {
         self.etcd.is_some() || self.s3.is_some()
     }
+
+    /// How long a leader leads without having renewed that, where several daemons share it; as on etcd where they do not.
+    pub fn lease(&self) -> Duration {
+        let etcd = self.etcd.as_ref().map(|etcd| etcd.lease);
+        etcd.or_else(|| self.s3.as_ref().map(|s3| s3.lease)).unwrap_or_else(etcd_lease)
+    }
 }
 
 /// An etcd cluster, of version 3.4 or later.

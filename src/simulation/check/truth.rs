@@ -5,8 +5,29 @@ use super::*;
 
 /// Share of a window that has to have been failing in the world: probes are seconds apart, and one may get through.
 const MOSTLY: f64 = 0.88;
+/// From a verdict to a decision that counts it, beside what a ballot is good for.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+/// An observer that is back has looked at everything, and told the others.
+const WITNESS_SPEAKS_AFTER: Duration = Duration::from_secs(30);
+
+/// Whether a region is heard, and since when that is so.
+pub(super) struct Voice {
+    is_sound: bool,
+    since: Duration,
+}
 
 impl Checks {
+    /// Which regions have an observer that runs, is not halted, and reaches the ledger.
+    pub(in crate::simulation) fn hear(&mut self, sound: &BTreeSet<RegionId>, now: Duration) {
+        for region in self.policy.council.regions() {
+            let is_sound = sound.contains(region);
+            let voice = self.voices.entry(region.clone()).or_insert(Voice { is_sound, since: now });
+            if voice.is_sound != is_sound {
+                *voice = Voice { is_sound, since: now };
+            }
+        }
+    }
+
     /// Judges a fact that has become durable.
     pub(super) fn judge(&self, fact: &Fact, world: &World, now: Duration, found: &mut Vec<String>) {
         match fact {
@@ -79,7 +100,7 @@ impl Checks {
         let source = &incident.source;
         let failing = |component: &ComponentId, lasting: Duration| {
             let id = InstanceId { component: component.clone(), region: source.clone() };
-            has_failed(world, &id, lasting, now)
+            self.has_failed(world, &id, lasting, now)
         };
         match part {
             Part::Component(component) => {
@@ -115,7 +136,7 @@ impl Checks {
         }
         let known = self.steps.get(&(plan.clone(), step.clone()));
         if let Some(confirm) = known.and_then(|known| known.step.confirm.as_ref())
-            && !has_failed(world, &confirm.instance, confirm.lasting, now)
+            && !self.has_failed(world, &confirm.instance, confirm.lasting, now)
         {
             found.push(format!(
                 "{plan}/{step} goes ahead, and {} has not failed for {}",
@@ -124,10 +145,35 @@ impl Checks {
             ));
         }
     }
-}
 
-/// A database that takes no writes is as good as failing, whatever it answers.
-fn has_failed(world: &World, id: &InstanceId, lasting: Duration, now: Duration) -> bool {
-    let failing = world.failing_between(id, now.saturating_sub(lasting), now);
-    failing >= lasting.mul_f64(MOSTLY) || world.takes_no_writes(id)
+    /// A database that takes no writes is as good as failing, whatever it answers.
+    fn has_failed(&self, world: &World, id: &InstanceId, lasting: Duration, now: Duration) -> bool {
+        let (began, enough) = (now.saturating_sub(lasting), lasting.mul_f64(MOSTLY));
+        let failing = world.failing_between(id, began, now);
+        failing >= enough || world.takes_no_writes(id) || self.is_cut_off(world, id, (began, now), enough, failing)
+    }
+
+    /// Enough of the regions that are heard cannot reach it, and nobody in its own region is heard. What somebody said a
+    /// moment ago counts for as long as a ballot does, and who is back has to be heard first.
+    fn is_cut_off(
+        &self,
+        world: &World,
+        id: &InstanceId,
+        (began, ended): (Duration, Duration),
+        enough: Duration,
+        failing: Duration,
+    ) -> bool {
+        let council = &self.policy.council;
+        let heard_for = council.ballot_fresh + HEARD_WITHIN;
+        let cannot_reach = |region: &&RegionId| {
+            let parted = world.network.parted_between(region, &id.region, began, ended);
+            let voice = self.voices.get(*region);
+            let is_heard = voice.is_some_and(|voice| voice.is_sound || ended.saturating_sub(voice.since) < heard_for);
+            is_heard && failing + parted >= enough
+        };
+        let voters = council.regions().into_iter().filter(|region| **region != id.region);
+        let witness = self.voices.get(&id.region).filter(|voice| voice.is_sound);
+        let is_contradicted = witness.is_some_and(|voice| ended.saturating_sub(voice.since) > WITNESS_SPEAKS_AFTER);
+        !council.is_alone() && !is_contradicted && voters.filter(cannot_reach).count() >= council.needed()
+    }
 }

@@ -1,24 +1,44 @@
 //! How the simulated daemon performs effects: one attempt at a time, with crashes and lost answers in between.
 
 use super::*;
+use crate::ports::Setback;
+
+/// The longest that a mutating call is on its way; its timeout.
+const CALL_TAKES_MAX: Duration = Duration::from_secs(10);
+
+/// A mutating call under way. It arrives, even if whoever sent it is dead by then.
+pub(super) struct Sent {
+    n: usize,
+    run: u64,
+    /// Which task.
+    id: u64,
+    /// Which call of the whole run.
+    nth: u64,
+    epoch: u64,
+    from: Vantage,
+    key: String,
+    action: Action,
+    work: Work,
+    is_answer_lost: bool,
+}
 
 impl Simulation<'_> {
-    pub(super) fn perform_freely(&mut self, effects: Vec<Effect>) {
+    pub(super) fn perform_freely(&mut self, n: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Look { plan, step, action } => {
                     let takes = LATENCY + self.spread(Duration::from_secs(1));
-                    let result = self.world.look(self.now, &format!("{plan}/{step}"), &action);
-                    self.answer(takes, Input::Looked { plan, step, result });
+                    let result = self.world.look(self.now, &self.vantage(n), &format!("{plan}/{step}"), &action);
+                    self.answer(n, takes, Input::Looked { plan, step, result });
                 }
                 Effect::Survey => {
                     let takes = LATENCY + self.spread(Duration::from_secs(1));
-                    let claims = self.world.claims(self.now);
-                    self.answer(takes, Input::Surveyed { claims });
+                    let claims = self.world.claims(self.now, &self.vantage(n));
+                    self.answer(n, takes, Input::Surveyed { claims });
                 }
                 Effect::Cancel { plan, step } => {
                     let key = format!("{plan}/{step}");
-                    let Some(daemon) = &mut self.daemon else { return };
+                    let Some(daemon) = self.daemon_mut(n) else { return };
                     let hit: Vec<u64> = daemon
                         .running
                         .iter_mut()
@@ -29,7 +49,7 @@ impl Simulation<'_> {
                         })
                         .collect();
                     for id in hit {
-                        self.for_daemon(LATENCY, ForDaemon::Task(id));
+                        self.for_daemon(n, LATENCY, ForDaemon::Task(id));
                     }
                 }
                 Effect::Alarm(alarm) => {
@@ -51,8 +71,8 @@ impl Simulation<'_> {
         }
     }
 
-    pub(super) fn perform(&mut self, effect: Effect, permit: &Permit) {
-        let halted = self.daemon.as_ref().and_then(|daemon| daemon.controller.halted());
+    pub(super) fn perform(&mut self, n: usize, effect: Effect, permit: &Permit) {
+        let halted = self.daemon(n).and_then(|daemon| daemon.controller.halted());
         if let Some(why) = halted {
             let text = format!("an effect was performed while halted ({why}): {effect:?}");
             self.broken(vec![text]);
@@ -71,166 +91,219 @@ impl Simulation<'_> {
                 (Work::Fence { database, key, attempt, deadline }, text)
             }
             Effect::Claim { ledger, term, replace } => {
-                self.world.put_claim(self.now, &ledger, term, replace);
+                let here = self.vantage(n);
+                self.world.put_claim(self.now, &here, &ledger, term, replace);
                 let text = if replace { "claim the clusters, replacing other claims" } else { "claim the clusters" };
                 self.note(What::Does { text: text.to_owned() });
-                let claims = self.world.claims(self.now);
-                return self.answer(LATENCY, Input::Surveyed { claims });
+                let claims = self.world.claims(self.now, &here);
+                return self.answer(n, LATENCY, Input::Surveyed { claims });
             }
             effect @ (Effect::Look { .. }
             | Effect::Survey
             | Effect::Cancel { .. }
             | Effect::Alarm(_)
             | Effect::AlarmCleared { .. }
-            | Effect::Reply { .. }) => return self.perform_freely(vec![effect]),
+            | Effect::Reply { .. }) => return self.perform_freely(n, vec![effect]),
         };
         self.note(What::Does { text });
         let mut running = Running::new(work, self.now, permit.clone());
         if self.setup.bugs.has(Bug::KeyChangesAtRestart) {
-            running.salt = format!("--run-{}", self.run);
+            running.salt = format!("--run-{n}-{}", self.nodes[n].run);
         }
-        let found = self.checks.starts(&running, self.clock());
+        let found = self.checks.starts(&running, self.clock(n));
         self.broken(found);
-        let Some(daemon) = &mut self.daemon else { return };
+        let Some(daemon) = self.daemon_mut(n) else { return };
         let id = daemon.next_task;
         daemon.next_task += 1;
         daemon.running.insert(id, running);
         let takes = LATENCY + self.spread(Duration::from_millis(500));
-        self.for_daemon(takes, ForDaemon::Task(id));
+        self.for_daemon(n, takes, ForDaemon::Task(id));
     }
 
     /// A permit that nothing durable stands behind: a deliberate bug.
     #[cfg(test)]
-    pub(super) fn perform_too_early(&mut self, effects: Vec<Effect>) {
+    pub(super) fn perform_too_early(&mut self, n: usize, effects: Vec<Effect>) {
         let permit = Permit::for_tests(Duration::MAX);
         for effect in effects {
-            self.perform(effect, &permit);
+            self.perform(n, effect, &permit);
         }
     }
 
     #[cfg(not(test))]
-    pub(super) fn perform_too_early(&mut self, _effects: Vec<Effect>) {}
+    pub(super) fn perform_too_early(&mut self, _n: usize, _effects: Vec<Effect>) {}
 
     /// An answer on its way to the controller; with a seed it may come twice.
-    fn answer(&mut self, after: Duration, input: Input) {
+    fn answer(&mut self, n: usize, after: Duration, input: Input) {
         if let Some(dice) = &mut self.dice
             && dice.percent() < 20
         {
             let later = Duration::from_millis(dice.below(10_000));
-            self.for_daemon(after + later, ForDaemon::Deliver(Box::new(input.clone())));
+            self.for_daemon(n, after + later, ForDaemon::Deliver(Box::new(input.clone())));
         }
-        self.for_daemon(after, ForDaemon::Deliver(Box::new(input)));
+        self.for_daemon(n, after, ForDaemon::Deliver(Box::new(input)));
     }
 
     /// One call of a task.
-    pub(super) fn work_on(&mut self, id: u64) {
-        let Some(mut running) = self.daemon.as_mut().and_then(|daemon| daemon.running.remove(&id)) else { return };
+    pub(super) fn work_on(&mut self, n: usize, id: u64) {
+        let Some(mut running) = self.daemon_mut(n).and_then(|daemon| daemon.running.remove(&id)) else { return };
+        if running.phase == Phase::Sent {
+            // Nothing more is done about it before its answer is there.
+            return self.keep(n, id, running);
+        }
         if running.cancelled {
-            return self.ended(&running, StepOutcome::Cancelled);
+            return self.ended(n, &running, StepOutcome::Cancelled);
         }
         if let Some(why) = running.out_of_time(self.now) {
-            return self.ended(&running, StepOutcome::Failed { why });
+            return self.ended(n, &running, StepOutcome::Failed { why });
         }
-        let key = running.key();
-        let action = match &running.work {
-            Work::Perform(task) | Work::Undo { task, .. } => task.action.clone(),
-            Work::Fence { database, .. } => Action::Fenced { database: database.clone() },
-        };
+        let (key, action) = (running.key(), running.action());
+        let here = self.vantage(n);
         let next = match running.phase {
-            Phase::Look => self.world.look(self.now, &key, &action).map(|look| {
+            Phase::Look => self.world.look(self.now, &here, &key, &action).map(|look| {
                 running.phase = if look.satisfied { Phase::Verify } else { Phase::Act };
                 None
             }),
-            Phase::Act => {
-                if let Some(early) = self.before_a_call(&mut running) {
-                    return early;
-                }
-                let made = self.call(&key, &action, &mut running);
-                let nth = self.counts.calls - 1;
-                self.let_the_world_go_on();
-                if self.crashes(|crash| crash == Crash::Call { nth, sent: true }) {
-                    return self.die(BACK_AFTER);
-                }
-                made
-            }
             Phase::Verify => self
                 .world
-                .verify(self.now, &key, &action)
+                .verify(self.now, &here, &key, &action)
                 .map(|note| Some(StepOutcome::Reached { note, acted: running.acted })),
+            Phase::Act => return self.send(n, id, running),
+            Phase::Sent => return,
         };
-        match next {
-            Ok(Some(outcome)) => self.ended(&running, outcome),
-            Ok(None) => self.again(id, running, LATENCY),
-            Err(setback) => match running.weigh(self.now, setback) {
-                Then::Again(wait) => self.again(id, running, wait),
-                Then::GiveUp(why) => self.ended(&running, StepOutcome::Failed { why }),
-            },
+        self.go_on(n, id, running, next);
+    }
+
+    /// A mutating call leaves the daemon.
+    fn send(&mut self, n: usize, id: u64, mut running: Running) {
+        let Some(left) = self.before_a_call(n, &mut running) else { return };
+        running.acted = true;
+        running.phase = Phase::Sent;
+        let sent = Sent {
+            n,
+            run: self.nodes[n].run,
+            id,
+            nth: self.counts.calls - 1,
+            epoch: running.permit.epoch(),
+            from: self.vantage(n),
+            key: running.key(),
+            action: running.action(),
+            work: running.work.clone(),
+            is_answer_lost: false,
+        };
+        self.keep(n, id, running);
+        // On a bad day a call takes as long as its timeout, which ends before the permit does.
+        match self.dice.as_mut().filter(|_| self.is_rough).map(|dice| dice.percent()) {
+            Some(0..15) => {
+                let takes = self.spread(CALL_TAKES_MAX.min(left));
+                self.schedule(self.now + takes, Event::Call(Box::new(sent)));
+            }
+            Some(15..20) => self.arrives(Sent { is_answer_lost: true, ..sent }),
+            // It gets lost on its way.
+            Some(20..25) => self.answered(&sent, Err(Setback::Transient("no answer in time".to_owned()))),
+            Some(_) | None => self.arrives(sent),
+        }
+    }
+
+    /// It reaches the world, whatever has become of the daemon that sent it.
+    pub(super) fn arrives(&mut self, sent: Sent) {
+        let found = self.checks.arrives(sent.epoch, &sent.key);
+        self.broken(found);
+        let made = match &sent.work {
+            Work::Undo { previous, .. } => {
+                self.world.undo(self.now, &sent.from, &sent.key, &sent.action, previous).map(Some)
+            }
+            Work::Perform(_) | Work::Fence { .. } => {
+                self.world.act(self.now, &sent.from, &sent.key, &sent.action).map(|()| None)
+            }
+        };
+        if made.is_ok() {
+            let found = self.checks.accepted(&self.world);
+            self.broken(found);
         }
         if let Some(next) = self.world.next() {
             self.schedule(next, Event::World);
         }
+        self.let_the_world_go_on();
+        if self.crashes(|crash| crash == Crash::Call { nth: sent.nth, sent: true }) {
+            return self.die(sent.n, BACK_AFTER);
+        }
+        let made = if sent.is_answer_lost { Err(Setback::Transient("no answer in time".to_owned())) } else { made };
+        self.answered(&sent, made);
     }
 
-    /// The permit, and a crash before the call is sent. `Some` means that there is no call.
-    fn before_a_call(&mut self, running: &mut Running) -> Option<()> {
+    /// The daemon hears of it, if it is still the one that sent it.
+    fn answered(&mut self, sent: &Sent, made: Result<Option<String>, Setback>) {
+        if self.nodes[sent.n].run != sent.run {
+            return;
+        }
+        let Some(mut running) = self.daemon_mut(sent.n).and_then(|daemon| daemon.running.remove(&sent.id)) else {
+            return;
+        };
+        running.phase = match running.work {
+            Work::Undo { .. } => Phase::Act,
+            Work::Perform(_) | Work::Fence { .. } => Phase::Verify,
+        };
+        let next = made.map(|note| note.map(|note| StepOutcome::Reached { note, acted: true }));
+        if next.as_ref().is_err_and(|setback| !matches!(setback, Setback::NotYet(_))) {
+            running.phase = Phase::Act;
+        }
+        self.go_on(sent.n, sent.id, running, next);
+    }
+
+    fn go_on(&mut self, n: usize, id: u64, mut running: Running, next: Result<Option<StepOutcome>, Setback>) {
+        match next {
+            Ok(Some(outcome)) => self.ended(n, &running, outcome),
+            Ok(None) => self.again(n, id, running, LATENCY),
+            Err(setback) => match running.weigh(self.now, setback) {
+                Then::Again(wait) => self.again(n, id, running, wait),
+                Then::GiveUp(why) => self.ended(n, &running, StepOutcome::Failed { why }),
+            },
+        }
+    }
+
+    /// The permit, and a crash before the call is sent. How long the call may take; none means that there is no call.
+    fn before_a_call(&mut self, n: usize, running: &mut Running) -> Option<Duration> {
         let nth = self.counts.calls;
         self.counts.calls += 1;
         if self.crashes(|crash| crash == Crash::Call { nth, sent: false }) {
-            self.die(BACK_AFTER);
-            return Some(());
+            self.die(n, BACK_AFTER);
+            return None;
         }
-        let now = self.clock();
-        let daemon = self.daemon.as_ref()?;
+        let (now, permit) = (self.clock(n), self.setup.permit);
+        let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn);
+        let daemon = self.daemon(n)?;
         let lease = daemon.lease;
-        if let Some(why) = daemon.controller.halted().filter(|_| !self.setup.bugs.has(Bug::HaltedGoesOn)) {
+        if let Some(why) = daemon.controller.halted().filter(|_| !is_heedless) {
             let why = format!("halted: {why}");
-            self.ended(running, StepOutcome::Failed { why });
-            return Some(());
+            self.ended(n, running, StepOutcome::Failed { why });
+            return None;
         }
-        if let Some(renewed) = running.permit.renewed(&lease, now, self.setup.permit) {
+        if let Some(renewed) = running.permit.renewed(&lease, now, permit) {
             running.permit = renewed;
         }
-        if running.permit.time_left(now).is_err() {
+        let Ok(left) = running.permit.time_left(now) else {
             let why = "the permit ran out".to_owned();
-            self.ended(running, StepOutcome::Failed { why });
-            return Some(());
-        }
-        let is_halted = self.daemon.as_ref().is_some_and(|daemon| daemon.controller.halted().is_some());
+            self.ended(n, running, StepOutcome::Failed { why });
+            return None;
+        };
+        let is_halted = self.daemon(n).is_some_and(|daemon| daemon.controller.halted().is_some());
         let found = self.checks.call(running, &self.world, self.now, is_halted);
         self.broken(found);
-        None
+        Some(left)
     }
 
-    fn call(
-        &mut self,
-        key: &str,
-        action: &Action,
-        running: &mut Running,
-    ) -> Result<Option<StepOutcome>, crate::ports::Setback> {
-        running.acted = true;
-        match &running.work {
-            Work::Undo { previous, .. } => self
-                .world
-                .undo(self.now, key, action, previous)
-                .map(|note| Some(StepOutcome::Reached { note, acted: true })),
-            Work::Perform(_) | Work::Fence { .. } => {
-                self.world.act(self.now, key, action)?;
-                running.phase = Phase::Verify;
-                let found = self.checks.accepted(&self.world);
-                self.broken(found);
-                Ok(None)
-            }
-        }
+    fn again(&mut self, n: usize, id: u64, running: Running, wait: Duration) {
+        self.keep(n, id, running);
+        self.for_daemon(n, wait, ForDaemon::Task(id));
     }
 
-    fn again(&mut self, id: u64, running: Running, wait: Duration) {
-        if let Some(daemon) = &mut self.daemon {
+    fn keep(&mut self, n: usize, id: u64, running: Running) {
+        if let Some(daemon) = self.daemon_mut(n) {
             daemon.running.insert(id, running);
-            self.for_daemon(wait, ForDaemon::Task(id));
         }
     }
 
-    fn ended(&mut self, running: &Running, outcome: StepOutcome) {
+    fn ended(&mut self, n: usize, running: &Running, outcome: StepOutcome) {
         let takes = LATENCY + self.spread(Duration::from_secs(1));
         let told = match outcome.clone() {
             StepOutcome::Reached { note, .. } => Ok(note),
@@ -252,7 +325,7 @@ impl Simulation<'_> {
                 Input::OwedFenceFinished { database: database.clone(), attempt: *attempt, outcome: told }
             }
         };
-        self.answer(takes, input);
+        self.answer(n, takes, input);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Operation, Promotion, World, weights_text};
+use super::{Operation, Promotion, Vantage, World, weights_text};
 use crate::domain::InstanceId;
 use crate::plan::{Action, Value};
 use crate::ports::{Look, Setback};
@@ -26,9 +26,15 @@ impl World {
         }
     }
 
-    pub(in crate::simulation) fn look(&self, now: Duration, key: &str, action: &Action) -> Result<Look, Setback> {
-        self.answers(now, key, action)?;
-        let satisfied = self.holds(now, key, action);
+    pub(in crate::simulation) fn look(
+        &self,
+        now: Duration,
+        from: &Vantage,
+        key: &str,
+        action: &Action,
+    ) -> Result<Look, Setback> {
+        self.answers(now, from, key, action)?;
+        let satisfied = self.holds(now, from, key, action);
         let (summary, previous) = match action {
             Action::Replicas { cluster, workload, .. } => {
                 let count = self.replicas.get(&(cluster.clone(), workload.clone())).copied().unwrap_or(0);
@@ -57,8 +63,14 @@ impl World {
     }
 
     /// One mutating call. Accepted means that the work has begun.
-    pub(in crate::simulation) fn act(&mut self, now: Duration, key: &str, action: &Action) -> Result<(), Setback> {
-        self.answers(now, key, action)?;
+    pub(in crate::simulation) fn act(
+        &mut self,
+        now: Duration,
+        from: &Vantage,
+        key: &str,
+        action: &Action,
+    ) -> Result<(), Setback> {
+        self.answers(now, from, key, action)?;
         if self.under_way.iter().any(|operation| operation.action == *action && operation.done.is_some()) {
             return Err(Setback::Transient("InvalidState: a change is under way already".to_owned()));
         }
@@ -71,7 +83,7 @@ impl World {
         };
         match action {
             Action::DatabasePromoted { database, .. } => {
-                let lost = self.lost_by_promoting(database);
+                let lost = self.lost_by_promoting(now, database);
                 self.promotions.push(Promotion { database: database.clone(), key: key.to_owned(), lost });
             }
             Action::Traffic { traffic, .. } => self.traffic_changes.push((traffic.clone(), key.to_owned())),
@@ -97,9 +109,15 @@ impl World {
         Ok(())
     }
 
-    pub(in crate::simulation) fn verify(&self, now: Duration, key: &str, action: &Action) -> Result<String, Setback> {
-        self.answers(now, key, action)?;
-        if self.holds(now, key, action) {
+    pub(in crate::simulation) fn verify(
+        &self,
+        now: Duration,
+        from: &Vantage,
+        key: &str,
+        action: &Action,
+    ) -> Result<String, Setback> {
+        self.answers(now, from, key, action)?;
+        if self.holds(now, from, key, action) {
             Ok(seen(action))
         } else {
             Err(Setback::NotYet("it is not so yet".to_owned()))
@@ -110,11 +128,12 @@ impl World {
     pub(in crate::simulation) fn undo(
         &mut self,
         now: Duration,
+        from: &Vantage,
         key: &str,
         action: &Action,
         previous: &Json,
     ) -> Result<String, Setback> {
-        self.answers(now, key, action)?;
+        self.answers(now, from, key, action)?;
         self.under_way.retain(|operation| operation.action != *action);
         match action {
             Action::Replicas { cluster, workload, .. } => {
@@ -155,9 +174,9 @@ impl World {
     }
 
     /// Whether the place that the action is about answers at all.
-    fn answers(&self, now: Duration, key: &str, action: &Action) -> Result<(), Setback> {
+    fn answers(&self, now: Duration, from: &Vantage, key: &str, action: &Action) -> Result<(), Setback> {
         let silent = |id: &InstanceId| Err(Setback::Transient(format!("{id} does not answer")));
-        if self.link_cut {
+        if from.is_cut_off {
             return Err(Setback::Transient("no answer".to_owned()));
         }
         if self.behaviour(key, action) == Behaviour::Unreachable {
@@ -166,7 +185,7 @@ impl World {
         let Some(place) = action.acts_at() else { return Ok(()) };
         // A managed database is promoted by the cloud's API, which answers for it.
         match self.instances.get(place) {
-            Some(_) if !self.reaches(now, place) => silent(place),
+            Some(_) if !self.reaches(now, from, place) => silent(place),
             Some(instance) if instance.credential_refused => {
                 Err(Setback::Refused(format!("{place} refuses our credential")))
             }
@@ -206,7 +225,7 @@ impl World {
         })
     }
 
-    fn holds(&self, now: Duration, key: &str, action: &Action) -> bool {
+    fn holds(&self, now: Duration, from: &Vantage, key: &str, action: &Action) -> bool {
         let text = |cluster: &InstanceId, name: String, value: &str| {
             self.texts.get(&(cluster.clone(), name)).is_some_and(|found| found == value)
         };
@@ -232,7 +251,7 @@ impl World {
                 text(cluster, format!("restarted {workload}"), key) && !self.lacking.contains_key(&place)
             }
             Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
-            Action::StorageReachable { storage } => self.reaches(now, storage),
+            Action::StorageReachable { storage } => self.reaches(now, from, storage),
             Action::Verified { .. } => !matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_)),
         }
     }

@@ -1,0 +1,247 @@
+//! The daemons of a deployment: each starts, dies, is stopped and goes on, and looks at the world from where it stands.
+
+use super::*;
+use crate::domain::{ObserverId, RegionId};
+use crate::ports::Candidacy;
+use crate::simulation::story::Fate;
+
+/// A place where a daemon runs.
+pub(super) struct Node {
+    pub(super) observer: ObserverId,
+    pub(super) region: RegionId,
+    /// Which run of the daemon; what is meant for another one is lost.
+    pub(super) run: u64,
+    pub(super) daemon: Option<Daemon>,
+    /// Stopped until then, without knowing.
+    pub(super) paused: Option<Duration>,
+    /// Its own link is cut: everything looks dead to it, and nothing is.
+    is_cut_off: bool,
+    /// It cannot reach the ledger, whatever else it reaches.
+    is_silent: bool,
+    /// By how much its wall clock is wrong.
+    skew: SignedDuration,
+}
+
+impl Simulation<'_> {
+    /// The daemon of the configuration first, then the others.
+    pub(super) fn gather(&mut self) {
+        let policy = &self.setup.policy;
+        let own = (policy.observer.clone(), policy.observer_region.clone());
+        let mut seats = policy.council.observers.clone();
+        seats.remove(&own.0);
+        for (observer, region) in [own].into_iter().chain(seats) {
+            self.nodes.push(Node {
+                observer,
+                region,
+                run: 0,
+                daemon: None,
+                paused: None,
+                is_cut_off: false,
+                is_silent: false,
+                skew: SignedDuration::ZERO,
+            });
+        }
+        for n in 0..self.nodes.len() {
+            self.schedule(self.now, Event::Boot(n));
+        }
+    }
+
+    pub(super) fn clock(&self, n: usize) -> Now {
+        let since = SignedDuration::try_from(self.now).unwrap_or_default();
+        let start = SignedDuration::try_from(START).unwrap_or_default();
+        let from = self.story.settings.from;
+        let skew = self.nodes.get(n).map_or(SignedDuration::ZERO, |node| node.skew);
+        Now { monotonic: self.now, wall: from.checked_add(since - start + skew).unwrap_or(from) }
+    }
+
+    pub(super) fn vantage(&self, n: usize) -> Vantage {
+        let node = &self.nodes[n];
+        Vantage { region: node.region.clone(), is_cut_off: node.is_cut_off }
+    }
+
+    /// Where this node can reach the ledger; the ledger is told.
+    pub(super) fn reaches_ledger(&mut self, n: usize) -> bool {
+        let reaches = !self.nodes[n].is_silent && self.world.network.ledger_answers(&self.vantage(n));
+        let observer = &self.nodes[n].observer;
+        if reaches {
+            self.disk.heal(observer);
+        } else {
+            self.disk.cut(observer);
+        }
+        self.disk.set_time(self.now);
+        reaches
+    }
+
+    /// The checks are told which regions are heard.
+    pub(super) fn listen(&mut self) {
+        if self.is_alone() {
+            return;
+        }
+        let is_sound = |node: &&Node| {
+            let vantage = Vantage { region: node.region.clone(), is_cut_off: node.is_cut_off };
+            let runs = node.paused.is_none_or(|until| until <= self.now);
+            let daemon = node.daemon.as_ref().filter(|daemon| daemon.controller.halted().is_none());
+            runs && daemon.is_some() && !node.is_silent && self.world.network.ledger_answers(&vantage)
+        };
+        let sound = self.nodes.iter().filter(is_sound).map(|node| node.region.clone()).collect();
+        self.checks.hear(&sound, self.now);
+    }
+
+    /// The node that leads, as far as it knows.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |node: &Node| node.daemon.as_ref().is_some_and(|daemon| daemon.controller.leads());
+        // Of two that believe it, the later one is right.
+        let epoch = |n: &usize| self.nodes[*n].daemon.as_ref().map_or(0, |daemon| daemon.lease.epoch);
+        (0..self.nodes.len()).filter(|n| leads(&self.nodes[*n])).max_by_key(epoch)
+    }
+
+    pub(super) fn daemon(&self, n: usize) -> Option<&Daemon> {
+        self.nodes[n].daemon.as_ref()
+    }
+
+    pub(super) fn daemon_mut(&mut self, n: usize) -> Option<&mut Daemon> {
+        self.nodes[n].daemon.as_mut()
+    }
+
+    pub(super) fn befall(&mut self, observer: &ObserverId, fate: Fate) -> Result<(), String> {
+        let n = self.nodes.iter().position(|node| node.observer == *observer);
+        let n = n.ok_or_else(|| format!("{observer} is no observer of this deployment"))?;
+        match fate {
+            Fate::FallsSilent => self.nodes[n].is_silent = true,
+            Fate::IsBack => self.nodes[n].is_silent = false,
+            Fate::Halts => {
+                if let Some(daemon) = self.daemon_mut(n) {
+                    daemon.controller.halt("the story says so".to_owned());
+                }
+            }
+            Fate::Stops(lasting) => self.die(n, lasting),
+            Fate::Pauses(lasting) => self.nodes[n].paused = Some(self.now + lasting),
+            Fate::ClockSteps(by) => self.nodes[n].skew = self.nodes[n].skew.saturating_add(by),
+            Fate::LinkCut(cut) => self.nodes[n].is_cut_off = cut,
+        }
+        Ok(())
+    }
+
+    /// What a node of this deployment is started with.
+    fn setup_of(&self, n: usize) -> Setup {
+        let node = &self.nodes[n];
+        let mut setup = match &self.options.after_restart {
+            Some(edited) if node.run > 1 => edited.as_ref().clone(),
+            Some(_) | None => self.setup.clone(),
+        };
+        setup.policy.observer = node.observer.clone();
+        setup.policy.observer_region = node.region.clone();
+        setup
+    }
+
+    pub(super) fn boot(&mut self, n: usize) {
+        self.nodes[n].run += 1;
+        let is_alone = self.is_alone();
+        if is_alone {
+            self.disk.mended();
+        } else if !self.reaches_ledger(n) {
+            // It waits for its ledger, as a daemon does that starts.
+            return self.schedule(self.now + BACK_AFTER, Event::Boot(n));
+        }
+        let frames = self.disk.frames();
+        let next_index = frames.len() as u64;
+        let ledger = if is_alone {
+            MemoryLedger::open(&self.disk)
+        } else {
+            MemoryLedger::join(&self.disk, self.nodes[n].observer.clone(), self.setup.lease)
+        };
+        let mut lease = Lease { epoch: 0, until: Duration::ZERO };
+        if is_alone {
+            let Some(Ok(Candidacy::Leading(won))) = ledger.campaign(self.clock(n)).now_or_never() else { return };
+            lease = won;
+        }
+        let setup = self.setup_of(n);
+        let controller = match Controller::recover_with(setup.policy, setup.policy_hash, frames, self.setup.bugs) {
+            Ok(controller) => controller,
+            Err(corrupt) => return self.broken(vec![format!("its own ledger is refused: {corrupt}")]),
+        };
+        self.nodes[n].daemon = Some(Daemon::new(controller, ledger, lease, next_index, self.now));
+        self.stirred = self.now;
+        if is_alone {
+            self.alarms.clear();
+            self.step(n, Input::Restarted);
+        }
+        let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
+        for id in instances {
+            let after = self.spread(self.interval(&id));
+            self.for_daemon(n, after, ForDaemon::Probe(id));
+        }
+        let references: Vec<ReferenceId> = self.world.references().cloned().collect();
+        for id in references {
+            let after = self.spread(Duration::from_secs(5));
+            self.for_daemon(n, after, ForDaemon::Ask(id));
+        }
+        if !is_alone {
+            let after = self.spread(BEAT);
+            self.for_daemon(n, after, ForDaemon::Beat);
+        }
+    }
+
+    pub(super) fn die(&mut self, n: usize, back_after: Duration) {
+        if self.nodes[n].daemon.take().is_some() {
+            let text = self.of_node(n, "stops");
+            self.note(What::Daemon { text });
+        }
+        // What it had under way is lost with it, but for calls that were sent.
+        self.nodes[n].run += 1;
+        self.stirred = self.now;
+        self.schedule(self.now + back_after, Event::Boot(n));
+    }
+
+    /// What a node does, with its name where there are several.
+    pub(super) fn of_node(&self, n: usize, does: &str) -> String {
+        if self.is_alone() { does.to_owned() } else { format!("{} {does}", self.nodes[n].observer) }
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.nodes.len() == 1
+    }
+
+    pub(super) fn crashes(&mut self, here: impl Fn(Crash) -> bool) -> bool {
+        let Some(place) = self.crashes.iter().position(|crash| here(*crash)) else { return false };
+        self.crashes.remove(place);
+        true
+    }
+
+    /// Nothing is performed any more: nobody knows what is in the ledger until somebody has looked.
+    pub(super) fn append_failed(&mut self, n: usize, why: String, frame: Frame, perform: Vec<Effect>) {
+        if self.setup.bugs.has(Bug::LostAppendIsFailure) || self.setup.bugs.has(Bug::FailedAppendTriedAgain) {
+            return self.append_failed_and_nobody_cares(n, frame, perform);
+        }
+        let run = self.nodes[n].run;
+        let Some(daemon) = self.daemon_mut(n) else { return };
+        let is_news = daemon.controller.halted().is_none();
+        daemon.controller.halt(why.clone());
+        if is_news {
+            let text = self.of_node(n, &format!("halts: {why}"));
+            self.note(What::Daemon { text });
+            self.schedule(self.now + MENDED_AFTER, Event::Mend(n, run));
+            self.step(n, Input::Tick);
+        }
+    }
+
+    /// What a careless loop would do instead.
+    fn append_failed_and_nobody_cares(&mut self, n: usize, frame: Frame, perform: Vec<Effect>) {
+        let now = self.clock(n);
+        let ledger = MemoryLedger::open(&self.disk);
+        let frames = self.disk.frames().len() as u64;
+        let is_taken_for_a_failure = self.setup.bugs.has(Bug::LostAppendIsFailure);
+        let Some(daemon) = self.daemon_mut(n) else { return };
+        daemon.ledger = ledger;
+        if let Some(Ok(Candidacy::Leading(lease))) = daemon.ledger.campaign(now).now_or_never() {
+            daemon.lease = lease;
+        }
+        if is_taken_for_a_failure {
+            daemon.next_index = frames;
+            daemon.controller.apply(now, &[]);
+            return self.step(n, Input::Tick);
+        }
+        daemon.open = Some((Frame { epoch: daemon.lease.epoch, ..frame }, perform));
+        self.for_daemon(n, APPEND, ForDaemon::Appended);
+    }
+}
