@@ -15,6 +15,7 @@ pub mod probe;
 pub mod render;
 pub mod replay;
 pub mod run;
+mod simulate;
 mod status;
 mod terminal;
 mod watch;
@@ -63,6 +64,10 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
         Command::Budget(args) => budget::run(&args, terminal),
         Command::Ledger { what } => read_ledger(&what),
         Command::Replay(args) => play(&args),
+        Command::Simulate(args) => {
+            let is_sound = simulate::simulate(&args, &mut std::io::stdout().lock())?;
+            Ok(if is_sound { Exit::Ok } else { Exit::No })
+        }
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),
     };

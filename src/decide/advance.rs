@@ -60,7 +60,7 @@ impl Draft<'_> {
     }
 
     pub(super) fn incident(&self, id: &IncidentId) -> Option<&Incident> {
-        self.hard.incidents.get(id).filter(|incident| incident.closed.is_none())
+        self.hard.incidents.get(id).map(|incident| &**incident).filter(|incident| incident.closed.is_none())
     }
 
     fn unwind_what_recovered(&mut self, id: &IncidentId) {
@@ -453,7 +453,7 @@ impl Draft<'_> {
             return;
         }
         let Some(incident) = self.incident(id) else { return };
-        let hash = incident.plan.hash();
+        let hash = incident.plan.hash().to_owned();
         let is_asked = incident.plan.requested.as_ref().is_some_and(|(asked, stamp)| {
             *asked == hash && self.hard.elapsed(*stamp, self.now) < self.policy.guards.approval_expires
         });

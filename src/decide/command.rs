@@ -133,7 +133,7 @@ impl Draft<'_> {
         accept_loss: Option<Duration>,
     ) -> Result<String, String> {
         let incident = self.open(id)?;
-        let current = incident.plan.hash();
+        let current = incident.plan.hash().to_owned();
         let plan = incident.plan.id.clone();
         if let Some(hash) = hash
             && hash != current

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hard::Hard;
 use super::leadership::Takeover;
 use super::watches::Watches;
-use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
+use super::{Alarm, Decision, Effect, Fact, Frame, Guard, GuardKind, Input, Sample, StepState};
 use crate::domain::{
     Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
     Policy, RegionId, Serving, StepId,
@@ -302,6 +302,23 @@ impl Controller {
     /// The epoch of the last daemon that took the ledger over.
     pub fn epoch(&self) -> u64 {
         self.hard.epoch
+    }
+
+    /// Something broke in this run of the daemon, which a restart may mend.
+    pub(crate) fn has_broken(&self) -> bool {
+        self.soft.halted.is_some()
+    }
+
+    /// What holds back what is to be done now, and how the steps of open incidents stand; for those who count.
+    pub(crate) fn at_work(&self) -> (BTreeSet<GuardKind>, BTreeSet<StepState>) {
+        let guards = self.soft.held.values().flatten().map(|guard| guard.kind).collect();
+        let plans = self.hard.open_incidents().map(|incident| &incident.plan);
+        let mut states: BTreeSet<StepState> =
+            plans.flat_map(|plan| plan.steps.iter().map(|step| plan.state(&step.id))).collect();
+        if !self.soft.held.is_empty() {
+            states.insert(StepState::Held);
+        }
+        (guards, states)
     }
 
     /// Why nothing is performed, if so.

@@ -1,6 +1,7 @@
 //! Hard state: the fold of the durable facts, and nothing else. Living and replaying are the same code.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -77,7 +78,8 @@ pub(super) struct Hard {
     pub(super) placement: BTreeMap<ComponentId, RegionId>,
     pub(super) seen_alive: BTreeMap<InstanceId, String>,
     pub(super) suspicions: BTreeMap<InstanceId, Suspicion>,
-    pub(super) incidents: BTreeMap<IncidentId, Incident>,
+    /// Shared, because whoever reads one while others are recorded keeps a copy of it.
+    pub(super) incidents: BTreeMap<IncidentId, Arc<Incident>>,
     pub(super) incidents_ever: u64,
     pub(super) declared: VecDeque<Declared>,
     /// When each part that moves nothing for good came to its end, and whether a person has seen it.
@@ -118,11 +120,11 @@ impl Hard {
     }
 
     pub(super) fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
-        self.incidents.values().filter(|incident| incident.closed.is_none())
+        self.incidents.values().map(|incident| &**incident).filter(|incident| incident.closed.is_none())
     }
 
     pub(super) fn incident_of(&self, plan: &PlanId) -> Option<&Incident> {
-        self.incidents.values().find(|incident| incident.plan.id == *plan)
+        self.incidents.values().map(|incident| &**incident).find(|incident| incident.plan.id == *plan)
     }
 
     /// The shares of traffic that are moved, or were being moved, to a region that does not serve: which record, and
@@ -143,7 +145,7 @@ impl Hard {
     }
 
     fn incident_of_mut(&mut self, plan: &PlanId) -> Option<&mut Incident> {
-        self.incidents.values_mut().find(|incident| incident.plan.id == *plan)
+        self.incidents.values_mut().find(|incident| incident.plan.id == *plan).map(Arc::make_mut)
     }
 
     /// Takes one durable fact in.
@@ -196,17 +198,17 @@ impl Hard {
                 }
                 self.withheld.retain(|(region, _), _| region != source);
                 if let Some(new) = Incident::declared(stamp, fact) {
-                    self.incidents.insert(incident.clone(), new);
+                    self.incidents.insert(incident.clone(), Arc::new(new));
                 }
             }
             Fact::IncidentEscalated { incident, level, evidence } => {
-                if let Some(incident) = self.incidents.get_mut(incident) {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
                     incident.level = incident.level.min(*level);
                     incident.evidence.clone_from(evidence);
                 }
             }
             Fact::PlanMade { incident, plan, part, steps } => {
-                if let Some(incident) = self.incidents.get_mut(incident) {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
                     incident.plan.id = plan.clone();
                     incident.plan.grow(part, steps, &BTreeMap::new());
                     if incident.ordered_by.is_some() {
@@ -297,17 +299,17 @@ impl Hard {
             }
             Fact::Resumed { .. } => self.paused = None,
             Fact::Held { incident, .. } => {
-                if let Some(incident) = self.incidents.get_mut(incident) {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
                     incident.is_held = true;
                 }
             }
             Fact::Released { incident, .. } => {
-                if let Some(incident) = self.incidents.get_mut(incident) {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
                     incident.is_held = false;
                 }
             }
             Fact::Acknowledged { incident, by, false_positive, .. } => {
-                if let Some(incident) = self.incidents.get_mut(incident) {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
                     incident.acknowledged_by = Some(by.clone());
                     if *false_positive && !incident.is_false_positive {
                         incident.is_false_positive = true;
@@ -345,7 +347,7 @@ impl Hard {
     }
 
     fn close(&mut self, id: &IncidentId, outcome: Outcome, stamp: Stamp) {
-        if let Some(incident) = self.incidents.get_mut(id) {
+        if let Some(incident) = self.incidents.get_mut(id).map(Arc::make_mut) {
             incident.closed = Some((stamp, outcome));
             let parts = incident.plan.parts.keys();
             for part in parts.clone().filter(|part| !part.moves()) {

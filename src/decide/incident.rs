@@ -55,6 +55,8 @@ pub(super) struct Approval {
 pub(super) struct Plan {
     pub(super) id: PlanId,
     pub(super) steps: Vec<Step>,
+    /// Of the steps; approvals are for it.
+    hash: String,
     pub(super) progress: BTreeMap<StepId, Progress>,
     pub(super) parts: BTreeMap<Part, PartState>,
     /// Parts that a person ordered.
@@ -152,6 +154,7 @@ impl Incident {
                 progress: BTreeMap::new(),
                 parts: BTreeMap::new(),
                 ordered: BTreeSet::new(),
+                hash: String::new(),
                 needed_by: BTreeMap::new(),
                 approval: None,
                 requested: None,
@@ -231,8 +234,8 @@ impl Plan {
         self.ordered.iter().any(|part| self.is_needed_by(step, part))
     }
 
-    pub(super) fn hash(&self) -> String {
-        crate::plan::hash(&self.steps)
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// A commit point of a step that the part needs was passed: roll forward only.
@@ -309,6 +312,7 @@ impl Plan {
             }
         }
         self.traffic_last();
+        self.hash = crate::plan::hash(&self.steps);
     }
 
     /// Whatever asked for which: clients that are sent to a database which is still a replica gain nothing.
@@ -371,6 +375,7 @@ impl Plan {
                 step.best_effort = true;
             }
         }
+        self.hash = crate::plan::hash(&self.steps);
     }
 
     pub(super) fn apply(&mut self, stamp: Stamp, fact: &Fact) {

@@ -33,13 +33,13 @@ impl Controller {
     }
 
     /// Whether it should lead.
-    pub fn fitness(&self, now: Now) -> Fitness {
-        self.with_draft(now, |draft| draft.fitness())
+    pub fn fitness(&mut self, now: Now) -> Fitness {
+        self.read_draft(now, |draft| draft.fitness())
     }
 
     /// An observer that is better placed to lead can be heard, and nothing is under way that it would have to take over.
-    pub fn should_yield(&self, now: Now) -> bool {
-        self.with_draft(now, |draft| {
+    pub fn should_yield(&mut self, now: Now) -> bool {
+        self.read_draft(now, |draft| {
             draft.fitness() == Fitness::Inside
                 && draft.hard.open_incidents().next().is_none()
                 && draft.is_better_placed_heard()
@@ -47,8 +47,8 @@ impl Controller {
     }
 
     /// Why nobody could do anything, as far as that is seen from here; for observers that do not lead.
-    pub fn inability(&self, now: Now) -> Option<String> {
-        self.with_draft(now, |draft| draft.too_few_voices())
+    pub fn inability(&mut self, now: Now) -> Option<String> {
+        self.read_draft(now, |draft| draft.too_few_voices())
     }
 }
 

@@ -21,7 +21,9 @@ const SURVEY_MAX: Duration = Duration::from_secs(90);
 
 impl Draft<'_> {
     pub(super) fn readiness(&mut self, id: &IncidentId, step: &Step) -> Readiness {
-        let Some(incident) = self.incident(id).cloned() else { return Readiness::Held(Vec::new()) };
+        let Some(incident) = self.hard.incidents.get(id).filter(|incident| incident.closed.is_none()).cloned() else {
+            return Readiness::Held(Vec::new());
+        };
         let mut guards = self.interdicts(id);
         guards.extend(self.missing_approval(&incident, step));
         guards.extend(self.contradiction(&incident, step));
@@ -168,7 +170,14 @@ impl Draft<'_> {
             return None;
         }
         let parts = incident.plan.needed_by.get(&step.id)?.iter();
-        let mut open = parts.filter(|part| incident.plan.parts.get(*part) == Some(&PartState::Open));
+        // What has left already does not come back because it is seen alive: from there on it only goes forward.
+        let has_left = |part: &Part| {
+            incident.plan.is_committed(part)
+                || incident.plan.is_committed(&Part::Region)
+                || matches!(part, Part::Component(component) if self.hard.placement.get(component) != Some(&incident.source))
+        };
+        let is_open = |part: &Part| incident.plan.parts.get(part) == Some(&PartState::Open);
+        let mut open = parts.filter(|part| is_open(part) && !has_left(part));
         let seen = open.find_map(|part| self.witness(&incident.source, part))?;
         Some(Guard {
             kind: GuardKind::Witness,

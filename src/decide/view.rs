@@ -169,6 +169,21 @@ impl Controller {
         warnings
     }
 
+    /// As [`Self::with_draft`], without a copy: for what is asked again and again by whoever may change it.
+    pub(super) fn read_draft<T>(&mut self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
+        read(&Draft {
+            policy: &self.policy,
+            policy_hash: &self.policy_hash,
+            hard: Cow::Borrowed(&self.hard),
+            soft: &mut self.soft,
+            now,
+            facts: Vec::new(),
+            effects: Vec::new(),
+            deadline: None,
+            bugs: self.bugs,
+        })
+    }
+
     pub(super) fn with_draft<T>(&self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
         let mut soft = self.soft.for_reading();
         read(&Draft {
@@ -187,7 +202,7 @@ impl Controller {
 
 impl Draft<'_> {
     fn status(&self) -> Status {
-        let mut incidents: Vec<&Incident> = self.hard.incidents.values().collect();
+        let mut incidents: Vec<&Incident> = self.hard.incidents.values().map(|incident| &**incident).collect();
         incidents.sort_by_key(|incident| (incident.closed.is_some(), std::cmp::Reverse(incident.number)));
         let pending = self.pending();
         Status {
@@ -351,7 +366,7 @@ impl Draft<'_> {
             budget_left: self.policy.failover_within.saturating_sub(elapsed),
             times,
             plan: plan.id.clone(),
-            plan_hash: plan.hash(),
+            plan_hash: plan.hash().to_owned(),
             steps: plan.steps.iter().map(|step| self.step_status(incident, step)).collect(),
             acknowledged_by: incident.acknowledged_by.clone(),
             held: incident.is_held,

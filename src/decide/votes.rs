@@ -64,8 +64,8 @@ impl std::fmt::Display for Tally {
 impl Controller {
     /// This observer's verdicts, for the others. `run` is when this run of the daemon began, `sequence` has to rise with every
     /// call.
-    pub fn ballot(&self, now: Now, run: Timestamp, sequence: u64) -> Ballot {
-        self.with_draft(now, |draft| Ballot {
+    pub fn ballot(&mut self, now: Now, run: Timestamp, sequence: u64) -> Ballot {
+        self.read_draft(now, |draft| Ballot {
             observer: draft.policy.observer.clone(),
             region: draft.policy.observer_region.clone(),
             run,

@@ -23,7 +23,8 @@ pub enum Value {
 }
 
 /// A goal. The names of the document's commands are in DESIGN order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case", tag = "ensure")]
 pub enum Action {
     /// The `dr-mode` ConfigMap says active, and since when (document: Incident Declaration).

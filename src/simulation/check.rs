@@ -39,6 +39,7 @@ pub(super) struct Checks {
     contradicted: BTreeSet<PlanId>,
     /// The regions with an observer that others can hear and that can tell, and since when.
     voices: BTreeMap<RegionId, truth::Voice>,
+    is_to_end: bool,
     epoch: u64,
     /// The highest epoch that a mutating call was made in.
     acting_epoch: u64,
@@ -107,6 +108,7 @@ impl Checks {
             unwinding: BTreeSet::new(),
             contradicted: BTreeSet::new(),
             voices: BTreeMap::new(),
+            is_to_end: false,
             epoch: 0,
             acting_epoch: 0,
             is_split: false,
@@ -518,6 +520,11 @@ impl Checks {
         found
     }
 
+    /// Everything is well again and somebody helps: what is open now has to end.
+    pub(super) fn expect_an_end(&mut self) {
+        self.is_to_end = true;
+    }
+
     /// Whether every incident has ended.
     pub(super) fn is_over(&self) -> bool {
         self.incidents.values().all(|incident| incident.outcome.is_some())
@@ -527,6 +534,10 @@ impl Checks {
     pub(super) fn end(&self, world: &World, now: Duration, status: Option<&Status>, is_busy: bool) -> Vec<String> {
         let mut found = Vec::new();
         let Some(status) = status else { return found };
+        if self.is_to_end {
+            let open = self.incidents.iter().filter(|(_, incident)| incident.outcome.is_none());
+            found.extend(open.map(|(incident, _)| format!("{incident} does not end, and everything is well")));
+        }
         let is_paged = status.alarms.iter().any(|alarm| alarm.severity == Severity::Page);
         for (incident, _) in self.incidents.iter().filter(|(_, incident)| incident.outcome.is_none()) {
             if !is_paged {

@@ -4,7 +4,9 @@
 //! invariants of the design in the world, after every call. One thread, no clock, no randomness but a seed: the same
 //! story gives the same run.
 
+mod chance;
 mod check;
+mod coverage;
 mod daemon;
 #[cfg(test)]
 mod deliberate_bugs;
@@ -13,11 +15,14 @@ mod options;
 mod parse;
 mod report;
 mod run;
+mod search;
 mod story;
 mod world;
 
 pub use options::{Crash, Options, Setup, SetupError};
 pub use parse::{SEPARATOR, StoryError, parse};
 pub use report::{Detail, End, Entry, Report, What};
+pub use coverage::Coverage;
 pub use run::run;
+pub use search::{Found, Search, Searched};
 pub use story::*;

@@ -455,6 +455,7 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
         "retry" => Order::Retry(words.expect("the name of a step")?.into()),
         "skip" => Order::Skip(words.expect("the name of a step")?.into()),
         "abort" => Order::Abort,
+        "helps" => Order::Help,
         "adopt" => {
             let mut placement = Vec::new();
             while let Some(word) = words.next() {
@@ -467,7 +468,7 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
         other => {
             return Err(format!(
                 "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, ack, retry, skip, \
-                 abort and adopt"
+                 abort, adopt and helps"
             ));
         }
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::coverage::Coverage;
 use super::world::{World, weights_text};
 use crate::decide::{Alarm, Fact, Outcome, Severity, Status};
 use crate::domain::time::friendly;
@@ -23,6 +24,9 @@ pub struct Report {
     pub broken: Vec<String>,
     /// What there was to crash at.
     pub counts: Counts,
+    /// What came up.
+    #[serde(skip)]
+    pub coverage: Coverage,
 }
 
 /// How often things happened: the places where a crash can be put.

@@ -1,5 +1,6 @@
 //! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
 
+mod helper;
 mod node;
 mod perform;
 mod probes;
@@ -12,6 +13,7 @@ use futures::FutureExt as _;
 use jiff::SignedDuration;
 
 use super::check::Checks;
+use super::coverage::{Chance, Coverage, Refusal};
 use super::daemon::{Daemon, Phase, Running, Then, Work};
 use super::dice::Dice;
 use super::options::{Crash, Options, Setup, SetupError};
@@ -37,6 +39,8 @@ const AFTER: Duration = Duration::from_secs(20 * 60);
 const BEAT: Duration = Duration::from_secs(1);
 /// An fsync, or the round of a quorum.
 const APPEND: Duration = Duration::from_millis(2);
+/// A frame that was held up in the network arrives within this.
+const FRAME_LATE_MAX: Duration = Duration::from_secs(8);
 /// A daemon that crashed is back after this.
 const BACK_AFTER: Duration = Duration::from_secs(5);
 /// Somebody makes room on the disk and starts a halted daemon anew after this.
@@ -62,6 +66,10 @@ enum Event {
     World,
     /// A daemon starts at this node.
     Boot(usize),
+    /// A person does what failoverd asks for.
+    Help,
+    /// A frame that was held back arrives at the ledger.
+    LateFrames,
     /// Somebody ends the run with this number of a node's daemon, which is halted.
     Mend(usize, u64),
     /// For the run with this number of a node's daemon; lost if it is another one.
@@ -72,6 +80,8 @@ enum Event {
 
 enum ForDaemon {
     Probe(InstanceId),
+    /// All that is probed so often.
+    Round(Duration),
     Ask(ReferenceId),
     Observed(Box<Observation>),
     Answered(ReferenceObservation),
@@ -88,7 +98,7 @@ impl ForDaemon {
     /// Nothing changes by it in the world.
     fn is_a_look(&self) -> bool {
         match self {
-            Self::Probe(_) | Self::Ask(_) | Self::Observed(_) | Self::Answered(_) | Self::News | Self::Beat => true,
+            Self::Probe(_) | Self::Round(_) | Self::Ask(_) | Self::Observed(_) | Self::Answered(_) | Self::News | Self::Beat => true,
             Self::Deliver(input) => matches!(**input, Input::Heard(_)),
             Self::Deadline(_) | Self::Appended | Self::Task(_) => false,
         }
@@ -115,6 +125,7 @@ struct Simulation<'a> {
     checked: Duration,
     checks: Checks,
     counts: Counts,
+    coverage: Coverage,
     entries: Vec<Entry>,
     alarms: BTreeSet<String>,
     next_command: u64,
@@ -144,6 +155,7 @@ impl<'a> Simulation<'a> {
             checked: Duration::ZERO,
             checks: Checks::new(&setup.policy),
             counts: Counts::default(),
+            coverage: Coverage::new(),
             entries: Vec::new(),
             alarms: BTreeSet::new(),
             next_command: 1,
@@ -215,6 +227,8 @@ impl<'a> Simulation<'a> {
                 Event::Story(n) => self.tell(n)?,
                 Event::World => {}
                 Event::Boot(n) => self.boot(n),
+                Event::Help => self.help(),
+                Event::LateFrames => drop(self.disk.deliver_late()),
                 Event::Mend(n, run) if run == self.nodes[n].run => self.die(n, Duration::from_secs(1)),
                 Event::Mend(..) => {}
                 Event::Daemon(n, run, event) => {
@@ -276,6 +290,7 @@ impl<'a> Simulation<'a> {
                     ..answered
                 }),
                 event @ (ForDaemon::Probe(_)
+                | ForDaemon::Round(_)
                 | ForDaemon::Ask(_)
                 | ForDaemon::Deadline(_)
                 | ForDaemon::Appended
@@ -289,6 +304,7 @@ impl<'a> Simulation<'a> {
         }
         match event {
             ForDaemon::Probe(id) => self.probe(n, id),
+            ForDaemon::Round(interval) => self.round(n, interval),
             ForDaemon::Ask(id) => self.ask(n, id),
             ForDaemon::Observed(observation) => self.step(n, Input::Observed(*observation)),
             ForDaemon::Answered(answered) => self.step(n, Input::ReferenceObserved(answered)),
@@ -315,8 +331,10 @@ impl<'a> Simulation<'a> {
         self.stirred = self.now;
         self.note(What::Happens { text: line.text.clone() });
         let at_line = |what: String| SetupError::Line { line: line.number, what };
+        self.coverage.count("happens", &line.happening);
         match &line.happening {
             Happening::Instances { which, condition } => {
+                self.coverage.count("instance", condition);
                 if let Condition::Flaps { every, lasting } = condition {
                     // The world has to be looked at when it changes by itself.
                     self.schedule(self.now + (*every).min(*lasting), Event::World);
@@ -339,7 +357,10 @@ impl<'a> Simulation<'a> {
             Happening::Observer { observer, fate } => self.befall(observer, *fate).map_err(at_line)?,
             Happening::Pause(lasting) => self.befall_own(Fate::Pauses(*lasting)).map_err(at_line)?,
             Happening::Restart(lasting) => self.befall_own(Fate::Stops(*lasting)).map_err(at_line)?,
-            Happening::Works { work, behaviour } => self.world.set_behaviour(work, behaviour),
+            Happening::Works { work, behaviour } => {
+                self.coverage.count("work", behaviour);
+                self.world.set_behaviour(work, behaviour);
+            }
             Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
             Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
         }
@@ -354,21 +375,36 @@ impl<'a> Simulation<'a> {
     }
 
     fn order(&mut self, order: Order) -> Result<(), String> {
+        self.coverage.count("order", &order);
+        if order == Order::Help {
+            self.schedule(self.now, Event::Help);
+            return Ok(());
+        }
         let leader = self.leader().filter(|leader| self.is_alone() || self.reaches_ledger(*leader));
         let Some((n, daemon)) = leader.and_then(|n| Some((n, self.daemon(n)?))) else {
+            self.coverage.count("refusal", Refusal::NobodyLeads);
             let why = if self.is_alone() { "failoverd is not running" } else { "no daemon leads at present" };
             self.note(What::Answer { answer: Err(why.to_owned()) });
             return Ok(());
         };
         let now = self.clock(n);
         let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
-        let incident = || latest.clone().ok_or_else(|| "there is no incident that an operator could mean".to_owned());
+        let is_about_one = !matches!(
+            order,
+            Order::Pause { .. } | Order::Resume | Order::Failover { .. } | Order::Adopt(_) | Order::Help
+        );
+        if latest.is_none() && is_about_one {
+            let why = "there is no incident that an operator could mean".to_owned();
+            // Whoever tells a story means something by it.
+            return if self.is_rough { Ok(self.note(What::Answer { answer: Err(why) })) } else { Err(why) };
+        }
+        let incident = || latest.clone().unwrap_or_else(|| "none".into());
         let by = "operator".to_owned();
         let command = match order {
             Order::Approve { accept_unfenced, accept_loss } => {
-                Command::Approve { by, incident: incident()?, hash: None, accept_unfenced, accept_loss }
+                Command::Approve { by, incident: incident(), hash: None, accept_unfenced, accept_loss }
             }
-            Order::Hold => Command::Hold { by, incident: incident()? },
+            Order::Hold => Command::Hold { by, incident: incident() },
             Order::Pause { lasting, reason } => {
                 let until = now.wall.checked_add(lasting).unwrap_or(now.wall);
                 Command::Pause { by, until, reason }
@@ -378,17 +414,23 @@ impl<'a> Simulation<'a> {
                 Command::Failover { by, reason: "the story says so".to_owned(), from, component, force }
             }
             Order::Ack { false_positive } => {
-                Command::Ack { by, incident: incident()?, false_positive, note: String::new() }
+                Command::Ack { by, incident: incident(), false_positive, note: String::new() }
             }
-            Order::Retry(step) => Command::Retry { by, incident: incident()?, step },
-            Order::Skip(step) => Command::Skip { by, incident: incident()?, step },
-            Order::Abort => Command::Abort { by, incident: incident()? },
+            Order::Retry(step) => Command::Retry { by, incident: incident(), step },
+            Order::Skip(step) => Command::Skip { by, incident: incident(), step },
+            Order::Abort => Command::Abort { by, incident: incident() },
             Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
+            Order::Help => return Ok(()),
         };
+        self.command(n, command);
+        Ok(())
+    }
+
+    /// A daemon is given an order.
+    fn command(&mut self, n: usize, command: Command) {
         let id = self.next_command;
         self.next_command += 1;
         self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
-        Ok(())
     }
 
     // --- deciding ---
@@ -397,7 +439,7 @@ impl<'a> Simulation<'a> {
         if matches!(input, Input::Finished { .. } | Input::UndoFinished { .. } | Input::OwedFenceFinished { .. }) {
             let nth = self.counts.outcomes;
             self.counts.outcomes += 1;
-            if self.crashes(|crash| crash == Crash::Outcome { nth }) {
+            if self.crashes(|crash| crash == Crash::Outcome { nth }) || self.by_chance(5, Chance::DiesBeforeOutcome) {
                 return self.die(n, BACK_AFTER);
             }
         }
@@ -455,6 +497,7 @@ impl<'a> Simulation<'a> {
         ]
         .into_iter()
         .find(|(place, _)| self.crashes(|crash| crash == *place));
+        let sabotage = sabotage.or_else(|| self.sabotage_by_chance());
         self.reaches_ledger(n);
         let (now, permit) = (self.clock(n), self.setup.permit);
         let Some(daemon) = self.daemon_mut(n) else { return };
@@ -462,9 +505,16 @@ impl<'a> Simulation<'a> {
         if let Some((_, sabotage)) = sabotage {
             daemon.ledger.sabotage_next(sabotage);
         }
+        if matches!(sabotage, Some((_, Sabotage::Delayed))) {
+            let after = self.spread(FRAME_LATE_MAX);
+            self.schedule(self.now + after, Event::LateFrames);
+        }
+        let Some(daemon) = self.daemon_mut(n) else { return };
         let durable = match daemon.ledger.append(frame.clone()).now_or_never() {
             Some(Ok(durable)) => durable,
-            Some(Err(_)) if matches!(sabotage, Some((Crash::Frame { .. }, _))) => return self.die(n, BACK_AFTER),
+            Some(Err(_)) if matches!(sabotage, Some((_, Sabotage::CrashBefore | Sabotage::CrashAfter))) => {
+                return self.die(n, BACK_AFTER);
+            }
             Some(Err(error)) => return self.not_appended(n, error, frame, perform),
             None => return self.append_failed(n, "the ledger does not answer".to_owned(), frame, perform),
         };
@@ -474,6 +524,7 @@ impl<'a> Simulation<'a> {
         let found = self.ended_while_worked_on(n, &frame.facts);
         self.broken(found);
         for fact in frame.facts {
+            self.cover(&fact);
             let would = self.would_do(n, &fact);
             self.note(What::Fact { recorded: fact });
             if let Some(plan) = would {
@@ -490,6 +541,52 @@ impl<'a> Simulation<'a> {
             self.perform(n, effect, &permit);
         }
         self.step(n, Input::Tick);
+    }
+
+    /// Whether chance strikes, with that many in a thousand.
+    fn by_chance(&mut self, thousandths: u64, what: Chance) -> bool {
+        let Some(dice) = self.dice.as_mut().filter(|_| self.is_rough) else { return false };
+        let strikes = dice.below(1000) < thousandths;
+        if strikes {
+            self.coverage.count("chance", what);
+        }
+        strikes
+    }
+
+    fn sabotage_by_chance(&mut self) -> Option<(Crash, Sabotage)> {
+        let nth = self.counts.frames;
+        let crash = |written| Crash::Frame { nth, written };
+        if self.by_chance(5, Chance::DiesBeforeFrame) {
+            return Some((crash(false), Sabotage::CrashBefore));
+        }
+        if self.by_chance(5, Chance::DiesAfterFrame) {
+            return Some((crash(true), Sabotage::CrashAfter));
+        }
+        if self.is_alone() {
+            return None;
+        }
+        if self.by_chance(20, Chance::FrameLost) {
+            return Some((crash(false), Sabotage::RequestLost));
+        }
+        if self.by_chance(20, Chance::FrameAnswerLost) {
+            return Some((crash(true), Sabotage::AnswerLost));
+        }
+        self.by_chance(20, Chance::FrameLate).then_some((crash(false), Sabotage::Delayed))
+    }
+
+    /// What the facts tell of what came up.
+    fn cover(&mut self, fact: &Fact) {
+        self.coverage.count("fact", fact);
+        match fact {
+            Fact::Withheld { guards, .. } | Fact::ApprovalRequested { guards, .. } => {
+                guards.iter().for_each(|guard| self.coverage.count("guard", guard.kind));
+            }
+            Fact::PlanMade { steps, .. } | Fact::PlanGrown { steps, .. } => {
+                steps.iter().for_each(|step| self.coverage.count("action", &step.action));
+            }
+            Fact::IncidentClosed { outcome, .. } => self.coverage.count("outcome", outcome),
+            _ => {}
+        }
     }
 
     /// The record says that a step has ended, and somebody still works on it.
@@ -532,6 +629,7 @@ impl<'a> Simulation<'a> {
         let found = self.checks.end(&self.world, self.now, status.as_ref(), is_busy);
         self.broken(found);
         let end = End::of(&self.world, self.now, status.as_ref(), self.alarms);
-        Report { entries: self.entries, end, broken: self.checks.broken, counts: self.counts }
+        let coverage = self.coverage;
+        Report { entries: self.entries, end, broken: self.checks.broken, counts: self.counts, coverage }
     }
 }

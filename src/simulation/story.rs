@@ -61,7 +61,8 @@ pub struct Line {
 }
 
 /// What can happen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Happening {
     /// To what we watch.
     Instances {
@@ -128,7 +129,8 @@ pub enum Happening {
 }
 
 /// What happens to an observer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Fate {
     /// It cannot reach the ledger: nobody hears it, and it hears nobody.
     FallsSilent,
@@ -156,7 +158,8 @@ pub enum Which {
 }
 
 /// How an instance is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Condition {
     /// Well; ends everything below.
     Answers,
@@ -209,7 +212,8 @@ pub enum Condition {
 }
 
 /// What a person orders.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[allow(missing_docs)] // the same as the commands of the command line
 pub enum Order {
     Approve { accept_unfenced: bool, accept_loss: Option<Duration> },
@@ -222,6 +226,8 @@ pub enum Order {
     Skip(StepId),
     Abort,
     Adopt(Vec<(ComponentId, RegionId)>),
+    /// From then on, somebody does once a minute what failoverd asks for.
+    Help,
 }
 
 /// Kinds of work, each with its own pace.
@@ -261,7 +267,8 @@ impl Work {
 }
 
 /// How work goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::VariantNames, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Behaviour {
     /// As usual.
     Works,

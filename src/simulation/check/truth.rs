@@ -173,7 +173,10 @@ impl Checks {
         };
         let voters = council.regions().into_iter().filter(|region| **region != id.region);
         let witness = self.voices.get(&id.region).filter(|voice| voice.is_sound);
-        let is_contradicted = witness.is_some_and(|voice| ended.saturating_sub(voice.since) > WITNESS_SPEAKS_AFTER);
+        // Whoever sees it fail as well contradicts nobody.
+        let lately = ended.saturating_sub(WITNESS_SPEAKS_AFTER);
+        let sees_it_fail = world.failing_between(id, lately, ended) > WITNESS_SPEAKS_AFTER / 4;
+        let is_contradicted = !sees_it_fail && witness.is_some_and(|voice| voice.since < lately);
         !council.is_alone() && !is_contradicted && voters.filter(cannot_reach).count() >= council.needed()
     }
 }

@@ -106,6 +106,7 @@ impl Simulation<'_> {
     pub(super) fn befall(&mut self, observer: &ObserverId, fate: Fate) -> Result<(), String> {
         let n = self.nodes.iter().position(|node| node.observer == *observer);
         let n = n.ok_or_else(|| format!("{observer} is no observer of this deployment"))?;
+        self.coverage.count("daemon", fate);
         match fate {
             Fate::FallsSilent => self.nodes[n].is_silent = true,
             Fate::IsBack => self.nodes[n].is_silent = false,
@@ -166,11 +167,7 @@ impl Simulation<'_> {
             self.alarms.clear();
             self.step(n, Input::Restarted);
         }
-        let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
-        for id in instances {
-            let after = self.spread(self.interval(&id));
-            self.for_daemon(n, after, ForDaemon::Probe(id));
-        }
+        self.begin_to_probe(n);
         let references: Vec<ReferenceId> = self.world.references().cloned().collect();
         for id in references {
             let after = self.spread(Duration::from_secs(5));

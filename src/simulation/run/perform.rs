@@ -60,7 +60,12 @@ impl Simulation<'_> {
                     self.alarms.remove(&key);
                     self.note(What::Over { key });
                 }
-                Effect::Reply { id: _, answer } => self.note(What::Answer { answer }),
+                Effect::Reply { id: _, answer } => {
+                    if answer.is_err() {
+                        self.coverage.count("refusal", Refusal::OrderRefused);
+                    }
+                    self.note(What::Answer { answer });
+                }
                 effect @ (Effect::Perform(_)
                 | Effect::Undo { .. }
                 | Effect::FenceOwed { .. }
@@ -137,6 +142,7 @@ impl Simulation<'_> {
         if let Some(dice) = &mut self.dice
             && dice.percent() < 20
         {
+            self.coverage.count("chance", Chance::AnswerTwice);
             let later = Duration::from_millis(dice.below(10_000));
             self.for_daemon(n, after + later, ForDaemon::Deliver(Box::new(input.clone())));
         }
@@ -192,16 +198,15 @@ impl Simulation<'_> {
         };
         self.keep(n, id, running);
         // On a bad day a call takes as long as its timeout, which ends before the permit does.
-        match self.dice.as_mut().filter(|_| self.is_rough).map(|dice| dice.percent()) {
-            Some(0..15) => {
-                let takes = self.spread(CALL_TAKES_MAX.min(left));
-                self.schedule(self.now + takes, Event::Call(Box::new(sent)));
-            }
-            Some(15..20) => self.arrives(Sent { is_answer_lost: true, ..sent }),
-            // It gets lost on its way.
-            Some(20..25) => self.answered(&sent, Err(Setback::Transient("no answer in time".to_owned()))),
-            Some(_) | None => self.arrives(sent),
+        if self.by_chance(100, Chance::CallLate) {
+            let takes = self.spread(CALL_TAKES_MAX.min(left));
+            return self.schedule(self.now + takes, Event::Call(Box::new(sent)));
         }
+        if self.by_chance(50, Chance::CallLost) {
+            return self.answered(&sent, Err(Setback::Transient("no answer in time".to_owned())));
+        }
+        let is_answer_lost = self.by_chance(50, Chance::AnswerLost);
+        self.arrives(Sent { is_answer_lost, ..sent });
     }
 
     /// It reaches the world, whatever has become of the daemon that sent it.
@@ -226,6 +231,14 @@ impl Simulation<'_> {
         self.let_the_world_go_on();
         if self.crashes(|crash| crash == Crash::Call { nth: sent.nth, sent: true }) {
             return self.die(sent.n, BACK_AFTER);
+        }
+        if self.by_chance(5, Chance::DiesAfterCall) {
+            return self.die(sent.n, BACK_AFTER);
+        }
+        match &made {
+            Err(Setback::Refused(_)) => self.coverage.count("refusal", Refusal::CallRefused),
+            Err(_) => self.coverage.count("refusal", Refusal::CallFailed),
+            Ok(_) => {}
         }
         let made = if sent.is_answer_lost { Err(Setback::Transient("no answer in time".to_owned())) } else { made };
         self.answered(&sent, made);
@@ -265,7 +278,8 @@ impl Simulation<'_> {
     fn before_a_call(&mut self, n: usize, running: &mut Running) -> Option<Duration> {
         let nth = self.counts.calls;
         self.counts.calls += 1;
-        if self.crashes(|crash| crash == Crash::Call { nth, sent: false }) {
+        let dies = self.crashes(|crash| crash == Crash::Call { nth, sent: false });
+        if dies || self.by_chance(5, Chance::DiesBeforeCall) {
             self.die(n, BACK_AFTER);
             return None;
         }
@@ -275,6 +289,7 @@ impl Simulation<'_> {
         let lease = daemon.lease;
         if let Some(why) = daemon.controller.halted().filter(|_| !is_heedless) {
             let why = format!("halted: {why}");
+            self.coverage.count("refusal", Refusal::Halted);
             self.ended(n, running, StepOutcome::Failed { why });
             return None;
         }
@@ -283,6 +298,7 @@ impl Simulation<'_> {
         }
         let Ok(left) = running.permit.time_left(now) else {
             let why = "the permit ran out".to_owned();
+            self.coverage.count("refusal", Refusal::PermitRanOut);
             self.ended(n, running, StepOutcome::Failed { why });
             return None;
         };

@@ -15,6 +15,43 @@ impl Simulation<'_> {
         }
     }
 
+    /// A day by chance has too many probes to take each for itself: those of one interval are a round.
+    pub(super) fn begin_to_probe(&mut self, n: usize) {
+        let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
+        if self.is_rough {
+            let rounds: BTreeSet<Duration> = instances.iter().map(|id| self.interval(id)).collect();
+            for interval in rounds {
+                let after = self.spread(interval);
+                self.for_daemon(n, after, ForDaemon::Round(interval));
+            }
+            return;
+        }
+        for id in instances {
+            let after = self.spread(self.interval(&id));
+            self.for_daemon(n, after, ForDaemon::Probe(id));
+        }
+    }
+
+    /// Everything that is probed with this interval. What answers, answers at once; the rest takes its time.
+    pub(super) fn round(&mut self, n: usize, interval: Duration) {
+        let jitter = self.spread(interval / 10);
+        self.for_daemon(n, interval - jitter, ForDaemon::Round(interval));
+        let here = self.vantage(n);
+        let instances: Vec<InstanceId> =
+            self.world.instances().filter(|id| self.interval(id) == interval).cloned().collect();
+        for id in instances {
+            let dice = self.probe_dice.percent();
+            let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, &here);
+            let began = self.now.saturating_sub(LATENCY);
+            let observation = Observation { instance: id, began, ended: began + takes, finding, evidence };
+            if takes <= LATENCY {
+                self.step(n, Input::Observed(observation));
+            } else {
+                self.for_daemon(n, takes - LATENCY, ForDaemon::Observed(Box::new(observation)));
+            }
+        }
+    }
+
     pub(super) fn probe(&mut self, n: usize, id: InstanceId) {
         let dice = self.probe_dice.percent();
         let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, &self.vantage(n));

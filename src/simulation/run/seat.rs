@@ -27,6 +27,9 @@ impl Simulation<'_> {
         let is_idle = daemon.open.is_none() && daemon.running.is_empty();
         let fitness = daemon.controller.fitness(now);
         if leads {
+            let (guards, states) = daemon.controller.at_work();
+            self.coverage.look(guards, states);
+            let Some(daemon) = self.daemon_mut(n) else { return };
             let should_yield = fitness == Fitness::Inside && daemon.controller.should_yield(now);
             if is_idle && (should_yield || matches!(fitness, Fitness::Unfit(_))) {
                 let _ = daemon.ledger.resign().now_or_never();
@@ -90,6 +93,7 @@ impl Simulation<'_> {
         daemon.open = None;
         daemon.running.clear();
         daemon.controller.step_down();
+        self.coverage.count("refusal", Refusal::LeaseLost);
         let text = self.of_node(n, &format!("leads no more: {why}"));
         self.note(What::Daemon { text });
         self.stirred = self.now;
@@ -132,6 +136,11 @@ impl Simulation<'_> {
     /// The frame is not known to be recorded.
     pub(super) fn not_appended(&mut self, n: usize, error: AppendError, frame: Frame, perform: Vec<Effect>) {
         let now = self.now;
+        match &error {
+            AppendError::Unknown(_) => self.coverage.count("refusal", Refusal::FrameUnknown),
+            AppendError::Fenced { .. } => self.coverage.count("refusal", Refusal::FrameFenced),
+            AppendError::Halted(_) => {}
+        }
         let Some(daemon) = self.daemon_mut(n) else { return };
         match error {
             AppendError::Halted(why) => self.append_failed(n, why, frame, perform),

@@ -60,6 +60,9 @@ impl Network {
 
     /// Since when two regions do not hear each other, both ways round.
     pub(super) fn parted_since(&self, one: &RegionId, other: &RegionId) -> Option<Duration> {
+        if self.parted.is_empty() {
+            return None;
+        }
         let ways = [(one.clone(), other.clone()), (other.clone(), one.clone())];
         ways.iter().filter_map(|way| self.parted.get(way)).min().copied()
     }
@@ -93,8 +96,8 @@ impl Network {
     /// Whether the ledger can be used from there: a majority of its members hear each other, and one of them is heard.
     /// A daemon that is alone has its ledger on its own disk.
     pub(in crate::simulation) fn ledger_answers(&self, from: &Vantage) -> bool {
-        if self.members.is_empty() {
-            return true;
+        if self.parted.is_empty() && self.members.values().all(|is_up| *is_up) {
+            return !from.is_cut_off || self.members.is_empty();
         }
         let hear = |one: &RegionId, other: &RegionId| one == other || self.parted_since(one, other).is_none();
         let up = || self.members.iter().filter(|(_, is_up)| **is_up).map(|(region, _)| region);

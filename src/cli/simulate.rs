@@ -1,0 +1,69 @@
+//! `failoverd simulate`: many bad days, by chance, with this configuration.
+
+use std::io::Write;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::args::SimulateArgs;
+use super::replay;
+use crate::domain::RegionId;
+use crate::simulation::{Search, Searched, parse};
+
+/// Plays the seeds and prints what came up, and what broke. Returns false where something did.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let alone = parse("").map_err(anyhow::Error::from)?;
+    let mut setup = replay::setup(std::path::Path::new(""), &alone, &args.config)?;
+    let council = &mut setup.policy.council;
+    if council.is_alone() && !args.alone {
+        // One in each region, as several daemons are meant to stand.
+        let own = (setup.policy.observer.clone(), setup.policy.observer_region.clone());
+        let regions = setup.policy.regions.keys().filter(|region| **region != own.1);
+        let others = regions.map(|region: &RegionId| (format!("failoverd-{region}").into(), region.clone()));
+        council.observers = others.chain([own.clone()]).collect();
+        setup.policy_hash = crate::config::policy_hash(&setup.policy);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let search = Search { setup, from: args.from, seeds: args.seeds, threads };
+    let began = Instant::now();
+    // It writes to standard error, and nothing where that is no terminal.
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} seeds, {eta} left")?;
+    let progress = ProgressBar::new(args.seeds).with_style(style);
+    let searched = search.run(&|_| progress.inc(1))?;
+    progress.finish_and_clear();
+    let took = began.elapsed();
+    show(&searched, args, out)?;
+    let hours = searched.daemon_time.as_secs_f64() / 3600.0;
+    eprintln!(
+        "{hours:.0} daemon-hours in {:.1} s: {:.0} daemon-hours a second, on {threads} threads",
+        took.as_secs_f64(),
+        hours / took.as_secs_f64().max(f64::EPSILON)
+    );
+    Ok(searched.found.is_empty() && (!args.complete || searched.coverage.never().is_empty()))
+}
+
+fn show(searched: &Searched, args: &SimulateArgs, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "What came up in {} seeds from {} on:", searched.seeds, args.from)?;
+    write!(out, "{}", searched.coverage)?;
+    let never = searched.coverage.never();
+    if never.is_empty() {
+        writeln!(out, "Everything came up.")?;
+    } else {
+        writeln!(out, "Never came up: {}.", never.join(", "))?;
+    }
+    for found in &searched.found {
+        writeln!(out, "\nSEED {} BREAKS:", found.seed)?;
+        for broken in &found.broken {
+            writeln!(out, "  {broken}")?;
+        }
+        writeln!(out, "The shortest story found (failoverd replay FILE --config …):\n\n{}", found.story)?;
+    }
+    if searched.found.is_empty() {
+        writeln!(out, "Nothing broke.")
+    } else {
+        writeln!(out, "{} of {} seeds broke something, which is a bug of failoverd.", searched.found.len(), searched.seeds)
+    }
+}

@@ -1,0 +1,347 @@
+//! Bad days by chance: a seed becomes a story in the words that a person would tell it in.
+//!
+//! Troubles come in episodes, because what breaks together is what hurts. After them everything is well again, a person does
+//! what failoverd asks for, and all of it has to settle.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::dice::Dice;
+use super::story::Work;
+use crate::domain::{ComponentId, InstanceId, Kind, Policy, RegionId, Role};
+
+/// Troubles begin within this.
+const TROUBLES_UNTIL: u64 = 75 * 60;
+/// By then everything is well again.
+pub(super) const CALM_FROM: u64 = 90 * 60;
+/// A story lasts two hours.
+pub(super) const LASTS: Duration = Duration::from_secs(2 * 3600);
+/// Another ledger, as a copy of this machine would have it.
+const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
+
+/// The story of a seed.
+pub(super) fn story(policy: &Policy, seed: u64) -> String {
+    let mut teller = Teller { policy, dice: Dice::new(seed), lines: Vec::new() };
+    teller.tell();
+    let mut text = String::new();
+    for setting in teller.settings() {
+        let _ = writeln!(text, "{setting}");
+    }
+    let _ = writeln!(text, "seed {seed}\nuntil +{}s\n", LASTS.as_secs());
+    teller.lines.sort_by_key(|(at, _)| *at);
+    for (at, line) in &teller.lines {
+        let _ = writeln!(text, "+{at}s {line}");
+    }
+    text
+}
+
+struct Teller<'a> {
+    policy: &'a Policy,
+    dice: Dice,
+    /// Seconds after the beginning, and what happens.
+    lines: Vec<(u64, String)>,
+}
+
+impl Teller<'_> {
+    /// What is different from the configuration in this story.
+    fn settings(&mut self) -> Vec<String> {
+        let mut settings = Vec::new();
+        let council = &self.policy.council;
+        if !council.is_alone() {
+            let others = council.observers.iter().filter(|(observer, _)| **observer != self.policy.observer);
+            let others: Vec<String> = others.map(|(observer, region)| format!("{observer}@{region}")).collect();
+            settings.push(format!("observers {}", others.join(" ")));
+        }
+        match self.dice.below(20) {
+            0 => settings.push("mode observe".to_owned()),
+            1..=4 => settings.push("mode approve".to_owned()),
+            _ => {}
+        }
+        settings
+    }
+
+    fn tell(&mut self) {
+        let episodes = 2 + self.dice.below(3);
+        for _ in 0..episodes {
+            let at = 30 + self.dice.below(TROUBLES_UNTIL - 30);
+            self.episode(at);
+        }
+        self.calm();
+    }
+
+    /// One trouble, and what comes along with it.
+    fn episode(&mut self, at: u64) {
+        match self.dice.below(10) {
+            0..=3 => self.lose(self.region_with(Role::Primary), at),
+            4 => self.lose(self.region_with(Role::Secondary), at),
+            5 | 6 => self.cut_off(self.region_with(Role::Primary), at),
+            _ => self.trouble(at),
+        }
+        for _ in 0..self.dice.below(5) {
+            let along = at.saturating_sub(60) + self.dice.below(8 * 60);
+            self.trouble(along.min(TROUBLES_UNTIL));
+        }
+    }
+
+    fn region_with(&self, role: Role) -> Option<RegionId> {
+        self.policy.region_with(role).cloned()
+    }
+
+    /// Something happens, and is over after a while.
+    fn for_a_while(&mut self, at: u64, text: String, over: String) {
+        let lasts = match self.dice.below(4) {
+            0 => 5 + self.dice.below(55),
+            1 => 60 + self.dice.below(240),
+            _ => 300 + self.dice.below(1200),
+        };
+        self.lines.push((at, text));
+        self.lines.push(((at + lasts).min(CALM_FROM), over));
+    }
+
+    fn lose(&mut self, region: Option<RegionId>, at: u64) {
+        let Some(region) = region else { return };
+        let layer = self.pick(&["tcp", "tcp", "dns", "query"]);
+        self.for_a_while(at, format!("everything@{region} fails {layer}"), format!("everything@{region} answers"));
+        // Its observer is often lost with it.
+        if self.dice.below(2) == 0
+            && let Some(observer) = self.observer_in(&region)
+        {
+            let lasts = 60 + self.dice.below(1200);
+            self.lines.push((at, format!("observer {observer} stops {lasts}s")));
+        }
+    }
+
+    /// Nobody outside reaches it, and it reaches nobody outside.
+    fn cut_off(&mut self, region: Option<RegionId>, at: u64) {
+        let Some(region) = region else { return };
+        let lasts = 60 + self.dice.below(1200);
+        let one_way = self.dice.below(4) == 0;
+        for other in self.places().into_iter().filter(|other| *other != region) {
+            let to = if one_way { "to " } else { "" };
+            self.lines.push((at, format!("link {other} {to}{region} cut")));
+            self.lines.push(((at + lasts).min(CALM_FROM), format!("link {other} {region} restored")));
+        }
+    }
+
+    fn trouble(&mut self, at: u64) {
+        match self.dice.below(100) {
+            0..=34 => self.trouble_of_an_instance(at),
+            35..=44 => self.trouble_of_a_workload(at),
+            45..=59 => self.trouble_of_the_network(at),
+            60..=76 => self.trouble_of_a_daemon(at),
+            77..=90 => self.trouble_of_the_work(at),
+            _ => self.order(at),
+        }
+    }
+
+    fn trouble_of_an_instance(&mut self, at: u64) {
+        let Some(id) = self.instance(|_| true) else { return };
+        let text = match self.dice.below(16) {
+            0..=4 => format!("{id} fails {}", self.pick(&["dns", "tcp", "tcp", "tls", "greeting", "query", "role"])),
+            5 => format!("{id} fails query {}% too many connections", 20 + self.dice.below(80)),
+            6 | 7 => {
+                let every = 20 + self.dice.below(100);
+                format!("{id} flaps every {every}s for {}s", 5 + self.dice.below(every - 5))
+            }
+            8 => format!("{id} unknown our resolver does not answer"),
+            9 => format!("{id} refuses-credential"),
+            10 | 11 => format!("{id} degraded slow answers"),
+            12 => format!("{id} not-ready it rebuilds an index"),
+            13 => format!("{id} backing-up"),
+            _ => match self.instance(|kind| kind == Kind::Database) {
+                Some(database) => format!("{database} lags {}s", 1 + self.dice.below(900)),
+                None => return,
+            },
+        };
+        let subject = text.split(' ').next().unwrap_or_default().to_owned();
+        self.for_a_while(at, text, format!("{subject} answers"));
+    }
+
+    fn trouble_of_a_workload(&mut self, at: u64) {
+        let Some(id) = self.instance(|kind| kind == Kind::Kubernetes) else { return };
+        let workloads = self.policy.components.get(&id.component).map(|c| c.workloads.clone()).unwrap_or_default();
+        let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
+        if names.is_empty() {
+            return;
+        }
+        let workload = self.pick(&names);
+        match self.dice.below(6) {
+            0 | 1 => {
+                let until = self.pick(&["", " until-restarted"]);
+                let text = format!("{id} runs {} {workload}{until}", self.dice.below(3));
+                self.for_a_while(at, text, format!("{id} answers"));
+            }
+            2 => self.lines.push((at, format!("{id} is-scaled-to {} {workload}", 1 + self.dice.below(20)))),
+            _ => {
+                let zone = self.pick(&["a", "b", "c"]);
+                self.lines.push((at, format!("{id} loses-zone {}{zone}", id.region)));
+                self.lines.push(((at + 30 + self.dice.below(400)).min(CALM_FROM), format!("{id} reschedules")));
+            }
+        }
+    }
+
+    fn trouble_of_the_network(&mut self, at: u64) {
+        let places = self.places();
+        match self.dice.below(12) {
+            0..=4 if places.len() > 1 => {
+                let one = self.dice.below(places.len() as u64);
+                let other = (one + 1 + self.dice.below(places.len() as u64 - 1)) % places.len() as u64;
+                let at_index = |index: u64| places.get(usize::try_from(index).unwrap_or(0)).cloned();
+                let (Some(one), Some(other)) = (at_index(one), at_index(other)) else { return };
+                let to = self.pick(&["", "", "to "]);
+                let (text, over) = (format!("link {one} {to}{other} cut"), format!("link {one} {to}{other} restored"));
+                self.for_a_while(at, text, over);
+            }
+            5 | 6 => self.for_a_while(at, "references fail".to_owned(), "references answer".to_owned()),
+            7 => {
+                let names: Vec<&str> = self.policy.references.keys().map(|reference| reference.as_str()).collect();
+                if !names.is_empty() {
+                    let name = self.pick(&names);
+                    self.for_a_while(at, format!("reference {name} fails"), format!("reference {name} answers"));
+                }
+            }
+            8 if !self.policy.council.is_alone() => {
+                self.for_a_while(at, "ledger fails".to_owned(), "ledger answers".to_owned());
+            }
+            9 | 10 if !self.policy.council.is_alone() => {
+                let regions: Vec<&str> = self.policy.council.regions().into_iter().map(RegionId::as_str).collect();
+                let region = self.pick(&regions);
+                self.for_a_while(at, format!("ledger {region} fails"), format!("ledger {region} answers"));
+            }
+            _ => {
+                let name = self.observer();
+                self.for_a_while(at, format!("observer {name} link cut"), format!("observer {name} link restored"));
+            }
+        }
+    }
+
+    fn trouble_of_a_daemon(&mut self, at: u64) {
+        let name = self.observer();
+        let text = match self.dice.below(12) {
+            0..=3 => format!("observer {name} stops {}s", 1 + self.dice.below(300)),
+            4..=6 => format!("observer {name} pauses {}s", 5 + self.dice.below(400)),
+            7 => {
+                let sign = self.pick(&["+", "-"]);
+                format!("observer {name} clock {sign}{}s", 1 + self.dice.below(3 * 3600))
+            }
+            8 => format!("observer {name} halts"),
+            _ => {
+                let (text, over) = (format!("observer {name} falls-silent"), format!("observer {name} is-back"));
+                return self.for_a_while(at, text, over);
+            }
+        };
+        self.lines.push((at, text));
+    }
+
+    fn trouble_of_the_work(&mut self, at: u64) {
+        let names = Work::NAMED.map(|(name, _)| name);
+        let name = self.pick(&names);
+        let how = match self.dice.below(8) {
+            0..=2 => format!("takes {}s", 10 + self.dice.below(500)),
+            3 => "refuses AccessDenied".to_owned(),
+            4 => "hangs".to_owned(),
+            _ => "unreachable".to_owned(),
+        };
+        self.for_a_while(at, format!("{name} {how}"), format!("{name} works"));
+    }
+
+    fn order(&mut self, at: u64) {
+        let Some(primary) = self.region_with(Role::Primary) else { return };
+        let text = match self.dice.below(16) {
+            0 | 1 => format!("operator failover {primary}"),
+            2 => match self.movable() {
+                Some(component) => format!("operator failover {primary} {component}"),
+                None => return,
+            },
+            3 => format!("operator failover {primary} force"),
+            4 => "operator hold".to_owned(),
+            5 => format!("operator pause {}s moving house", 60 + self.dice.below(1200)),
+            6 | 7 => "operator resume".to_owned(),
+            8 => "operator ack".to_owned(),
+            9 => "operator ack false-positive".to_owned(),
+            10 | 11 => "operator abort".to_owned(),
+            12 => "operator approve".to_owned(),
+            13 => "operator approve accept-loss 1h".to_owned(),
+            14 => match self.instance(|kind| kind == Kind::Database) {
+                Some(database) => {
+                    let verb = self.pick(&["retry", "skip"]);
+                    format!("operator {verb} promote-{database}")
+                }
+                None => return,
+            },
+            _ => format!("claim {primary} {ANOTHER_LEDGER}"),
+        };
+        self.lines.push((at, text));
+    }
+
+    /// Everything is well again, and somebody looks after what is left.
+    fn calm(&mut self) {
+        let policy = self.policy;
+        let mut over = Vec::new();
+        let serves = |region: &RegionId| policy.instances().any(|id| id.region == *region);
+        over.extend(policy.regions.keys().filter(|region| serves(region)).map(|r| format!("everything@{r} answers")));
+        let records = policy.instances().filter(|id| self.kind(id) == Some(Kind::Traffic));
+        over.extend(records.map(|record| format!("{record} answers")));
+        let places = self.places();
+        for (n, one) in places.iter().enumerate() {
+            over.extend(places[n + 1..].iter().map(|other| format!("link {one} {other} restored")));
+        }
+        if policy.council.is_alone() {
+            over.push("link restored".to_owned());
+        } else {
+            over.push("ledger answers".to_owned());
+        }
+        for observer in policy.council.observers.keys() {
+            over.push(format!("observer {observer} is-back"));
+            over.push(format!("observer {observer} link restored"));
+        }
+        over.push("references answer".to_owned());
+        over.extend(Work::NAMED.map(|(name, _)| format!("{name} works")));
+        over.push("operator helps".to_owned());
+        self.lines.extend(over.into_iter().map(|text| (CALM_FROM, text)));
+    }
+
+    fn kind(&self, id: &InstanceId) -> Option<Kind> {
+        self.policy.components.get(&id.component).map(|component| component.kind)
+    }
+
+    fn instance(&mut self, of: impl Fn(Kind) -> bool) -> Option<InstanceId> {
+        let all: Vec<InstanceId> = self.policy.instances().filter(|id| self.kind(id).is_some_and(&of)).collect();
+        self.choose(&all)
+    }
+
+    fn movable(&mut self) -> Option<ComponentId> {
+        let rows = self.policy.components.iter().filter(|(_, component)| component.row.is_some());
+        let all: Vec<ComponentId> = rows.map(|(component, _)| component.clone()).collect();
+        self.choose(&all)
+    }
+
+    /// Where something stands that a link could be cut to.
+    fn places(&self) -> Vec<RegionId> {
+        let serving = self.policy.regions.iter().filter(|(_, role)| **role != Role::Tertiary).map(|(region, _)| region);
+        let mut places: Vec<RegionId> = serving.chain(self.policy.council.regions()).cloned().collect();
+        places.sort();
+        places.dedup();
+        places
+    }
+
+    fn observer(&mut self) -> String {
+        let all: Vec<String> = self.policy.council.observers.keys().map(ToString::to_string).collect();
+        self.choose(&all).unwrap_or_else(|| self.policy.observer.to_string())
+    }
+
+    fn observer_in(&self, region: &RegionId) -> Option<String> {
+        let mut observers = self.policy.council.observers.iter();
+        observers.find(|(_, place)| *place == region).map(|(observer, _)| observer.to_string())
+    }
+
+    fn pick<'w>(&mut self, words: &[&'w str]) -> &'w str {
+        let n = usize::try_from(self.dice.below(words.len() as u64)).unwrap_or(0);
+        words.get(n).copied().unwrap_or_default()
+    }
+
+    fn choose<T: Clone>(&mut self, all: &[T]) -> Option<T> {
+        let n = usize::try_from(self.dice.below(all.len() as u64)).unwrap_or(0);
+        all.get(n).cloned()
+    }
+}

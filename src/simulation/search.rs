@@ -1,0 +1,171 @@
+//! Many seeds, each a bad day of its own: what breaks is told as the shortest story that still breaks.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::chance::{self, LASTS};
+use super::coverage::Coverage;
+use super::{Options, Report, Setup, SetupError, Story, StoryError, parse, run};
+
+/// Stories that are tried to find a shorter one.
+const SHORTER_TRIES: usize = 200;
+/// Seeds for which that is done; the others are told as they are.
+const SHORTENED: usize = 5;
+
+/// Which seeds are played, and with what.
+#[derive(Debug, Clone)]
+pub struct Search {
+    /// The configuration's policy; the settings of a story come on top.
+    pub setup: Setup,
+    /// The first seed.
+    pub from: u64,
+    /// How many.
+    pub seeds: u64,
+    /// How many threads play.
+    pub threads: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Searched {
+    /// Seeds that were played.
+    pub seeds: u64,
+    /// Time that was simulated, summed over the daemons.
+    pub daemon_time: Duration,
+    /// What came up.
+    pub coverage: Coverage,
+    /// What broke, by seed.
+    pub found: Vec<Found>,
+}
+
+/// A seed that breaks something.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which.
+    pub seed: u64,
+    /// The invariants that broke.
+    pub broken: Vec<String>,
+    /// The shortest story that was found to break the same, in the format of a replay.
+    pub story: String,
+}
+
+/// A story by chance that cannot be told or played, which is a bug of the simulation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // they say it themselves
+pub enum SearchError {
+    #[error("seed {seed} is no story: {error}\n{text}")]
+    Story { seed: u64, error: StoryError, text: String },
+    #[error("seed {seed} cannot be played: {error}\n{text}")]
+    Setup { seed: u64, error: SetupError, text: String },
+}
+
+struct Played {
+    coverage: Coverage,
+    found: Option<Found>,
+}
+
+impl Search {
+    /// Plays them all. `told` hears of every seed that ended, in any order.
+    ///
+    /// # Errors
+    /// See [`SearchError`]. What failoverd does wrong is not an error of this function but in what it returns.
+    pub fn run(&self, told: &(dyn Fn(u64) + Sync)) -> Result<Searched, SearchError> {
+        let next = AtomicU64::new(self.from);
+        let end = self.from.saturating_add(self.seeds);
+        let played: Mutex<BTreeMap<u64, Result<Played, SearchError>>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads.max(1) {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end {
+                            return;
+                        }
+                        let came = self.play(seed);
+                        told(seed);
+                        let mut played = played.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        played.insert(seed, came);
+                    }
+                });
+            }
+        });
+        let mut coverage = Coverage::new();
+        let mut found = Vec::new();
+        for came in played.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values() {
+            let came = came?;
+            coverage.add(&came.coverage);
+            found.extend(came.found);
+        }
+        for found in found.iter_mut().take(SHORTENED) {
+            found.story = self.shorter(&found.story, &gist(&found.broken));
+        }
+        let daemons = u32::try_from(self.setup.policy.council.observers.len().max(1)).unwrap_or(1);
+        let seeds = u32::try_from(self.seeds).unwrap_or(u32::MAX);
+        Ok(Searched { seeds: self.seeds, daemon_time: LASTS * daemons * seeds, coverage, found })
+    }
+
+    fn play(&self, seed: u64) -> Result<Played, SearchError> {
+        let text = chance::story(&self.setup.policy, seed);
+        let story = parse(&text).map_err(|error| SearchError::Story { seed, error, text: text.clone() })?;
+        let report =
+            self.tell(&story).map_err(|error| SearchError::Setup { seed, error, text: text.clone() })?;
+        let Report { coverage, broken, .. } = report;
+        let found = (!broken.is_empty()).then_some(Found { seed, story: text, broken });
+        Ok(Played { coverage, found })
+    }
+
+    fn tell(&self, story: &Story) -> Result<Report, SetupError> {
+        let mut setup = self.setup.clone();
+        for (key, value) in &story.settings.overrides {
+            if key == "deployment.mode" {
+                setup.policy.mode = match value.as_str() {
+                    "observe" => crate::domain::Mode::Observe,
+                    "approve" => crate::domain::Mode::Approve,
+                    _ => crate::domain::Mode::Automatic,
+                };
+            }
+        }
+        run(story, &setup, &Options::default())
+    }
+
+    /// Leaves lines out for as long as the same thing breaks.
+    fn shorter(&self, text: &str, gist: &str) -> String {
+        let lines = text.lines().filter(|line| !line.is_empty());
+        let (settings, lines): (Vec<&str>, Vec<&str>) = lines.partition(|line| !line.starts_with('+'));
+        // What makes everything well again stays: without it, much would not end.
+        let calm = format!("+{}s ", chance::CALM_FROM);
+        let (calm, mut lines): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| line.starts_with(&calm));
+        let told =
+            |lines: &[&str]| format!("{}\n\n{}\n{}\n", settings.join("\n"), lines.join("\n"), calm.join("\n"));
+        let mut tries = 0;
+        let mut size = lines.len() / 2;
+        while size > 0 {
+            let mut at = 0;
+            while at < lines.len() && tries < SHORTER_TRIES {
+                let kept: Vec<&str> =
+                    lines.iter().enumerate().filter(|(n, _)| *n < at || *n >= at + size).map(|(_, line)| *line).collect();
+                tries += 1;
+                let breaks = parse(&told(&kept))
+                    .ok()
+                    .and_then(|story| self.tell(&story).ok())
+                    .is_some_and(|report| !report.broken.is_empty() && self::gist(&report.broken) == gist);
+                if breaks {
+                    lines = kept;
+                } else {
+                    at += size;
+                }
+            }
+            size /= 2;
+        }
+        told(&lines)
+    }
+}
+
+/// What broke first, without what differs from run to run.
+fn gist(broken: &[String]) -> String {
+    let words = broken.first().map(String::as_str).unwrap_or_default();
+    let is_passing = |word: &&str| !word.contains(|c: char| c.is_ascii_digit() || c == '@' || c == '/');
+    words.split_whitespace().filter(is_passing).collect::<Vec<_>>().join(" ")
+}
