@@ -6,9 +6,11 @@ SHELL := /bin/bash
 
 # Binaries of the lab and tools of the checks are kept outside the tree, so that a fresh clone finds them again.
 export FAILOVERD_LAB_CACHE ?= $(HOME)/.cache/failoverd-lab
+# How many days `make simulate` plays.
+SEEDS ?= 1000
 DENY := $(FAILOVERD_LAB_CACHE)/tools/bin/cargo-deny
 
-.PHONY: help build demo demo-negative test bench check fmt clippy doc deny clean
+.PHONY: help build demo demo-negative test simulate bench check fmt clippy doc deny clean
 
 # $(call beside_lab,COMMAND) runs COMMAND while the lab's parts are installed: the API server takes minutes of one core
 # to build, cargo takes minutes of the other.
@@ -42,6 +44,10 @@ test: ## everything, on real components; installs what is missing
 	  cargo test --locked --lib --bins --tests; \
 	fi
 	@cargo test --locked --doc --quiet
+
+simulate: ## bad days by chance, SEEDS of them, with the shipped configuration; fails where an invariant breaks
+	@cargo build --locked --release --quiet
+	@"$${CARGO_TARGET_DIR:-target}/release/failoverd" simulate --seeds $(SEEDS) --config config/omnimesh.toml
 
 bench: ## the figures in the README, measured here; fails where one is worse than twice its goal
 	@$(call beside_lab,cargo bench --locked --bench figures --no-run)

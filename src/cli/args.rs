@@ -67,13 +67,7 @@ Examples:
     Replay(ReplayArgs),
 
     /// Play many bad days by chance with a configuration: what would break?
-    #[command(after_help = "Outages, partitions, crashes, lost answers and people, in two virtual hours a seed; the same seed
-gives the same day. Exits with 1 where an invariant broke, and tells it as a story for `replay`.
-
-Examples:
-  failoverd simulate --seeds 1000 --config /etc/failoverd/failoverd.toml
-  failoverd simulate --seeds 1 --from 4711 --config config/omnimesh.toml")]
-    Simulate(SimulateArgs),
+    Simulate(super::simulate::SimulateArgs),
 
     /// Check a configuration without the network: mistakes, warnings, budget, dependencies
     #[command(after_help = "Exits with 78 where it cannot be used, with one line per mistake on standard error.
@@ -127,26 +121,6 @@ pub struct ReplayArgs {
     /// Print one JSON document, for programs
     #[arg(long)]
     pub json: bool,
-}
-
-/// `simulate`.
-#[derive(Debug, clap::Args)]
-pub struct SimulateArgs {
-    /// How many days
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    pub seeds: u64,
-    /// The first seed
-    #[arg(long, default_value_t = 1, value_name = "SEED")]
-    pub from: u64,
-    /// Configuration files, each on top of the ones before
-    #[arg(short, long, required = true, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
-    pub config: Vec<PathBuf>,
-    /// One daemon, where the configuration names no others; else one in each region is assumed
-    #[arg(long)]
-    pub alone: bool,
-    /// Exit with 1 also where something that there is never came up
-    #[arg(long)]
-    pub complete: bool,
 }
 
 /// Which configuration.

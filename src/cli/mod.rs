@@ -15,7 +15,7 @@ pub mod probe;
 pub mod render;
 pub mod replay;
 pub mod run;
-mod simulate;
+pub mod simulate;
 mod status;
 mod terminal;
 mod watch;

@@ -1,14 +1,42 @@
 //! `failoverd simulate`: many bad days, by chance, with this configuration.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::args::SimulateArgs;
 use super::replay;
 use crate::domain::RegionId;
 use crate::simulation::{Search, Searched, parse};
+
+/// `simulate`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Outages, partitions, crashes, lost answers and people, in two virtual hours a seed; the same seed
+gives the same day. Exits with 1 where an invariant broke, and tells it as a story for `replay`.
+
+Examples:
+  failoverd simulate --seeds 1000 --config /etc/failoverd/failoverd.toml
+  failoverd simulate --seeds 1 --from 4711 --config config/omnimesh.toml"
+)]
+pub struct SimulateArgs {
+    /// How many days
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub from: u64,
+    /// Configuration files, each on top of the ones before
+    #[arg(short, long, required = true, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// One daemon, where the configuration names no others; else one in each region is assumed
+    #[arg(long)]
+    pub alone: bool,
+    /// Exit with 1 also where something that there is never came up
+    #[arg(long)]
+    pub complete: bool,
+}
 
 /// Plays the seeds and prints what came up, and what broke. Returns false where something did.
 ///
@@ -64,6 +92,11 @@ fn show(searched: &Searched, args: &SimulateArgs, out: &mut dyn Write) -> std::i
     if searched.found.is_empty() {
         writeln!(out, "Nothing broke.")
     } else {
-        writeln!(out, "{} of {} seeds broke something, which is a bug of failoverd.", searched.found.len(), searched.seeds)
+        writeln!(
+            out,
+            "{} of {} seeds broke something, which is a bug of failoverd.",
+            searched.found.len(),
+            searched.seeds
+        )
     }
 }

@@ -308,6 +308,10 @@ impl EventLoop {
     /// One input to the controller, and what it decided on its way. A panic in it halts.
     fn step(&mut self, input: Input) {
         let now = self.now();
+        // Whoever was stopped for longer than its lease finds out before it says anything.
+        if self.council.is_some() && self.parts.controller.leads() && self.lease.until <= now.monotonic {
+            self.deposed("its lease ran out, by its own clock");
+        }
         let controller = AssertUnwindSafe(&mut self.parts.controller);
         let decided = std::panic::catch_unwind(move || { controller }.0.step(now, input));
         match decided {

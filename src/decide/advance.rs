@@ -79,6 +79,11 @@ impl Draft<'_> {
             .map(|(part, _)| part.clone())
             .collect();
         for part in parts {
+            if part == Part::Reroute && self.is_given_up(id) {
+                let why = "its share was given up for what has been taken back since".to_owned();
+                self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
+                continue;
+            }
             if part == Part::Reroute {
                 if !self.has_traffic(&source) {
                     // All of the traffic has moved on from there: there is no share to take back.
@@ -100,6 +105,17 @@ impl Draft<'_> {
             };
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
         }
+    }
+
+    /// All of the traffic was to move, so that no share did; and then nothing of that came about.
+    fn is_given_up(&self, id: &IncidentId) -> bool {
+        let Some(incident) = self.incident(id) else { return false };
+        let plan = &incident.plan;
+        let is_share = |step: &&Step| step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
+        let mut others = plan.parts.iter().filter(|(part, _)| **part != Part::Reroute).peekable();
+        others.peek().is_some()
+            && others.all(|(_, state)| matches!(state, PartState::Unwound { .. }))
+            && plan.steps.iter().filter(is_share).all(|step| plan.state(&step.id) == StepState::Cancelled)
     }
 
     /// A second unwinding within the hour holds and pages instead.

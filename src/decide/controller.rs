@@ -159,7 +159,7 @@ impl Controller {
                 self.soft.references.observe(&self.policy, &observation);
                 answered != self.soft.references.answers(&observation.reference)
             }
-            Input::Heard(ballot) => self.soft.council.hear(ballot, now.monotonic),
+            Input::Heard(ballot) => self.soft.council.hear(ballot, self.policy.council.ballot_fresh, now.monotonic),
             Input::Progressed { plan, step, note } => {
                 self.soft.notes.insert((plan, step), note);
                 false

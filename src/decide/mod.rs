@@ -25,6 +25,7 @@ mod leadership;
 mod readiness;
 mod sightings;
 mod status;
+mod targets;
 mod view;
 mod votes;
 mod watches;

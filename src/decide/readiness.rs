@@ -194,46 +194,6 @@ impl Draft<'_> {
         })
     }
 
-    /// The instance that the step acts on does not answer, or could not take over.
-    fn unready_target(&self, incident: &Incident, step: &Step) -> Option<Guard> {
-        if step.best_effort || incident.is_forced || self.bugs.has(Bug::AnyTargetWillDo) {
-            return None;
-        }
-        let (target, takes_over) = match &step.action {
-            Action::IncidentDeclared { cluster, .. }
-            | Action::Published { cluster, .. }
-            | Action::RolledOut { cluster, .. }
-            | Action::Manifests { cluster, .. } => (cluster, false),
-            // What is to be mended need not be able to take over.
-            Action::Replicas { cluster, .. } => (cluster, !matches!(step.part, Part::Healing { .. })),
-            Action::DatabasePromoted { database, .. } => (database, true),
-            Action::CacheActive { cache, .. } => (cache, true),
-            Action::StorageReachable { storage } => (storage, true),
-            Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => return None,
-        };
-        let evidence = self.why_unready(target, takes_over)?;
-        Some(Guard {
-            kind: GuardKind::TargetNotReady,
-            evidence: format!("{target}: {evidence}"),
-            lifted_by: format!("{target} answering and ready, or `failoverd failover --force` by a person"),
-        })
-    }
-
-    /// Why the instance could not take over right now; none if it could.
-    pub(super) fn why_unready(&self, target: &InstanceId, takes_over: bool) -> Option<String> {
-        let Some(watch) = self.soft.watches.get(target) else { return Some("it is not watched".to_owned()) };
-        if !watch.is_answering(self.now.monotonic) {
-            return Some(watch.why(self.now.monotonic));
-        }
-        if watch.evidence.credential_refused {
-            return Some("it refuses our credential, so we could not act there".to_owned());
-        }
-        if takes_over && !watch.evidence.not_ready.is_empty() {
-            return Some(watch.evidence.not_ready.join("; "));
-        }
-        None
-    }
-
     /// The promotion that the step is or leads to: a fence takes an old primary away, so it is judged like one.
     fn promotion_behind(&self, incident: &Incident, step: &Step) -> Option<Step> {
         match &step.action {

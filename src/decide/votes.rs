@@ -174,10 +174,51 @@ impl Draft<'_> {
         };
         let inside = self.policy.council.observers.iter().filter(|(_, region)| *region == source);
         inside.map(|(observer, _)| observer).find_map(|observer| {
-            let answers = |id: &&InstanceId| matches!(self.opinion(observer, id), Opinion::Answers { .. });
-            let seen: Vec<String> = suspected.iter().filter(answers).map(ToString::to_string).collect();
+            let contradicts = |id: &&InstanceId| self.contradicts(observer, id, part);
+            let seen: Vec<String> = suspected.iter().filter(contradicts).map(ToString::to_string).collect();
             let is_refuted = suspected.len() - seen.len() < needed;
             (is_refuted && !seen.is_empty()).then(|| format!("{observer} in {source} sees {} alive", seen.join(", ")))
+        })
+    }
+
+    /// An observer inside sees it alive, or did within the window that others call lost: what looked dead from outside for
+    /// minutes and fails inside for a moment was a partition for the rest of the time. And who cannot tell of it, but sees
+    /// alive what nobody outside reaches, knows that outside nobody knows.
+    fn contradicts(&self, observer: &ObserverId, id: &InstanceId, part: &Part) -> bool {
+        let policy = self.policy.components.get(&id.component);
+        let after = match part {
+            Part::Component(_) => policy.and_then(|policy| policy.row).map(|row| row.after),
+            Part::Region => Some(self.policy.regional.after),
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => None,
+        };
+        // Two observers do not begin to see the same failure in the same moment.
+        let window = after.unwrap_or_default().saturating_sub(policy.map(|p| p.probing.gap()).unwrap_or_default());
+        match self.opinion(observer, id) {
+            Opinion::Answers { .. } => true,
+            Opinion::Fails(lasting) => lasting < window,
+            Opinion::Unsure(_) => {
+                let Some((verdict, answered_ago)) = self.last_seen(observer, id) else { return false };
+                let is_blind = verdict == VerdictKind::Unknown && *part != Part::Region;
+                answered_ago.is_some_and(|ago| ago < window) || (is_blind && self.knows_better(observer, &id.region))
+            }
+        }
+    }
+
+    /// What an observer with a voice makes of an instance that is not well, and how long ago it answered.
+    fn last_seen(&self, observer: &ObserverId, id: &InstanceId) -> Option<(VerdictKind, Option<Duration>)> {
+        let view = if *observer == self.policy.observer {
+            self.view(id, self.soft.watches.get(id)?)?
+        } else {
+            let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic).ok()?;
+            ballot.views.get(id)?.clone()
+        };
+        Some((view.verdict, view.answered_ago))
+    }
+
+    /// It sees something of the region alive that is lost by the votes of the others.
+    fn knows_better(&self, observer: &ObserverId, region: &RegionId) -> bool {
+        self.called_failing().into_iter().filter(|id| id.region == *region).any(|id| {
+            matches!(self.opinion(observer, id), Opinion::Answers { .. }) && self.tally(id).failing_for().is_some()
         })
     }
 
@@ -332,13 +373,14 @@ impl Draft<'_> {
             return None;
         }
         let why = watch.why(now);
+        let answered_ago = watch.answered_ago(now);
         let failing_for = self.failing_as_watched(id, watch).filter(|_| verdict == VerdictKind::Failing);
         // Its own network is in doubt: what it says of a failure says nothing.
         if let Some(lasting) = failing_for
             && let Some(doubt) = self.doubt(&id.region, now.saturating_sub(lasting))
         {
-            return Some(View { verdict, failing_for: None, why: doubt.evidence });
+            return Some(View { verdict, failing_for: None, answered_ago, why: doubt.evidence });
         }
-        Some(View { verdict, failing_for, why })
+        Some(View { verdict, failing_for, answered_ago, why })
     }
 }

@@ -44,6 +44,9 @@ pub struct View {
     /// Failing for how long, while its own network was vouched for, when the ballot was cast.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub failing_for: Option<Duration>,
+    /// How long before the ballot was cast it answered last; none where this run of the observer never saw it answer.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub answered_ago: Option<Duration>,
     /// The evidence, in words.
     pub why: String,
 }
@@ -63,6 +66,15 @@ pub enum Opinion {
 }
 
 impl Ballot {
+    /// Whether nothing but its number is another one.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.region == other.region
+            && self.policy == other.policy
+            && self.abstains == other.abstains
+            && self.doubts == other.doubts
+            && self.views == other.views
+    }
+
     /// What it says of `instance`.
     pub fn opinion(&self, instance: &InstanceId) -> Opinion {
         if let Some(why) = &self.abstains {

@@ -32,18 +32,19 @@ pub struct Rules<'a> {
 }
 
 impl Council {
-    /// Takes a ballot in. One that was heard already, or that an earlier one of the same run has overtaken, is no news.
-    /// Returns whether it is.
-    pub fn hear(&mut self, ballot: Ballot, now: Duration) -> bool {
-        let is_old = self
-            .seats
-            .get(&ballot.observer)
-            .is_some_and(|seat| seat.ballot.run == ballot.run && seat.ballot.sequence >= ballot.sequence);
+    /// Takes a ballot in. One that was heard already, or that an earlier one of the same run has overtaken, is left out.
+    /// Returns whether it is news: not where it says the same as the one before, which still counted for `fresh`.
+    pub fn hear(&mut self, ballot: Ballot, fresh: Duration, now: Duration) -> bool {
+        let former = self.seats.get(&ballot.observer);
+        let is_old =
+            former.is_some_and(|seat| seat.ballot.run == ballot.run && seat.ballot.sequence >= ballot.sequence);
         if is_old {
             return false;
         }
+        let is_news =
+            former.is_none_or(|seat| now.saturating_sub(seat.heard) > fresh || !seat.ballot.says_the_same_as(&ballot));
         self.seats.insert(ballot.observer.clone(), Seat { ballot, heard: now });
-        true
+        is_news
     }
 
     /// The ballot of an observer, if it counts; else why not.

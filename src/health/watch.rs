@@ -24,6 +24,7 @@ pub struct Watch {
     last: Option<Finding>,
     last_began: Option<Duration>,
     last_ended: Option<Duration>,
+    last_answer: Option<Duration>,
     degraded_since: Option<Duration>,
     /// Since when every observation was an answer, and not a degraded one.
     well_since: Option<Duration>,
@@ -60,6 +61,7 @@ impl Watch {
             last: None,
             last_began: None,
             last_ended: None,
+            last_answer: None,
             degraded_since: None,
             well_since: None,
             needed,
@@ -92,6 +94,7 @@ impl Watch {
         }
         match &finding {
             Finding::Alive => {
+                self.last_answer = Some(observation.began);
                 self.window.push(observation.began, false);
                 self.count(&observation.evidence.workloads, observation.began);
                 self.count_zones(&observation.evidence.zones, observation.began);
@@ -206,6 +209,11 @@ impl Watch {
     /// It has answered every probe for `recover_for`.
     pub fn has_recovered(&self, limits: &Limits, now: Duration) -> bool {
         self.window.alive_since(now).is_some_and(|since| now.saturating_sub(since) >= limits.recover_for)
+    }
+
+    /// How long ago it answered last; none where it never did, as far as this run of the daemon knows.
+    pub fn answered_ago(&self, now: Duration) -> Option<Duration> {
+        self.last_answer.map(|at| now.saturating_sub(at))
     }
 
     /// The last probe was answered, however long ago that is.

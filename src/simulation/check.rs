@@ -2,6 +2,7 @@
 //!
 //! An independent reading of the ledger: what the controller believes is not asked.
 
+mod end;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,7 @@ struct Known {
     attempts: u32,
     undo_attempts: u32,
     is_settled: bool,
+    is_undone: bool,
     is_committed: bool,
 }
 
@@ -159,20 +161,24 @@ impl Checks {
                 if ordered_by.is_some() {
                     self.ordered.insert(incident.clone());
                 }
-                self.excepted.clear();
             }
             Fact::PlanMade { incident, plan, part, steps } => {
                 self.plans.insert(plan.clone(), incident.clone());
                 self.join(plan, part);
                 self.learn(plan, part, steps, found);
             }
-            Fact::PlanGrown { plan, part, steps, shares, .. } => {
+            Fact::PlanGrown { plan, part, steps, shares, ordered_by, .. } => {
+                if ordered_by.is_some()
+                    && let Some(incident) = self.plans.get(plan)
+                {
+                    self.ordered.insert(incident.clone());
+                }
                 self.join(plan, part);
                 self.learn(plan, part, steps, found);
                 for (step, after) in shares {
                     if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
                         known.parts.insert(part.clone());
-                        known.is_settled = known.is_settled && known.undo_attempts == 0;
+                        known.is_settled = known.is_settled && !known.is_undone;
                         if known.attempts == 0 {
                             known.after.extend(after.iter().filter(|id| *id != step).cloned());
                         }
@@ -199,21 +205,29 @@ impl Checks {
                 }
             }
             Fact::StepStarted { plan, step, attempt, .. } => {
-                self.edit(plan, step, |known| known.attempts = *attempt);
+                self.edit(plan, step, |known| {
+                    known.attempts = *attempt;
+                    known.is_undone = false;
+                });
                 if self.steps.get(&(plan.clone(), step.clone())).is_some_and(Known::is_share) {
                     self.before_share.entry(plan.clone()).or_insert_with(|| self.weights.clone());
                 }
             }
-            Fact::PartUnwound { plan, part: Part::Reroute } => self.taken_back.push(plan.clone()),
             Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| known.undo_attempts = *attempt),
             Fact::StepDone { plan, step, .. }
             | Fact::StepOwed { plan, step, .. }
             | Fact::StepSkipped { plan, step, .. }
             | Fact::StepCancelled { plan, step }
-            | Fact::StepPutBack { plan, step, .. }
-            | Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| known.is_settled = true),
+            | Fact::StepPutBack { plan, step, .. } => self.edit(plan, step, |known| known.is_settled = true),
+            Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| {
+                known.is_settled = true;
+                known.is_undone = true;
+            }),
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed_attempts.insert((database.clone(), *attempt));
+            }
+            Fact::OwedFenceSettled { database, .. } => {
+                self.excepted.remove(&database.component);
             }
             Fact::Paused { until, .. } => self.paused = Some(*until),
             Fact::Resumed { .. } => self.paused = None,
@@ -239,6 +253,13 @@ impl Checks {
                 self.unwinding.insert((plan.clone(), part.clone()));
             }
             Fact::PartUnwound { plan, part } => {
+                // A share that another part needs stays with it.
+                let of_plan = self.steps.iter_mut().filter(|((of, _), _)| of == plan);
+                for (_, known) in of_plan {
+                    if known.parts.remove(part) && known.is_share() && known.parts.is_empty() {
+                        self.taken_back.push(plan.clone());
+                    }
+                }
                 self.unwinding.remove(&(plan.clone(), part.clone()));
             }
             Fact::LedgerCreated { .. }
@@ -252,7 +273,6 @@ impl Checks {
             | Fact::UndoFailed { .. }
             | Fact::Withheld { .. }
             | Fact::PlanStuck { .. }
-            | Fact::OwedFenceSettled { .. }
             | Fact::Held { .. }
             | Fact::Released { .. }
             | Fact::Acknowledged { .. }
@@ -293,6 +313,7 @@ impl Checks {
                 attempts: 0,
                 undo_attempts: 0,
                 is_settled: false,
+                is_undone: false,
                 is_committed: false,
             };
             if self.steps.insert((plan.clone(), step.id.clone()), known).is_some() {
@@ -422,7 +443,7 @@ impl Checks {
     pub(super) fn accepted(&self, world: &World) -> Vec<String> {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
-        for Promotion { database, key, .. } in &world.promotions {
+        for Promotion { database, key, .. } in world.promotions.iter().filter(|promotion| !promotion.hangs) {
             if !seen.insert((database, plan_of(key))) {
                 found.push(format!("{database} was promoted twice in {}", plan_of(key)));
             }
@@ -439,7 +460,7 @@ impl Checks {
                 found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
             }
         }
-        if let Some(Promotion { database, key, lost }) = world.promotions.last()
+        if let Some(Promotion { database, key, lost, .. }) = world.promotions.last()
             && let Some((plan, step)) = key.split_once('/')
             && let Some(incident) = self.incident_of(&plan.into())
             && let Some(known) = self.steps.get(&(plan.into(), step.into()))
@@ -467,9 +488,9 @@ impl Checks {
         let mut is_split = false;
         for component in &self.databases {
             let both: Vec<&InstanceId> = writable.iter().filter(|id| id.component == *component).collect();
-            if both.len() > 1 && !self.excepted.contains(component) {
+            if both.len() > 1 {
                 is_split = true;
-                if !self.is_split {
+                if !self.is_split && !self.excepted.contains(component) {
                     found.push(format!("{} accept writes at the same time", joined(&both)));
                 }
             }
@@ -529,55 +550,7 @@ impl Checks {
     pub(super) fn is_over(&self) -> bool {
         self.incidents.values().all(|incident| incident.outcome.is_some())
     }
-
-    /// A plan ends, or a person is paged; and of each database exactly the one that is placed takes writes, if it could.
-    pub(super) fn end(&self, world: &World, now: Duration, status: Option<&Status>, is_busy: bool) -> Vec<String> {
-        let mut found = Vec::new();
-        let Some(status) = status else { return found };
-        if self.is_to_end {
-            let open = self.incidents.iter().filter(|(_, incident)| incident.outcome.is_none());
-            found.extend(open.map(|(incident, _)| format!("{incident} does not end, and everything is well")));
-        }
-        let is_paged = status.alarms.iter().any(|alarm| alarm.severity == Severity::Page);
-        for (incident, _) in self.incidents.iter().filter(|(_, incident)| incident.outcome.is_none()) {
-            if !is_paged {
-                found.push(format!("{incident} is open and nobody is paged"));
-            }
-            let is_explained = status.halted.is_some()
-                || status.incidents.iter().filter(|shown| shown.incident == *incident).any(|shown| {
-                    let mut steps = shown.steps.iter();
-                    steps.any(|step| step.state == StepState::Failed || !step.guards.is_empty())
-                        || shown.summary.contains("STUCK")
-                });
-            if !is_busy && !is_explained {
-                found.push(format!("{incident} is open, and nothing is done about it for no reason"));
-            }
-        }
-        let is_at_rest = self.is_over() && !self.incidents.is_empty() && status.halted.is_none();
-        if !is_at_rest {
-            return found;
-        }
-        let writable = world.writable(now);
-        for component in &self.databases {
-            let Some(region) = status.placement.get(component) else { continue };
-            let placed = InstanceId { component: component.clone(), region: region.clone() };
-            if world.has_been_well(&placed, now, RETURNED_FOR) && !writable.contains(&placed) {
-                found.push(format!("{component} is placed in {region}, which takes no writes"));
-            }
-            let both: Vec<&InstanceId> = writable
-                .iter()
-                .filter(|id| id.component == *component && world.has_been_well(id, now, RETURNED_FOR))
-                .collect();
-            if both.len() > 1 {
-                found.push(format!("{} still accept writes at the end", joined(&both)));
-            }
-        }
-        found
-    }
 }
-
-/// An old primary that has been back for so long is fenced.
-const RETURNED_FOR: Duration = Duration::from_secs(120);
 
 fn plan_of(key: &str) -> &str {
     key.split_once('/').map_or(key, |(plan, _)| plan)

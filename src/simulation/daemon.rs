@@ -24,6 +24,8 @@ pub(super) struct Daemon {
     pub(super) next_task: u64,
     /// Only the last deadline that the controller named counts.
     pub(super) deadline: u64,
+    /// When that is.
+    pub(super) due: Option<Duration>,
     /// When it started.
     pub(super) began: Duration,
     /// When its lease was prolonged last.
@@ -51,6 +53,7 @@ impl Daemon {
             running: BTreeMap::new(),
             next_task: 0,
             deadline: 0,
+            due: None,
             began,
             renewed: Duration::ZERO,
             vacant_since: None,

@@ -19,10 +19,10 @@ mod search;
 mod story;
 mod world;
 
+pub use coverage::Coverage;
 pub use options::{Crash, Options, Setup, SetupError};
 pub use parse::{SEPARATOR, StoryError, parse};
 pub use report::{Detail, End, Entry, Report, What};
-pub use coverage::Coverage;
 pub use run::run;
 pub use search::{Found, Search, Searched};
 pub use story::*;

@@ -1,12 +1,15 @@
 //! The loop of a simulation: one queue of events, one clock that jumps from one to the next.
 
 mod helper;
+mod misfortune;
 mod node;
 mod perform;
 mod probes;
 mod seat;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -24,6 +27,7 @@ use crate::decide::{
     Command, Controller, Decision, Effect, Fact, Frame, Input, ReferenceObservation, Scope, StepOutcome,
 };
 use crate::domain::{Bug, Finding, InstanceId, Layer, Now, Observation, ReferenceId};
+use crate::health::Ballot;
 use crate::ledger::{MemoryDisk, MemoryLedger, Permit, Sabotage};
 use crate::plan::{self, Action};
 use crate::ports::{Lease, Ledger};
@@ -35,8 +39,6 @@ const WARM_UP: Duration = Duration::from_secs(300);
 const START: Duration = Duration::from_secs(10_000);
 /// Looked at for that long after the last line, unless the story says until when.
 const AFTER: Duration = Duration::from_secs(20 * 60);
-/// A daemon among others looks around so often.
-const BEAT: Duration = Duration::from_secs(1);
 /// An fsync, or the round of a quorum.
 const APPEND: Duration = Duration::from_millis(2);
 /// A frame that was held up in the network arrives within this.
@@ -91,6 +93,8 @@ enum ForDaemon {
     Deliver(Box<Input>),
     /// The record has grown.
     News,
+    /// Another daemon's ballot.
+    Ballot(Arc<Ballot>),
     Beat,
 }
 
@@ -98,9 +102,15 @@ impl ForDaemon {
     /// Nothing changes by it in the world.
     fn is_a_look(&self) -> bool {
         match self {
-            Self::Probe(_) | Self::Round(_) | Self::Ask(_) | Self::Observed(_) | Self::Answered(_) | Self::News | Self::Beat => true,
-            Self::Deliver(input) => matches!(**input, Input::Heard(_)),
-            Self::Deadline(_) | Self::Appended | Self::Task(_) => false,
+            Self::Probe(_)
+            | Self::Round(_)
+            | Self::Ask(_)
+            | Self::Observed(_)
+            | Self::Answered(_)
+            | Self::News
+            | Self::Beat => true,
+            Self::Ballot(_) => true,
+            Self::Deadline(_) | Self::Appended | Self::Task(_) | Self::Deliver(_) => false,
         }
     }
 }
@@ -297,6 +307,7 @@ impl<'a> Simulation<'a> {
                 | ForDaemon::Task(_)
                 | ForDaemon::Deliver(_)
                 | ForDaemon::News
+                | ForDaemon::Ballot(_)
                 | ForDaemon::Beat) => event,
             };
             self.schedule(until, Event::Daemon(n, self.nodes[n].run, event));
@@ -320,117 +331,9 @@ impl<'a> Simulation<'a> {
                 self.reaches_ledger(n);
                 self.follow(n);
             }
+            ForDaemon::Ballot(ballot) => self.step(n, Input::Heard(ballot.as_ref().clone())),
             ForDaemon::Beat => self.beat(n),
         }
-    }
-
-    // --- the story ---
-
-    fn tell(&mut self, n: usize) -> Result<(), SetupError> {
-        let line = &self.story.lines[n];
-        self.stirred = self.now;
-        self.note(What::Happens { text: line.text.clone() });
-        let at_line = |what: String| SetupError::Line { line: line.number, what };
-        self.coverage.count("happens", &line.happening);
-        match &line.happening {
-            Happening::Instances { which, condition } => {
-                self.coverage.count("instance", condition);
-                if let Condition::Flaps { every, lasting } = condition {
-                    // The world has to be looked at when it changes by itself.
-                    self.schedule(self.now + (*every).min(*lasting), Event::World);
-                }
-                self.world.befall(self.now, which, condition).map_err(at_line)?;
-            }
-            Happening::References { which, answers } => {
-                self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
-            }
-            Happening::Link { cut } => self.befall_own(Fate::LinkCut(*cut)).map_err(at_line)?,
-            Happening::Partition { between: (one, other), one_way, cut } => {
-                self.world.network.part(self.now, one, other, *cut).map_err(at_line)?;
-                if !one_way {
-                    self.world.network.part(self.now, other, one, *cut).map_err(at_line)?;
-                }
-            }
-            Happening::Ledger { member, answers } => {
-                self.world.network.set_members(member.as_ref(), *answers).map_err(at_line)?;
-            }
-            Happening::Observer { observer, fate } => self.befall(observer, *fate).map_err(at_line)?,
-            Happening::Pause(lasting) => self.befall_own(Fate::Pauses(*lasting)).map_err(at_line)?,
-            Happening::Restart(lasting) => self.befall_own(Fate::Stops(*lasting)).map_err(at_line)?,
-            Happening::Works { work, behaviour } => {
-                self.coverage.count("work", behaviour);
-                self.world.set_behaviour(work, behaviour);
-            }
-            Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
-            Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
-        }
-        self.let_the_world_go_on();
-        Ok(())
-    }
-
-    /// What happens to the daemon of the configuration.
-    fn befall_own(&mut self, fate: Fate) -> Result<(), String> {
-        let own = self.nodes[0].observer.clone();
-        self.befall(&own, fate)
-    }
-
-    fn order(&mut self, order: Order) -> Result<(), String> {
-        self.coverage.count("order", &order);
-        if order == Order::Help {
-            self.schedule(self.now, Event::Help);
-            return Ok(());
-        }
-        let leader = self.leader().filter(|leader| self.is_alone() || self.reaches_ledger(*leader));
-        let Some((n, daemon)) = leader.and_then(|n| Some((n, self.daemon(n)?))) else {
-            self.coverage.count("refusal", Refusal::NobodyLeads);
-            let why = if self.is_alone() { "failoverd is not running" } else { "no daemon leads at present" };
-            self.note(What::Answer { answer: Err(why.to_owned()) });
-            return Ok(());
-        };
-        let now = self.clock(n);
-        let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
-        let is_about_one = !matches!(
-            order,
-            Order::Pause { .. } | Order::Resume | Order::Failover { .. } | Order::Adopt(_) | Order::Help
-        );
-        if latest.is_none() && is_about_one {
-            let why = "there is no incident that an operator could mean".to_owned();
-            // Whoever tells a story means something by it.
-            return if self.is_rough { Ok(self.note(What::Answer { answer: Err(why) })) } else { Err(why) };
-        }
-        let incident = || latest.clone().unwrap_or_else(|| "none".into());
-        let by = "operator".to_owned();
-        let command = match order {
-            Order::Approve { accept_unfenced, accept_loss } => {
-                Command::Approve { by, incident: incident(), hash: None, accept_unfenced, accept_loss }
-            }
-            Order::Hold => Command::Hold { by, incident: incident() },
-            Order::Pause { lasting, reason } => {
-                let until = now.wall.checked_add(lasting).unwrap_or(now.wall);
-                Command::Pause { by, until, reason }
-            }
-            Order::Resume => Command::Resume { by },
-            Order::Failover { from, component, force } => {
-                Command::Failover { by, reason: "the story says so".to_owned(), from, component, force }
-            }
-            Order::Ack { false_positive } => {
-                Command::Ack { by, incident: incident(), false_positive, note: String::new() }
-            }
-            Order::Retry(step) => Command::Retry { by, incident: incident(), step },
-            Order::Skip(step) => Command::Skip { by, incident: incident(), step },
-            Order::Abort => Command::Abort { by, incident: incident() },
-            Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
-            Order::Help => return Ok(()),
-        };
-        self.command(n, command);
-        Ok(())
-    }
-
-    /// A daemon is given an order.
-    fn command(&mut self, n: usize, command: Command) {
-        let id = self.next_command;
-        self.next_command += 1;
-        self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
     }
 
     // --- deciding ---
@@ -448,6 +351,10 @@ impl<'a> Simulation<'a> {
 
     fn step(&mut self, n: usize, input: Input) {
         let now = self.clock(n);
+        // Whoever was stopped for longer than its lease finds out before it says anything.
+        if self.daemon(n).is_some_and(|daemon| daemon.controller.leads() && daemon.lease.until <= now.monotonic) {
+            self.deposed(n, "its lease ran out");
+        }
         let Some(daemon) = self.daemon_mut(n) else { return };
         let Decision { record, perform } = daemon.controller.step(now, input);
         let is_open = daemon.open.is_some();
@@ -480,6 +387,10 @@ impl<'a> Simulation<'a> {
             return;
         }
         let Some((due, _)) = daemon.controller.next_deadline() else { return };
+        if daemon.due == Some(due) && due > now {
+            return;
+        }
+        daemon.due = Some(due);
         daemon.deadline += 1;
         let nth = daemon.deadline;
         let after = due.saturating_sub(now).max(Duration::from_millis(1));
@@ -541,52 +452,6 @@ impl<'a> Simulation<'a> {
             self.perform(n, effect, &permit);
         }
         self.step(n, Input::Tick);
-    }
-
-    /// Whether chance strikes, with that many in a thousand.
-    fn by_chance(&mut self, thousandths: u64, what: Chance) -> bool {
-        let Some(dice) = self.dice.as_mut().filter(|_| self.is_rough) else { return false };
-        let strikes = dice.below(1000) < thousandths;
-        if strikes {
-            self.coverage.count("chance", what);
-        }
-        strikes
-    }
-
-    fn sabotage_by_chance(&mut self) -> Option<(Crash, Sabotage)> {
-        let nth = self.counts.frames;
-        let crash = |written| Crash::Frame { nth, written };
-        if self.by_chance(5, Chance::DiesBeforeFrame) {
-            return Some((crash(false), Sabotage::CrashBefore));
-        }
-        if self.by_chance(5, Chance::DiesAfterFrame) {
-            return Some((crash(true), Sabotage::CrashAfter));
-        }
-        if self.is_alone() {
-            return None;
-        }
-        if self.by_chance(20, Chance::FrameLost) {
-            return Some((crash(false), Sabotage::RequestLost));
-        }
-        if self.by_chance(20, Chance::FrameAnswerLost) {
-            return Some((crash(true), Sabotage::AnswerLost));
-        }
-        self.by_chance(20, Chance::FrameLate).then_some((crash(false), Sabotage::Delayed))
-    }
-
-    /// What the facts tell of what came up.
-    fn cover(&mut self, fact: &Fact) {
-        self.coverage.count("fact", fact);
-        match fact {
-            Fact::Withheld { guards, .. } | Fact::ApprovalRequested { guards, .. } => {
-                guards.iter().for_each(|guard| self.coverage.count("guard", guard.kind));
-            }
-            Fact::PlanMade { steps, .. } | Fact::PlanGrown { steps, .. } => {
-                steps.iter().for_each(|step| self.coverage.count("action", &step.action));
-            }
-            Fact::IncidentClosed { outcome, .. } => self.coverage.count("outcome", outcome),
-            _ => {}
-        }
     }
 
     /// The record says that a step has ended, and somebody still works on it.

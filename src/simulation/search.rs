@@ -10,9 +10,9 @@ use super::coverage::Coverage;
 use super::{Options, Report, Setup, SetupError, Story, StoryError, parse, run};
 
 /// Stories that are tried to find a shorter one.
-const SHORTER_TRIES: usize = 200;
+const SHORTER_TRIES: usize = 120;
 /// Seeds for which that is done; the others are told as they are.
-const SHORTENED: usize = 5;
+const SHORTENED: usize = 3;
 
 /// Which seeds are played, and with what.
 #[derive(Debug, Clone)]
@@ -109,8 +109,7 @@ impl Search {
     fn play(&self, seed: u64) -> Result<Played, SearchError> {
         let text = chance::story(&self.setup.policy, seed);
         let story = parse(&text).map_err(|error| SearchError::Story { seed, error, text: text.clone() })?;
-        let report =
-            self.tell(&story).map_err(|error| SearchError::Setup { seed, error, text: text.clone() })?;
+        let report = self.tell(&story).map_err(|error| SearchError::Setup { seed, error, text: text.clone() })?;
         let Report { coverage, broken, .. } = report;
         let found = (!broken.is_empty()).then_some(Found { seed, story: text, broken });
         Ok(Played { coverage, found })
@@ -137,15 +136,18 @@ impl Search {
         // What makes everything well again stays: without it, much would not end.
         let calm = format!("+{}s ", chance::CALM_FROM);
         let (calm, mut lines): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| line.starts_with(&calm));
-        let told =
-            |lines: &[&str]| format!("{}\n\n{}\n{}\n", settings.join("\n"), lines.join("\n"), calm.join("\n"));
+        let told = |lines: &[&str]| format!("{}\n\n{}\n{}\n", settings.join("\n"), lines.join("\n"), calm.join("\n"));
         let mut tries = 0;
         let mut size = lines.len() / 2;
         while size > 0 {
             let mut at = 0;
             while at < lines.len() && tries < SHORTER_TRIES {
-                let kept: Vec<&str> =
-                    lines.iter().enumerate().filter(|(n, _)| *n < at || *n >= at + size).map(|(_, line)| *line).collect();
+                let kept: Vec<&str> = lines
+                    .iter()
+                    .enumerate()
+                    .filter(|(n, _)| *n < at || *n >= at + size)
+                    .map(|(_, line)| *line)
+                    .collect();
                 tries += 1;
                 let breaks = parse(&told(&kept))
                     .ok()

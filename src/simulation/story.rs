@@ -216,12 +216,24 @@ pub enum Condition {
 #[strum(serialize_all = "snake_case")]
 #[allow(missing_docs)] // the same as the commands of the command line
 pub enum Order {
-    Approve { accept_unfenced: bool, accept_loss: Option<Duration> },
+    Approve {
+        accept_unfenced: bool,
+        accept_loss: Option<Duration>,
+    },
     Hold,
-    Pause { lasting: Duration, reason: String },
+    Pause {
+        lasting: Duration,
+        reason: String,
+    },
     Resume,
-    Failover { from: RegionId, component: Option<ComponentId>, force: bool },
-    Ack { false_positive: bool },
+    Failover {
+        from: RegionId,
+        component: Option<ComponentId>,
+        force: bool,
+    },
+    Ack {
+        false_positive: bool,
+    },
     Retry(StepId),
     Skip(StepId),
     Abort,

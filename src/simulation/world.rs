@@ -4,12 +4,14 @@
 //! Deliberately simple where no decision depends on it: a write-ahead log grows at a steady rate, and work takes as
 //! long as the story says.
 
+mod failing;
 mod network;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use failing::Failing;
 pub(super) use network::{Network, Vantage};
 
 use super::story::{Behaviour, Condition, Which, Work};
@@ -64,6 +66,8 @@ pub(super) struct Promotion {
     pub(super) key: String,
     /// What was written and is not there.
     pub(super) lost: Duration,
+    /// It never comes to an end by itself.
+    pub(super) hangs: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -78,8 +82,8 @@ struct Instance {
     fenced: bool,
     /// Since when it has not taken writes, while it is down or fenced.
     silent_since: Option<Duration>,
-    /// Which share of its probes has been failing from when on.
-    past: Vec<(Duration, f64)>,
+    /// How it was failing, from when on.
+    past: Vec<(Duration, Failing)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -417,7 +421,10 @@ impl World {
             .past
             .iter()
             .zip(ends)
-            .map(|((began, share), ended)| ended.min(to).saturating_sub((*began).max(from)).mul_f64(*share))
+            .map(|((began, failing), ended)| {
+                let (from, to) = (from.max(*began), to.min(ended));
+                if from < to { failing.between(from - *began, to - *began) } else { Duration::ZERO }
+            })
             .sum()
     }
 
@@ -513,13 +520,13 @@ impl Instance {
             // The cluster itself is well.
             Condition::Runs { .. } | Condition::Scaled { .. } | Condition::LosesZone(_) | Condition::Reschedules => {}
         }
-        let share = match &self.reach {
-            Reach::Well | Reach::Unknown(_) => 0.0,
-            Reach::Failing { percent, .. } => f64::from(*percent) / 100.0,
-            Reach::Flapping { every, lasting, .. } => lasting.as_secs_f64() / every.as_secs_f64().max(0.001),
+        let failing = match &self.reach {
+            Reach::Well | Reach::Unknown(_) => Failing::Share(0.0),
+            Reach::Failing { percent, .. } => Failing::Share(f64::from(*percent) / 100.0),
+            Reach::Flapping { every, lasting, .. } => Failing::Rounds { every: *every, lasting: *lasting },
         };
-        if self.past.last().is_none_or(|(_, former)| *former != share) {
-            self.past.push((now, share));
+        if self.past.last().is_none_or(|(_, former)| *former != failing) {
+            self.past.push((now, failing));
         }
     }
 

@@ -37,6 +37,7 @@ mod redis_cluster;
 mod regions;
 mod restraint;
 mod scenarios;
+mod simulate;
 mod simulation;
 mod tidy;
 mod trap;

@@ -65,10 +65,15 @@ impl EventLoop {
                 self.lease = lease;
                 self.step(Input::Elected { epoch: lease.epoch });
             }
-            News::Renewed(lease) => {
+            News::Renewed(lease) if self.parts.controller.leads() => {
                 if lease.epoch == self.lease.epoch {
                     self.lease = lease;
                 }
+            }
+            // It had given itself up, and the ledger had not: nobody else recorded anything.
+            News::Renewed(lease) => {
+                self.lease = lease;
+                self.step(Input::Elected { epoch: lease.epoch });
             }
             News::Deposed(why) => self.deposed(&why),
             News::Stirred => self.look_around(),
@@ -101,7 +106,7 @@ impl EventLoop {
     }
 
     /// Another one leads, or nobody. Nothing that was decided here and is not recorded will be.
-    fn deposed(&mut self, why: &str) {
+    pub(super) fn deposed(&mut self, why: &str) {
         if !self.parts.controller.leads() {
             return;
         }

@@ -40,11 +40,10 @@ impl Checks {
                     self.judge_loss(plan, part, world, now, found);
                 }
             }
-            Fact::StepStarted { plan, step, .. } if self.contradicted.contains(plan) => {
-                found.push(format!("{plan}/{step} was started against the word of a witness"));
+            Fact::CommitPointPassed { plan, step, .. } => {
+                self.judge_witness(plan, step, world, now, found);
+                self.judge_commit_point(plan, step, world, now, found);
             }
-            Fact::StepStarted { .. } => {}
-            Fact::CommitPointPassed { plan, step, .. } => self.judge_commit_point(plan, step, world, now, found),
             // A person may take back what was refused; the command has looked at the world.
             Fact::UnwindingStarted { aborted: true, .. } => {}
             Fact::UnwindingStarted { plan, part, .. } => {
@@ -68,6 +67,7 @@ impl Checks {
             | Fact::IncidentEscalated { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::Approved { .. }
+            | Fact::StepStarted { .. }
             | Fact::StepDone { .. }
             | Fact::StepFailed { .. }
             | Fact::StepOwed { .. }
@@ -125,6 +125,28 @@ impl Checks {
                     found.push(format!("{plan}: {source} was not lost for {}", human(after)));
                 }
             }
+        }
+    }
+
+    /// The first thing that cannot be taken back waits for whoever stands inside, is heard, and sees all of it alive.
+    fn judge_witness(&self, plan: &PlanId, step: &StepId, world: &World, now: Duration, found: &mut Vec<String>) {
+        let Some(incident) = self.incident_of(plan).filter(|_| !self.is_ordered(plan)) else { return };
+        let is_first = !self.steps.iter().any(|((of, other), known)| of == plan && other != step && known.is_committed);
+        let lately = now.saturating_sub(WITNESS_SPEAKS_AFTER);
+        let is_heard = self.voices.get(&incident.source).is_some_and(|voice| voice.is_sound && voice.since < lately);
+        let is_well = |id: &&InstanceId| world.failing_between(id, lately, now).is_zero();
+        let critical =
+            self.policy.components.iter().filter(|(component, policy)| {
+                policy.critical && self.placement.get(*component) == Some(&incident.source)
+            });
+        let critical: Vec<InstanceId> = critical
+            .map(|(component, _)| InstanceId { component: component.clone(), region: incident.source.clone() })
+            .collect();
+        let moves = self.steps.get(&(plan.clone(), step.clone())).is_some_and(|known| known.step.part.moves());
+        let is_alone = self.policy.council.is_alone();
+        if is_first && moves && !is_alone && is_heard && !critical.is_empty() && critical.iter().all(|id| is_well(&id))
+        {
+            found.push(format!("{plan}/{step} goes ahead against the word of a witness"));
         }
     }
 

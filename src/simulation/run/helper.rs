@@ -35,9 +35,13 @@ fn asked_for(status: &Status) -> Vec<Command> {
         || status.alarms.iter().any(|alarm| alarm.text.contains("failoverd adopt"))
         || status.pending.iter().flat_map(|pending| &pending.guards).any(|guard| guard.lifted_by.contains("adopt"));
     if is_to_adopt {
-        return vec![Command::Adopt { by: by(), placement: Default::default() }];
+        // Who is in charge is the question, and not where anything is served.
+        let is_moving = status.incidents.iter().any(|incident| incident.closed.is_none());
+        let placement = if is_moving { Default::default() } else { status.placement.clone() };
+        return vec![Command::Adopt { by: by(), placement }];
     }
-    if status.paused_until.is_some() || status.incidents.iter().any(|incident| incident.closed.is_none() && incident.held)
+    if status.paused_until.is_some()
+        || status.incidents.iter().any(|incident| incident.closed.is_none() && incident.held)
     {
         return vec![Command::Resume { by: by() }];
     }
@@ -63,16 +67,28 @@ fn of_incident(incident: &IncidentStatus, by: String) -> Vec<Command> {
             accept_loss: Some(ACCEPTED),
         }];
     }
-    let failed = incident.steps.iter().filter(|step| step.state == StepState::Failed);
+    if asks("a recovery unwinds the plan") {
+        return vec![Command::Abort { by, incident: id() }];
+    }
+    let is_stuck = incident.summary.contains("STUCK");
+    let failed = incident
+        .steps
+        .iter()
+        .filter(|step| step.state == StepState::Failed || (is_stuck && step.state == StepState::Undoing));
     failed.map(|step| Command::Retry { by: by.clone(), incident: id(), step: step.step.clone() }).collect()
 }
 
 fn words(command: &Command) -> String {
     match command {
         Command::Adopt { .. } => "adopt".to_owned(),
+        Command::Abort { .. } => "abort".to_owned(),
         Command::Resume { .. } => "resume".to_owned(),
         Command::Approve { .. } => "approve accept-unfenced accept-loss 24h".to_owned(),
         Command::Retry { step, .. } => format!("retry {step}"),
-        other => format!("{other:?}"),
+        Command::Failover { .. }
+        | Command::Hold { .. }
+        | Command::Pause { .. }
+        | Command::Ack { .. }
+        | Command::Skip { .. } => format!("{command:?}"),
     }
 }

@@ -168,13 +168,8 @@ impl Simulation<'_> {
             self.step(n, Input::Restarted);
         }
         self.begin_to_probe(n);
-        let references: Vec<ReferenceId> = self.world.references().cloned().collect();
-        for id in references {
-            let after = self.spread(Duration::from_secs(5));
-            self.for_daemon(n, after, ForDaemon::Ask(id));
-        }
         if !is_alone {
-            let after = self.spread(BEAT);
+            let after = self.spread(self.beat_every());
             self.for_daemon(n, after, ForDaemon::Beat);
         }
     }

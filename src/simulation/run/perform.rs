@@ -78,7 +78,8 @@ impl Simulation<'_> {
 
     pub(super) fn perform(&mut self, n: usize, effect: Effect, permit: &Permit) {
         let halted = self.daemon(n).and_then(|daemon| daemon.controller.halted());
-        if let Some(why) = halted {
+        let is_told = matches!(effect, Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. });
+        if let Some(why) = halted.filter(|_| !is_told) {
             let text = format!("an effect was performed while halted ({why}): {effect:?}");
             self.broken(vec![text]);
         }

@@ -18,8 +18,11 @@ impl Simulation<'_> {
     /// A day by chance has too many probes to take each for itself: those of one interval are a round.
     pub(super) fn begin_to_probe(&mut self, n: usize) {
         let instances: Vec<InstanceId> = self.world.instances().cloned().collect();
+        let references: Vec<ReferenceId> = self.world.references().cloned().collect();
         if self.is_rough {
-            let rounds: BTreeSet<Duration> = instances.iter().map(|id| self.interval(id)).collect();
+            let instances = instances.iter().map(|id| self.interval(id));
+            let rounds: BTreeSet<Duration> =
+                instances.chain(references.iter().map(|id| self.asked_every(id))).collect();
             for interval in rounds {
                 let after = self.spread(interval);
                 self.for_daemon(n, after, ForDaemon::Round(interval));
@@ -30,6 +33,14 @@ impl Simulation<'_> {
             let after = self.spread(self.interval(&id));
             self.for_daemon(n, after, ForDaemon::Probe(id));
         }
+        for id in references {
+            let after = self.spread(Duration::from_secs(5));
+            self.for_daemon(n, after, ForDaemon::Ask(id));
+        }
+    }
+
+    fn asked_every(&self, id: &ReferenceId) -> Duration {
+        self.setup.policy.references.get(id).map_or(Duration::from_secs(5), |reference| reference.probing.interval)
     }
 
     /// Everything that is probed with this interval. What answers, answers at once; the rest takes its time.
@@ -37,17 +48,32 @@ impl Simulation<'_> {
         let jitter = self.spread(interval / 10);
         self.for_daemon(n, interval - jitter, ForDaemon::Round(interval));
         let here = self.vantage(n);
-        let instances: Vec<InstanceId> =
-            self.world.instances().filter(|id| self.interval(id) == interval).cloned().collect();
+        let began = self.now.saturating_sub(LATENCY);
+        let policy = &self.setup.policy;
+        let with_interval = |id: &&InstanceId| {
+            policy.components.get(&id.component).is_some_and(|component| component.probing.interval == interval)
+        };
+        let instances: Vec<InstanceId> = self.world.instances().filter(with_interval).cloned().collect();
         for id in instances {
             let dice = self.probe_dice.percent();
             let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, &here);
-            let began = self.now.saturating_sub(LATENCY);
             let observation = Observation { instance: id, began, ended: began + takes, finding, evidence };
             if takes <= LATENCY {
                 self.step(n, Input::Observed(observation));
             } else {
                 self.for_daemon(n, takes - LATENCY, ForDaemon::Observed(Box::new(observation)));
+            }
+        }
+        let asked = self.setup.policy.references.iter().filter(|(_, reference)| reference.probing.interval == interval);
+        let asked: Vec<_> = asked.map(|(id, reference)| (id.clone(), reference.probing.timeout)).collect();
+        for (reference, timeout) in asked {
+            if self.world.reference_answers(&here, &reference) {
+                let answered = ReferenceObservation { reference, began, ended: self.now, answer: Ok(()) };
+                self.step(n, Input::ReferenceObserved(answered));
+            } else {
+                let answer = Err("no answer".to_owned());
+                let answered = ReferenceObservation { reference, began, ended: began + timeout, answer };
+                self.for_daemon(n, timeout.saturating_sub(LATENCY), ForDaemon::Answered(answered));
             }
         }
     }

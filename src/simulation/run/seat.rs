@@ -15,9 +15,9 @@ pub(super) const NEWS_TAKES: Duration = Duration::from_millis(50);
 const APPEND_AGAIN: Duration = Duration::from_millis(200);
 
 impl Simulation<'_> {
-    /// Once a second.
+    /// Looks around.
     pub(super) fn beat(&mut self, n: usize) {
-        self.for_daemon(n, BEAT, ForDaemon::Beat);
+        self.for_daemon(n, self.beat_every(), ForDaemon::Beat);
         let reaches = self.reaches_ledger(n);
         self.follow(n);
         self.cast(n, reaches);
@@ -50,6 +50,11 @@ impl Simulation<'_> {
         if now.monotonic.saturating_sub(since) >= patience {
             self.campaign(n);
         }
+    }
+
+    /// A daemon looks around every second; in a day by chance, every two.
+    pub(super) fn beat_every(&self) -> Duration {
+        Duration::from_secs(if self.is_rough { 2 } else { 1 })
     }
 
     fn campaign(&mut self, n: usize) {
@@ -125,10 +130,10 @@ impl Simulation<'_> {
         if !reaches {
             return;
         }
+        let ballot = Arc::new(ballot);
         for other in (0..self.nodes.len()).filter(|other| *other != n) {
-            if self.reaches_ledger(other) {
-                let heard = ForDaemon::Deliver(Box::new(Input::Heard(ballot.clone())));
-                self.for_daemon(other, NEWS_TAKES, heard);
+            if self.nodes[other].daemon.is_some() && self.reaches_ledger(other) {
+                self.for_daemon(other, NEWS_TAKES, ForDaemon::Ballot(ballot.clone()));
             }
         }
     }

@@ -81,11 +81,20 @@ impl World {
             Behaviour::Hangs => None,
             Behaviour::Works => Some(self.usual_time(action)),
         };
+        // Calls are conditional on what was seen: one that comes too late is refused as a whole.
+        if matches!(action, Action::DatabasePromoted { .. } | Action::Traffic { .. })
+            && self.holds(now, from, key, action)
+        {
+            return Err(Setback::Transient("InvalidState: it is not as it was when it was looked at".to_owned()));
+        }
         match action {
             Action::DatabasePromoted { database, .. } => {
                 let lost = self.lost_by_promoting(now, database);
-                self.promotions.push(Promotion { database: database.clone(), key: key.to_owned(), lost });
+                let hangs = takes.is_none();
+                self.promotions.push(Promotion { database: database.clone(), key: key.to_owned(), lost, hangs });
             }
+            // What hangs changes nothing.
+            Action::Traffic { .. } if takes.is_none() => {}
             Action::Traffic { traffic, .. } => self.traffic_changes.push((traffic.clone(), key.to_owned())),
             Action::RolledOut { cluster, workload, .. } => {
                 let restart = (cluster.clone(), workload.clone(), key.to_owned());

@@ -1,0 +1,116 @@
+//! What the story says happens, and the orders in it.
+
+use super::*;
+
+impl Simulation<'_> {
+    pub(super) fn tell(&mut self, n: usize) -> Result<(), SetupError> {
+        let line = &self.story.lines[n];
+        self.stirred = self.now;
+        self.note(What::Happens { text: line.text.clone() });
+        let at_line = |what: String| SetupError::Line { line: line.number, what };
+        self.coverage.count("happens", &line.happening);
+        match &line.happening {
+            Happening::Instances { which, condition } => {
+                self.coverage.count("instance", condition);
+                if let Condition::Flaps { every, lasting } = condition {
+                    // The world has to be looked at when it changes by itself.
+                    self.schedule(self.now + (*every).min(*lasting), Event::World);
+                }
+                self.world.befall(self.now, which, condition).map_err(at_line)?;
+            }
+            Happening::References { which, answers } => {
+                self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
+            }
+            Happening::Link { cut } => self.befall_own(Fate::LinkCut(*cut)).map_err(at_line)?,
+            Happening::Partition { between: (one, other), one_way, cut } => {
+                self.world.network.part(self.now, one, other, *cut).map_err(at_line)?;
+                if !one_way {
+                    self.world.network.part(self.now, other, one, *cut).map_err(at_line)?;
+                }
+            }
+            Happening::Ledger { member, answers } => {
+                self.world.network.set_members(member.as_ref(), *answers).map_err(at_line)?;
+            }
+            Happening::Observer { observer, fate } => self.befall(observer, *fate).map_err(at_line)?,
+            Happening::Pause(lasting) => self.befall_own(Fate::Pauses(*lasting)).map_err(at_line)?,
+            Happening::Restart(lasting) => self.befall_own(Fate::Stops(*lasting)).map_err(at_line)?,
+            Happening::Works { work, behaviour } => {
+                self.coverage.count("work", behaviour);
+                self.world.set_behaviour(work, behaviour);
+            }
+            Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
+            Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
+        }
+        self.let_the_world_go_on();
+        Ok(())
+    }
+
+    /// What happens to the daemon of the configuration.
+    pub(super) fn befall_own(&mut self, fate: Fate) -> Result<(), String> {
+        let own = self.nodes[0].observer.clone();
+        self.befall(&own, fate)
+    }
+
+    pub(super) fn order(&mut self, order: Order) -> Result<(), String> {
+        self.coverage.count("order", &order);
+        if order == Order::Help {
+            self.schedule(self.now, Event::Help);
+            return Ok(());
+        }
+        let leader = self.leader().filter(|leader| self.is_alone() || self.reaches_ledger(*leader));
+        let Some((n, daemon)) = leader.and_then(|n| Some((n, self.daemon(n)?))) else {
+            self.coverage.count("refusal", Refusal::NobodyLeads);
+            let why = if self.is_alone() { "failoverd is not running" } else { "no daemon leads at present" };
+            self.note(What::Answer { answer: Err(why.to_owned()) });
+            return Ok(());
+        };
+        let now = self.clock(n);
+        let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
+        let is_about_one = !matches!(
+            order,
+            Order::Pause { .. } | Order::Resume | Order::Failover { .. } | Order::Adopt(_) | Order::Help
+        );
+        if latest.is_none() && is_about_one {
+            let why = "there is no incident that an operator could mean".to_owned();
+            // Whoever tells a story means something by it.
+            if !self.is_rough {
+                return Err(why);
+            }
+            self.note(What::Answer { answer: Err(why) });
+            return Ok(());
+        }
+        let incident = || latest.clone().unwrap_or_else(|| "none".into());
+        let by = "operator".to_owned();
+        let command = match order {
+            Order::Approve { accept_unfenced, accept_loss } => {
+                Command::Approve { by, incident: incident(), hash: None, accept_unfenced, accept_loss }
+            }
+            Order::Hold => Command::Hold { by, incident: incident() },
+            Order::Pause { lasting, reason } => {
+                let until = now.wall.checked_add(lasting).unwrap_or(now.wall);
+                Command::Pause { by, until, reason }
+            }
+            Order::Resume => Command::Resume { by },
+            Order::Failover { from, component, force } => {
+                Command::Failover { by, reason: "the story says so".to_owned(), from, component, force }
+            }
+            Order::Ack { false_positive } => {
+                Command::Ack { by, incident: incident(), false_positive, note: String::new() }
+            }
+            Order::Retry(step) => Command::Retry { by, incident: incident(), step },
+            Order::Skip(step) => Command::Skip { by, incident: incident(), step },
+            Order::Abort => Command::Abort { by, incident: incident() },
+            Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
+            Order::Help => return Ok(()),
+        };
+        self.command(n, command);
+        Ok(())
+    }
+
+    /// A daemon is given an order.
+    pub(super) fn command(&mut self, n: usize, command: Command) {
+        let id = self.next_command;
+        self.next_command += 1;
+        self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
+    }
+}
