@@ -24,5 +24,5 @@ pub use options::{Crash, Options, Setup, SetupError};
 pub use parse::{SEPARATOR, StoryError, parse};
 pub use report::{Detail, End, Entry, Report, What};
 pub use run::run;
-pub use search::{Found, Search, Searched};
+pub use search::{Found, Search, SearchError, Searched};
 pub use story::*;
