@@ -70,10 +70,12 @@ impl EventLoop {
                     self.lease = lease;
                 }
             }
-            // It had given itself up, and the ledger had not: nobody else recorded anything.
-            News::Renewed(lease) => {
-                self.lease = lease;
-                self.step(Input::Elected { epoch: lease.epoch });
+            // It had given itself up, and the ledger had not. A frame of its own may be recorded that it does not know of:
+            // the lead is given back, and a new epoch begins with a look at what is there.
+            News::Renewed(_) => {
+                if let Some(council) = &self.council {
+                    council.seat.wish(Wish::Follow);
+                }
             }
             News::Deposed(why) => self.deposed(&why),
             News::Stirred => self.look_around(),
