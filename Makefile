@@ -8,9 +8,11 @@ SHELL := /bin/bash
 export FAILOVERD_LAB_CACHE ?= $(HOME)/.cache/failoverd-lab
 # How many days `make simulate` plays.
 SEEDS ?= 1000
+# How many times `make soak` plays every scenario.
+RUNS ?= 10
 DENY := $(FAILOVERD_LAB_CACHE)/tools/bin/cargo-deny
 
-.PHONY: help build demo demo-negative test simulate bench check fmt clippy doc deny clean
+.PHONY: help build demo demo-negative test simulate soak bench check fmt clippy doc deny clean
 
 # $(call beside_lab,COMMAND) runs COMMAND while the lab's parts are installed: the API server takes minutes of one core
 # to build, cargo takes minutes of the other.
@@ -45,9 +47,16 @@ test: ## everything, on real components; installs what is missing
 	fi
 	@cargo test --locked --doc --quiet
 
+# Everything that can happen comes up in a thousand days; in a few it need not.
 simulate: ## bad days by chance, SEEDS of them, with the shipped configuration; fails where an invariant breaks
 	@cargo build --locked --release --quiet
-	@"$${CARGO_TARGET_DIR:-target}/release/failoverd" simulate --seeds $(SEEDS) --config config/omnimesh.toml
+	@"$${CARGO_TARGET_DIR:-target}/release/failoverd" simulate --seeds $(SEEDS) \
+	  $$([ $(SEEDS) -lt 1000 ] || echo --complete) --config config/omnimesh.toml
+
+# About a minute and a half for each scenario of each run; as root.
+soak: ## three daemons in three regions that are cut off, killed and healed: every scenario RUNS times, with a table
+	@$(call beside_lab,cargo build --locked)
+	@python3 tests/lab/soak.py --runs $(RUNS) $(SOAK) --binary "$${CARGO_TARGET_DIR:-target}/debug/failoverd"
 
 bench: ## the figures in the README, measured here; fails where one is worse than twice its goal
 	@$(call beside_lab,cargo bench --locked --bench figures --no-run)

@@ -282,6 +282,16 @@ pub struct Claim {
     pub holder: String,
 }
 
+impl Claim {
+    /// What the holder of a claim is called that break-glass put up begins with.
+    pub const BREAK_GLASS: &str = "break-glass by ";
+
+    /// A person put it up who went on without the shared ledger.
+    pub fn is_break_glass(&self) -> bool {
+        self.holder.starts_with(Self::BREAK_GLASS)
+    }
+}
+
 /// One daemon's turn with a ledger. The greater one took over later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Term {

@@ -24,16 +24,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the daemon in `folder` and waits until it listens. What every configuration has is added to `config`.
     pub(crate) fn start(folder: &Path, mode: &str, config: &str) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let ledger = folder.join("ledger");
         let head = format!(
             "[deployment]\nname = \"bench\"\nmode = \"{mode}\"\n[ledger]\npath = \"{}\"\nstop_file = \"{}\"\n\
              [api]\nlisten = \"127.0.0.1:0\"\ntoken = {{ env = \"BENCH_TOKEN\" }}\n",
-            ledger.display(),
+            folder.join("ledger").display(),
             folder.join("STOP").display(),
         );
+        Self::start_as_configured(folder, &(head + config))
+    }
+
+    /// The same with a whole configuration, whose token is in `BENCH_TOKEN`.
+    pub(crate) fn start_as_configured(folder: &Path, config: &str) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let ledger = folder.join("ledger");
         let file = folder.join("failoverd.toml");
-        fs::write(&file, head + config)?;
+        fs::write(&file, config)?;
         let log = folder.join("failoverd.log");
         let mut child = command()
             .args(["run", "--log-format", "json", "--config"])

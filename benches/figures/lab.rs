@@ -38,6 +38,12 @@ impl Lab {
         self.json.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// The texts of a list of `lab.json`.
+    pub(crate) fn texts(&self, pointer: &str) -> Vec<&str> {
+        let list = self.json.pointer(pointer).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// A number of `lab.json`.
     pub(crate) fn number(&self, pointer: &str) -> u64 {
         self.json.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()

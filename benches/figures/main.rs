@@ -4,6 +4,7 @@
 //! `cargo bench --bench figures` measures everything, `cargo bench --bench figures -- step http` only that.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
+mod council;
 mod daemon;
 mod lab;
 mod latency;
@@ -23,10 +24,11 @@ use table::{Figure, Verdict};
 /// One bench: its name on the command line, and what it does.
 type Bench = (&'static str, fn(&Path) -> Result<Vec<Figure>>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("step", step::measure),
     ("latency", latency::measure),
     ("http", probing::http),
+    ("council", council::measure),
     ("overhead", overhead::measure),
     ("sdks", probing::sdks),
 ];

@@ -132,7 +132,9 @@ fn outcome(effect: Effect) -> Option<Input> {
         Effect::FenceOwed { database, attempt, .. } => {
             Some(Input::OwedFenceFinished { database, attempt, outcome: Ok("fenced".to_owned()) })
         }
-        Effect::Survey | Effect::Claim { .. } => Some(Input::Surveyed { claims: BTreeMap::new() }),
+        Effect::Survey | Effect::Claim { .. } => {
+            Some(Input::Surveyed { asked: Duration::MAX, claims: BTreeMap::new() })
+        }
         Effect::Cancel { .. } | Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. } => None,
     }
 }

@@ -324,10 +324,21 @@ struct ClusterClaims {
     kubernetes: Arc<KubernetesActuator>,
 }
 
+/// A cluster whose claim is not there by then is left out: nothing is sent before the claims were read, and after a takeover
+/// that is done twice.
+const CLAIM_WITHIN: Duration = Duration::from_secs(2);
+
+impl ClusterClaims {
+    async fn claim(&self, cluster: &InstanceId) -> Result<Option<Claim>, Setback> {
+        let read = tokio::time::timeout(CLAIM_WITHIN, self.kubernetes.claim(cluster)).await;
+        read.unwrap_or_else(|_elapsed| Err(Setback::Transient(format!("no answer within {CLAIM_WITHIN:?}"))))
+    }
+}
+
 #[async_trait]
 impl Claims for ClusterClaims {
     async fn claims(&self) -> BTreeMap<RegionId, Option<Claim>> {
-        let asked = self.clusters.iter().map(|cluster| async move { (cluster, self.kubernetes.claim(cluster).await) });
+        let asked = self.clusters.iter().map(|cluster| async move { (cluster, self.claim(cluster).await) });
         let mut found: BTreeMap<RegionId, Option<Claim>> = BTreeMap::new();
         for (cluster, answer) in futures::future::join_all(asked).await {
             match answer {
@@ -346,6 +357,10 @@ impl Claims for ClusterClaims {
 
     async fn ensure(&self, claim: &Claim, replace: bool, permit: &Permit) -> Result<String, Setback> {
         let asked = self.clusters.iter().map(|cluster| async move {
+            // A cluster that says nothing must not hold up everything else: that is what a lost one does.
+            if let Err(silent) = self.claim(cluster).await {
+                return (cluster, Err(silent));
+            }
             (cluster, self.kubernetes.ensure_claim(cluster, claim, replace, permit).await)
         });
         let (mut claimed, mut failed) = (Vec::new(), Vec::new());

@@ -1,5 +1,7 @@
 //! The command line's shape: every command, option and example. What they do is in the other files.
 
+mod ledger;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use super::{Colour, Exit, Failure};
 use crate::config::{self, Loaded};
 use crate::domain::time::parse_duration;
 use crate::domain::{ComponentId, IncidentId, RegionId, StepId};
+pub use ledger::{LedgerArgs, LedgerCommand, LedgerPlace};
 
 /// Watches a multi-region deployment, decides when a region is really lost, and fails over: once, in order, with proof.
 #[derive(Debug, Parser)]
@@ -37,6 +40,10 @@ pub enum Command {
     /// Run the daemon: watch, decide, and act as far as the mode allows
     #[command(display_order = 0)]
     Run(super::run::RunArgs),
+
+    /// Beside a database, for the daemon, which starts it
+    #[command(hide = true)]
+    Guardian(super::run::GuardianArgs),
 
     /// What needs a running daemon.
     #[command(flatten)]
@@ -92,12 +99,13 @@ Examples:
   failoverd budget --config config/omnimesh.toml --json | jq '.rows[] | {name, seconds}'")]
     Budget(ConfigArgs),
 
-    /// Read the ledger, without a lock and without changing anything
+    /// Read the ledger, without a lock and without changing anything; merge what break-glass did into it
     #[command(
         display_order = 90,
         after_help = "Examples:
   failoverd ledger show --config /etc/failoverd/failoverd.toml
-  failoverd ledger verify /var/lib/failoverd/ledger"
+  failoverd ledger verify /var/lib/failoverd/ledger
+  failoverd ledger merge /var/lib/failoverd/break-glass/20261020T031201Z/ledger"
     )]
     Ledger {
         /// What to do with it.
@@ -134,47 +142,6 @@ pub struct ConfigArgs {
     pub json: bool,
 }
 
-/// `ledger`.
-#[derive(Debug, Subcommand)]
-pub enum LedgerCommand {
-    /// Print every fact with its time, oldest first
-    #[command(after_help = "Examples:
-  failoverd ledger show --config /etc/failoverd/failoverd.toml
-  failoverd ledger show /var/lib/failoverd/ledger --from 120
-  failoverd ledger show --json | jq -c '.facts[]'")]
-    Show {
-        /// Which.
-        #[command(flatten)]
-        place: LedgerArgs,
-        /// Begin with this frame
-        #[arg(long, default_value_t = 0, value_name = "FRAME")]
-        from: u64,
-        /// Print one frame of JSON per line, for programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// Check every frame and the chain of hashes; exits with 1 where it is damaged
-    #[command(after_help = "Examples:
-  failoverd ledger verify --config /etc/failoverd/failoverd.toml
-  failoverd ledger verify /var/lib/failoverd/ledger && echo intact")]
-    Verify {
-        /// Which.
-        #[command(flatten)]
-        place: LedgerArgs,
-    },
-}
-
-/// Where the ledger is.
-#[derive(Debug, Clone, clap::Args)]
-pub struct LedgerArgs {
-    /// The ledger's file [default: the ledger of --config]
-    #[arg(value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// The daemon's configuration
-    #[arg(short, long, env = "FAILOVERD_CONFIG", value_delimiter = ',', value_name = "FILE")]
-    pub config: Vec<PathBuf>,
-}
-
 impl ConfigArgs {
     /// The configuration that is meant.
     ///
@@ -186,32 +153,6 @@ impl ConfigArgs {
                 .hint("give --config FILE, more than once to layer files"));
         }
         load(&self.config)
-    }
-}
-
-/// Where a ledger is.
-#[derive(Debug)]
-pub enum LedgerPlace {
-    /// In this file.
-    File(PathBuf),
-    /// Where the configuration says.
-    Configured(Box<Loaded>),
-}
-
-impl LedgerArgs {
-    /// The ledger that is meant.
-    ///
-    /// # Errors
-    /// Neither was given, or the configuration has mistakes.
-    pub fn find(&self) -> Result<LedgerPlace, Failure> {
-        if let Some(file) = &self.file {
-            return Ok(LedgerPlace::File(file.clone()));
-        }
-        if self.config.is_empty() {
-            return Err(Failure::because(Exit::Usage, "which ledger?")
-                .hint("give its file, or --config with the daemon's file"));
-        }
-        Ok(LedgerPlace::Configured(Box::new(load(&self.config)?)))
     }
 }
 
@@ -250,13 +191,21 @@ Examples:
     /// Move now, without waiting for a trigger
     #[command(
         display_order = 22,
+        override_usage = "failoverd failover [OPTIONS] --from <REGION> --reason <TEXT>",
         after_help = "Shows the plan and asks for the region's name before anything is sent; --yes does not ask.
 A component that is still alive is moved without loss.
+
+With --break-glass the plan is carried out from this machine, for the day on which no daemon and
+no ledger answers (docs/operations.md, \"Break-glass\"). It refuses while anybody does, shows what
+cannot be proven, and wants the deployment's name and the target typed. Afterwards:
+failoverd ledger merge.
 
 Examples:
   failoverd failover --from us-east-1 --reason \"building on fire\"
   failoverd failover --from us-east-1 --component cache --reason \"maintenance, change 4711\"
-  failoverd failover --from us-east-1 --reason \"runbook 12\" --yes --json"
+  failoverd failover --from us-east-1 --reason \"runbook 12\" --yes --json
+  failoverd failover --from us-east-1 --break-glass --reason \"etcd is gone, and so is us-east-1\" \\
+    --config /etc/failoverd/failoverd.toml"
     )]
     Failover(FailoverArgs),
 
@@ -421,23 +370,39 @@ pub struct PlanArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub struct FailoverArgs {
     /// The region that is left
-    #[arg(long, value_name = "REGION")]
-    pub from: RegionId,
+    #[arg(long, value_name = "REGION", required_unless_present = "continue")]
+    pub from: Option<RegionId>,
     /// Only this component [default: everything that the region serves]
     #[arg(long, value_name = "COMPONENT")]
     pub component: Option<ComponentId>,
     /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
-    pub reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "continue")]
+    pub reason: Option<String>,
     /// Do not ask
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "break_glass")]
     pub yes: bool,
     /// Go on although the target is not known to be ready
     #[arg(long)]
     pub force: bool,
+    /// For the day on which nobody can act.
+    #[command(flatten)]
+    pub glass: super::break_glass::BreakGlassArgs,
     /// Order.
     #[command(flatten)]
     pub order: OrderArgs,
+}
+
+impl FailoverArgs {
+    /// What is left, and why.
+    ///
+    /// # Errors
+    /// One of the two was not given.
+    pub(super) fn ordered(&self) -> Result<(RegionId, String), Failure> {
+        match (&self.from, &self.reason) {
+            (Some(from), Some(reason)) => Ok((from.clone(), reason.clone())),
+            (_, _) => Err(Failure::because(Exit::Usage, "--from REGION and --reason TEXT are needed")),
+        }
+    }
 }
 
 /// `approve`.
@@ -545,7 +510,7 @@ fn until(text: &str) -> Result<Until, String> {
     })
 }
 
-fn placed(text: &str) -> Result<(ComponentId, RegionId), String> {
+pub(super) fn placed(text: &str) -> Result<(ComponentId, RegionId), String> {
     match text.split_once('=') {
         Some((component, region)) if !component.is_empty() && !region.is_empty() => {
             Ok((component.into(), region.into()))
@@ -575,7 +540,8 @@ mod tests {
     fn every_command_shows_at_least_two_examples() {
         let args = Args::command();
         let below = args.get_subcommands().flat_map(|command| command.get_subcommands());
-        for command in args.get_subcommands().chain(below) {
+        // What nobody types needs none.
+        for command in args.get_subcommands().chain(below).filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let examples = help.lines().filter(|line| line.starts_with("  failoverd ")).count();
             assert!(examples >= 2, "failoverd {} shows {examples} examples", command.get_name());

@@ -8,9 +8,11 @@ use anyhow::Context;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::args::OrderArgs;
+use super::{Exit, Failure, Outcome, Terminal, order};
 use crate::config::Loaded;
 use crate::daemon::clock::SystemClock;
-use crate::decide::Frame;
+use crate::decide::{BreakGlassRecord, Command, Controller, Frame};
 use crate::ledger::{self, Contents, EtcdLedger, S3Ledger, Torn};
 
 /// The ledger that several daemons share, whole, with a name for it; none where the configuration names a file.
@@ -28,6 +30,34 @@ pub async fn shared(loaded: &Loaded) -> anyhow::Result<Option<(String, Contents)
         return Ok(Some((format!("{deployment} in s3://{}", bucket.bucket), contents)));
     }
     Ok(None)
+}
+
+/// `ledger merge`: what break-glass recorded in `file`, to the daemons.
+///
+/// # Errors
+/// It is no record of break-glass, is in use or damaged, or the daemon refuses it.
+pub(super) async fn merge(file: &Path, unfinished: bool, args: &OrderArgs, terminal: Terminal) -> Outcome {
+    let record = record(file)?;
+    let command = Command::Merge { by: order::by(args), record: Box::new(record), unfinished };
+    order::order(args, command, terminal).await
+}
+
+/// What there is to merge in `file`.
+///
+/// # Errors
+/// As [`merge`].
+pub(super) fn record(file: &Path) -> Result<BreakGlassRecord, Failure> {
+    if let Some(holder) = ledger::in_use(file).map_err(anyhow::Error::new)? {
+        let text = format!("break-glass still goes on there ({holder})");
+        return Err(Failure::because(Exit::NotInEffect, text).hint("let it end first, or end it with Ctrl-C"));
+    }
+    let Contents { frames, count, head, .. } = ledger::read(file, 0).map_err(anyhow::Error::new)?;
+    let record = Controller::recorded_by_break_glass(frames, count, head)
+        .map_err(|corrupt| anyhow::anyhow!("{}: {corrupt}", file.display()))?;
+    record.ok_or_else(|| {
+        let text = format!("{} is no record of break-glass", file.display());
+        Failure::because(Exit::No, text).hint("`failoverd failover --break-glass` prints where its record is")
+    })
 }
 
 /// Prints the ledger from frame `from` on: a line per fact for people, or with `json` the frames as they stand there.

@@ -3,6 +3,7 @@
 //! Deliberately thin: a command asks the daemon or a part of the library and shows the answer.
 
 pub mod args;
+mod break_glass;
 mod budget;
 mod check_config;
 mod client;
@@ -59,9 +60,13 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
     let exit = match command {
         // It has exit codes of its own.
         Command::Run(args) => return Ok(run::run(args)),
+        Command::Guardian(args) => return Ok(run::guard(args)),
         Command::CheckConfig(args) => check_config::run(&args, terminal),
         Command::Probe(args) => client_runtime()?.block_on(probe::run(args.load()?, args.json, terminal)),
         Command::Budget(args) => budget::run(&args, terminal),
+        Command::Ledger { what: LedgerCommand::Merge { file, unfinished, order } } => {
+            client_runtime()?.block_on(ledger::merge(&file, unfinished, &order, terminal))
+        }
         Command::Ledger { what } => read_ledger(&what),
         Command::Replay(args) => play(&args),
         Command::Simulate(args) => {
@@ -69,6 +74,7 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
             Ok(if is_sound { Exit::Ok } else { Exit::No })
         }
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(&args, terminal)),
+        Command::Daemon(DaemonCommand::Failover(args)) if args.glass.break_glass => break_glass::run(&args, terminal),
         Command::Daemon(question) => client_runtime()?.block_on(ask(question, terminal)),
     };
     exit.map(ExitCode::from)
@@ -86,7 +92,7 @@ fn play(args: &args::ReplayArgs) -> Outcome {
 
 fn read_ledger(command: &LedgerCommand) -> Outcome {
     let out = &mut std::io::stdout().lock();
-    let (LedgerCommand::Show { place, .. } | LedgerCommand::Verify { place }) = command;
+    let (LedgerCommand::Show { place, .. } | LedgerCommand::Verify { place }) = command else { return Ok(Exit::Usage) };
     let path = match place.find()? {
         args::LedgerPlace::File(path) => path,
         args::LedgerPlace::Configured(loaded) => match client_runtime()?.block_on(ledger::shared(&loaded))? {
@@ -94,6 +100,7 @@ fn read_ledger(command: &LedgerCommand) -> Outcome {
                 match command {
                     LedgerCommand::Show { from, json, .. } => ledger::show_contents(&contents, *from, *json, out)?,
                     LedgerCommand::Verify { .. } => ledger::verify_contents(&name, &contents, out)?,
+                    LedgerCommand::Merge { .. } => {}
                 }
                 return Ok(Exit::Ok);
             }
@@ -103,6 +110,7 @@ fn read_ledger(command: &LedgerCommand) -> Outcome {
     match command {
         LedgerCommand::Show { from, json, .. } => ledger::show(&path, *from, *json, out)?,
         LedgerCommand::Verify { .. } => ledger::verify(&path, out)?,
+        LedgerCommand::Merge { .. } => {}
     }
     Ok(Exit::Ok)
 }

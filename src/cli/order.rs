@@ -36,21 +36,16 @@ pub(super) async fn send(daemon: &Daemon, args: &OrderArgs, command: &Command, t
 
 /// `failover`: shows what will happen, asks, and sends.
 pub(super) async fn failover(args: FailoverArgs, terminal: Terminal) -> Outcome {
+    let (from, reason) = args.ordered()?;
     let daemon = Daemon::find(&args.order.daemon)?;
     if !args.yes {
-        let loss = Loss::ordered(args.component.clone(), args.from.clone());
+        let loss = Loss::ordered(args.component.clone(), from.clone());
         let dry_run = plan::ask(&daemon, &loss).await?;
         terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
         let what = args.component.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
-        confirm(args.from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
+        confirm(from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
     }
-    let command = Command::Failover {
-        by: by(&args.order),
-        reason: args.reason,
-        from: args.from,
-        component: args.component,
-        force: args.force,
-    };
+    let command = Command::Failover { by: by(&args.order), reason, from, component: args.component, force: args.force };
     send(&daemon, &args.order, &command, terminal).await
 }
 

@@ -49,3 +49,16 @@ pub(super) fn run(args: RunArgs) -> std::process::ExitCode {
     };
     daemon::run(daemon::RunArgs { config: args.config, log_format, log_filter: args.log })
 }
+
+/// `guardian`.
+#[derive(Debug, clap::Args)]
+pub struct GuardianArgs {
+    /// Configuration files, each on top of the ones before
+    #[arg(short, long, required = true, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+}
+
+/// Guards until nobody relies on it.
+pub(super) fn guard(args: GuardianArgs) -> std::process::ExitCode {
+    daemon::guardian::run(&daemon::guardian::GuardArgs { config: args.config })
+}

@@ -1,14 +1,16 @@
 //! `failoverd simulate`: many bad days, by chance, with this configuration.
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::replay;
-use crate::domain::RegionId;
-use crate::simulation::{Search, Searched, parse};
+use crate::domain::{Kind, Policy, RegionId};
+use crate::simulation::{Search, Searched, Setup, Story, parse};
 
 /// `simulate`.
 #[derive(Debug, clap::Args)]
@@ -43,19 +45,10 @@ pub struct SimulateArgs {
 /// # Errors
 /// The configuration cannot be used.
 pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Result<bool> {
-    let alone = parse("").map_err(anyhow::Error::from)?;
-    let mut setup = replay::setup(std::path::Path::new(""), &alone, &args.config)?;
-    let council = &mut setup.policy.council;
-    if council.is_alone() && !args.alone {
-        // One in each region, as several daemons are meant to stand.
-        let own = (setup.policy.observer.clone(), setup.policy.observer_region.clone());
-        let regions = setup.policy.regions.keys().filter(|region| **region != own.1);
-        let others = regions.map(|region: &RegionId| (format!("failoverd-{region}").into(), region.clone()));
-        council.observers = others.chain([own.clone()]).collect();
-        setup.policy_hash = crate::config::policy_hash(&setup.policy);
-    }
+    let days = Days::new(&args.config, args.alone)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let search = Search { setup, from: args.from, seeds: args.seeds, threads };
+    let setup = |story: &Story| days.setup(story);
+    let search = days.search(&setup, args.from, args.seeds, threads);
     let began = Instant::now();
     // It writes to standard error, and nothing where that is no terminal.
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} seeds, {eta} left")?;
@@ -71,6 +64,76 @@ pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Resu
         hours / took.as_secs_f64().max(f64::EPSILON)
     );
     Ok(searched.found.is_empty() && (!args.complete || searched.coverage.never().is_empty()))
+}
+
+/// Several daemons without roles would be half of it. A check every five seconds fits where little time is left.
+const ROLES: [&str; 2] = ["set api.role_listen 127.0.0.1:8781", "set api.role_check_period 5s"];
+
+/// What the days are played with.
+pub(crate) struct Days {
+    config: Vec<PathBuf>,
+    settings: Vec<String>,
+    now_and_then: Vec<String>,
+    /// By the settings of a story: reading a configuration takes its time.
+    setups: Mutex<BTreeMap<Vec<(String, String)>, Setup>>,
+}
+
+impl Days {
+    /// With the configuration; where it names no other daemons, and `alone` does not say so, with one in each of its regions,
+    /// roles, and, in every other day, guardians.
+    pub(crate) fn new(config: &[PathBuf], alone: bool) -> anyhow::Result<Self> {
+        let (settings, now_and_then, setups) = (Vec::new(), Vec::new(), Mutex::default());
+        let mut days = Self { config: config.to_vec(), settings, now_and_then, setups };
+        let policy = days.policy(&[])?;
+        if alone || !policy.council.is_alone() {
+            return Ok(days);
+        }
+        let others = policy.regions.keys().filter(|region| **region != policy.observer_region);
+        let others: Vec<String> = others.map(|region: &RegionId| format!("failoverd-{region}@{region}")).collect();
+        days.settings.push(format!("observers {}", others.join(" ")));
+        let roles = ROLES.map(str::to_owned);
+        if policy.roles.is_none() && days.policy(&roles).is_ok() {
+            days.settings.extend(roles);
+        }
+        let guarded =
+            policy.of_kind(Kind::Database).filter(|(_, of)| of.demotion.is_none()).flat_map(|(database, _)| {
+                ["deadline 1s", "command [\"true\"]", "restore [\"true\"]"]
+                    .map(|what| format!("set databases.{database}.demote.{what}"))
+            });
+        let guarded: Vec<String> = guarded.collect();
+        if days.policy(&guarded).is_ok() {
+            days.now_and_then = guarded;
+        }
+        Ok(days)
+    }
+
+    /// The policy with the settings of every day and `more`.
+    fn policy(&self, more: &[String]) -> anyhow::Result<Policy> {
+        let lines: Vec<&str> = self.settings.iter().chain(more).map(String::as_str).collect();
+        let story = parse(&lines.join("\n"))?;
+        Ok(replay::setup(Path::new(""), &story, &self.config)?.policy)
+    }
+
+    /// What a story is played with.
+    pub(crate) fn setup(&self, story: &Story) -> Result<Setup, String> {
+        let mut setups = self.setups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(setup) = setups.get(&story.settings.overrides) {
+            return Ok(setup.clone());
+        }
+        let setup = replay::setup(Path::new(""), story, &self.config).map_err(|error| format!("{error:#}"))?;
+        setups.insert(story.settings.overrides.clone(), setup.clone());
+        Ok(setup)
+    }
+
+    pub(crate) fn search<'a>(
+        &'a self,
+        setup: &'a (dyn Fn(&Story) -> Result<Setup, String> + Sync),
+        from: u64,
+        seeds: u64,
+        threads: usize,
+    ) -> Search<'a> {
+        Search { setup, settings: &self.settings, now_and_then: &self.now_and_then, from, seeds, threads }
+    }
 }
 
 fn show(searched: &Searched, args: &SimulateArgs, out: &mut dyn Write) -> std::io::Result<()> {

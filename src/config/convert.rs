@@ -10,8 +10,8 @@ use super::schema::{
 };
 use crate::domain::{
     CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy,
-    Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, Row, UnfencedPromotion,
-    ZonePolicy,
+    Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, RolePolicy, Row,
+    UnfencedPromotion, ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -35,6 +35,10 @@ pub(super) fn policy_of(config: &Config) -> Policy {
             witness_hold: config.council.witness_hold,
             takeover_wait: config.ledger.call_timeout,
         },
+        roles: config.api.role_listen.map(|_| RolePolicy {
+            self_fence_after: config.api.self_fence_after,
+            check_period: config.api.role_check_period,
+        }),
         references: config
             .references
             .iter()
@@ -125,6 +129,7 @@ fn component(
         publications: vec![],
         unfenced_promotion: UnfencedPromotion::default(),
         fence: false,
+        demotion: None,
         managed: false,
         control_plane: None,
         ttl: Duration::ZERO,
@@ -181,6 +186,7 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                 publications: sorted(&database.publish),
                 unfenced_promotion: database.unfenced_promotion,
                 fence: database.fence.is_some(),
+                demotion: database.demote.as_ref().map(|demote| demote.deadline),
                 managed: database.provider == DatabaseProvider::Rds,
                 ..component(Kind::Database, fingerprints, probing, row(database.trigger))
             },

@@ -3,6 +3,9 @@
 //! Written out field by field rather than derived, so that a new version of failoverd with the same configuration has
 //! the same fingerprints: an upgrade in the middle of an outage must not forget that the instance was once alive.
 
+use std::borrow::Cow;
+use std::path::Path;
+
 use super::SecretSource;
 use super::schema::{
     BucketRegion, Cache, CacheRegion, CacheTopology, Cloud, CloudRegion, Cluster, ClusterRegion, Config, Database,
@@ -24,7 +27,7 @@ impl Settings {
     fn of_region(kind: &str, config: &Config, id: &RegionId) -> Self {
         let mut settings = Self::new(kind);
         if let Some(Region { endpoints, ca_file, credentials, .. }) = config.regions.get(id) {
-            settings.maybe("ca_file", ca_file.as_ref().map(|path| path.to_string_lossy()));
+            settings.maybe("ca_file", ca_file.as_deref().map(name_of));
             settings.maybe("ec2", endpoints.ec2.as_deref());
             settings.maybe("rds", endpoints.rds.as_deref());
             settings.maybe("elasticache", endpoints.elasticache.as_deref());
@@ -54,7 +57,7 @@ impl Settings {
     fn secret(&mut self, name: &str, secret: Option<&SecretSource>) {
         match secret {
             Some(SecretSource::Environment { env }) => self.put(name, &format!("env {env}")),
-            Some(SecretSource::File { file }) => self.put(name, &format!("file {}", file.display())),
+            Some(SecretSource::File { file }) => self.put(name, &format!("file {}", name_of(file))),
             Some(SecretSource::Literal(_)) => self.put(name, "literal"),
             None => {}
         }
@@ -66,13 +69,19 @@ impl Settings {
     }
 }
 
+/// A file by its name: the same one lies in different folders on the machines of different daemons, and each of them has
+/// to know what the others saw alive.
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}
+
 pub(super) fn cluster(config: &Config, id: &RegionId, cluster: &Cluster, access: &ClusterRegion) -> String {
     let mut settings = Settings::of_region("kubernetes", config, id);
     settings.put("namespace", &cluster.namespace);
-    settings.maybe("kubeconfig", access.kubeconfig.as_ref().map(|path| path.to_string_lossy()));
+    settings.maybe("kubeconfig", access.kubeconfig.as_deref().map(name_of));
     settings.maybe("context", access.context.as_deref());
     settings.maybe("server", access.server.as_deref());
-    settings.maybe("ca", access.ca_file.as_ref().map(|path| path.to_string_lossy()));
+    settings.maybe("ca", access.ca_file.as_deref().map(name_of));
     settings.secret("token", access.token.as_ref());
     settings.hash()
 }

@@ -55,11 +55,17 @@ impl Loaded {
 
     /// What the budget has to know besides the policy and the plans.
     pub fn waits(&self) -> Waits {
-        let Config { api, ledger, .. } = &self.config;
+        let Config { ledger, council, .. } = &self.config;
+        let demotion = self.policy.components.values().filter_map(|component| component.demotion).max();
+        let (ballots, lease) = match ledger.is_shared() {
+            true => (council.ballot_every, ledger.lease()),
+            false => (Duration::ZERO, Duration::ZERO),
+        };
         Waits {
+            ballots,
             // Nobody believes in a role that is not served.
-            self_fence: api.role_listen.map_or(Duration::ZERO, |_| api.self_fence_after),
-            takeover: ledger.call_timeout,
+            self_fence: self.policy.roles.map_or(Duration::ZERO, |roles| roles.wait(demotion.unwrap_or_default())),
+            takeover: lease + ledger.call_timeout,
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Boot {
     /// The daemon observes and alerts only, for this reason.
     pub(super) halted: Option<String>,
     pub(super) listeners: Listeners,
+    /// Who puts up claims, for people.
+    pub(super) holder: String,
 }
 
 /// Bound before anything starts, so that a second daemon fails early.
@@ -61,6 +63,11 @@ impl Refusal {
 
 pub(super) async fn boot(paths: &[PathBuf], clock: &Arc<dyn Clock>) -> Result<Boot, Refusal> {
     let (config, policy) = read(paths).map_err(|lines| Refusal { end: End::Configuration, lines })?;
+    boot_with(config, policy, clock).await
+}
+
+/// The same with a configuration that was read before.
+pub(super) async fn boot_with(config: Arc<Config>, policy: Policy, clock: &Arc<dyn Clock>) -> Result<Boot, Refusal> {
     if let Some(token) = &config.api.token {
         let token = token.read().map_err(|error| {
             Refusal::of(End::Configuration, format!("api.token cannot be read: {}", describe(&error)))
@@ -90,7 +97,8 @@ pub(super) async fn boot(paths: &[PathBuf], clock: &Arc<dyn Clock>) -> Result<Bo
             (blank(&policy, &hash)?, None)
         }
     };
-    Ok(Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners })
+    let holder = policy.observer.to_string();
+    Ok(Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners, holder })
 }
 
 /// The configuration, or its mistakes. Warnings are logged.

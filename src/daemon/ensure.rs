@@ -41,6 +41,8 @@ pub(super) struct Reached {
 pub(super) enum Stopped {
     /// Refused, or out of time: what was tried, and what came of it.
     Failed(String),
+    /// Out of time, and the last call got no answer.
+    OutOfReach(String),
     /// On request.
     Cancelled,
     /// Nothing was sent, and nothing may be: the stop file, a pause, a hold.
@@ -139,6 +141,8 @@ struct Patience<'a> {
     backoff: Duration,
     tries: u32,
     last: Option<String>,
+    /// It got no answer.
+    is_unanswered: bool,
     told: String,
 }
 
@@ -159,7 +163,16 @@ impl Drop for Timed<'_> {
 impl<'a> Patience<'a> {
     fn new(ensure: &'a Ensure<'a>) -> Self {
         let began = ensure.clock.now().monotonic;
-        Self { ensure, began, poll: POLL_MIN, backoff: BACKOFF_MIN, tries: 0, last: None, told: String::new() }
+        Self {
+            ensure,
+            began,
+            poll: POLL_MIN,
+            backoff: BACKOFF_MIN,
+            tries: 0,
+            last: None,
+            is_unanswered: false,
+            told: String::new(),
+        }
     }
 
     fn left(&self) -> Duration {
@@ -180,10 +193,11 @@ impl<'a> Patience<'a> {
 
     fn out_of_time(&self) -> Stopped {
         let deadline = human(self.ensure.deadline);
-        Stopped::Failed(match &self.last {
+        let why = match &self.last {
             Some(last) => format!("not reached within {deadline}, after {} tries; the last one: {last}", self.tries),
             None => format!("not reached within {deadline}"),
-        })
+        };
+        if self.is_unanswered { Stopped::OutOfReach(why) } else { Stopped::Failed(why) }
     }
 
     /// A call that changes nothing: it can be given up at any time.
@@ -255,6 +269,7 @@ impl<'a> Patience<'a> {
     /// Refused: give up. Otherwise: wait as long as it is worth.
     async fn weigh(&mut self, during: &str, setback: Setback) -> Result<(), Stopped> {
         self.tries = self.tries.saturating_add(1);
+        self.is_unanswered = matches!(setback, Setback::Transient(_));
         let wait = match setback {
             Setback::Refused(why) => return Err(Stopped::Failed(format!("refused at {during}: {why}"))),
             Setback::NotYet(note) => {

@@ -4,12 +4,14 @@
 //! inputs go on being taken in. There is no polling: the loop wakes up for an input, for a request, for the end of an
 //! append, for the controller's next deadline, and once a second to show that it lives.
 
+mod clocks;
 mod council;
 mod people;
 mod requests;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +23,15 @@ use tracing::{debug, error, info, warn};
 
 use super::executor::Executor;
 use super::gate::{Gate, Renewal};
-use super::handle::{Answer, Board, Request, Roles};
+use super::handle::{Answer, Board, Request};
+use super::keepsake::Keepsake;
 use super::notices::Notices;
 use super::prober::Sighting;
 use super::pulse::Pulse;
 use super::seat::News;
 use super::supervise::panic_message;
-use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
-use crate::domain::{ComponentId, Now, PlanId, RegionId, StepId};
+use crate::decide::{Alarm, Confirmed, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
+use crate::domain::{Now, PlanId, StepId};
 use crate::ports::{AppendError, Clock, Durable, Lease, Ledger};
 use crate::telemetry::{self, Meters};
 pub use council::Council;
@@ -39,6 +42,9 @@ const INPUTS_AT_ONCE: usize = 256;
 const DEADLINE_AGAIN: Duration = Duration::from_millis(1);
 /// The same where nothing can be recorded and a decision is as good a second later.
 const DEADLINE_AGAIN_HALTED: Duration = Duration::from_millis(500);
+/// Who claims the clusters is read this often although nothing is done: one object of each. A copy of this ledger that
+/// took over, or a person's break-glass, is to be noticed before it counts.
+const CLAIMS_EVERY: Duration = Duration::from_secs(15);
 /// A step's progress is logged no more often than this; the status has every word of it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// A controller that panics this often is beyond help; the supervisor above starts the process anew.
@@ -76,10 +82,12 @@ pub struct Parts {
     pub notices: Notices,
     /// Shows that the loop lives.
     pub pulse: Pulse,
-    /// Every instance, for the roles.
-    pub instances: Vec<(ComponentId, RegionId)>,
+    /// Nobody guards a database beside this daemon any more: it may end.
+    pub released: CancellationToken,
     /// Meters of the probes.
     pub meters: Meters,
+    /// Where to keep what somebody has to know who goes on without a ledger that is shared.
+    pub keepsake: Option<PathBuf>,
     /// Alarms that were found before the loop began.
     pub alarms: Vec<Alarm>,
 }
@@ -117,6 +125,12 @@ pub struct EventLoop {
     status: Option<(Duration, Arc<Status>)>,
     panics: u32,
     council: Option<Council>,
+    /// When the claims were to be read last.
+    claims_watched: Duration,
+    /// The clusters are ours, as far as is known.
+    is_in_charge: Option<bool>,
+    keepsake: Keepsake,
+    clocks: clocks::Clocks,
 }
 
 impl std::fmt::Debug for EventLoop {
@@ -153,6 +167,7 @@ impl EventLoop {
         };
         let alarms = std::mem::take(&mut parts.alarms);
         let council = parts.council.take();
+        let parts_keepsake = parts.keepsake.take();
         Self {
             parts,
             ledger,
@@ -167,6 +182,10 @@ impl EventLoop {
             status: None,
             panics: 0,
             council,
+            claims_watched: Duration::ZERO,
+            is_in_charge: None,
+            keepsake: Keepsake::new(parts_keepsake),
+            clocks: clocks::Clocks::default(),
         }
     }
 
@@ -210,6 +229,7 @@ impl EventLoop {
                 () = ended(&mut idle), if self.open.is_none() => Wake::Idle,
                 () = give_up.cancelled() => Wake::Idle,
             };
+            self.watch_the_clocks();
             match wake {
                 Wake::Appended(appended) => self.appended(appended),
                 Wake::Renewal(renewal) => self.renew(renewal),
@@ -223,7 +243,11 @@ impl EventLoop {
                 Wake::Beat => self.beat(),
                 Wake::Drained => {
                     info!(tasks = self.parts.executor.under_way(), "draining: nothing new is started");
-                    idle = Some(Box::pin(self.parts.executor.idle()));
+                    let (tasks, released) = (self.parts.executor.idle(), self.parts.released.clone());
+                    idle = Some(Box::pin(async move {
+                        tasks.await;
+                        released.cancelled().await;
+                    }));
                 }
                 Wake::Idle => break,
             }
@@ -286,11 +310,13 @@ impl EventLoop {
             | Input::Elected { .. }
             | Input::Heard(_)
             | Input::Stopped(_)
+            | Input::Guarded(_)
             | Input::Looked { .. }
             | Input::Finished { .. }
             | Input::UndoFinished { .. }
             | Input::OwedFenceFinished { .. }
             | Input::Surveyed { .. }
+            | Input::ClaimsSeen { .. }
             | Input::Commanded { .. } => {}
         }
         self.step(input);
@@ -331,15 +357,15 @@ impl EventLoop {
             return;
         }
         self.status = None;
-        if self.open.is_some() {
-            return self.halt("the controller decided while an append was open, which is a bug".to_owned());
-        }
         let Some(ledger) = self.ledger.clone() else {
             // Nothing can be recorded, so nothing of it may be done; what people have to know still reaches them.
             let why = self.broken.clone().unwrap_or_else(|| "there is no ledger".to_owned());
             self.parts.controller.halt(why.clone());
             return self.perform_harmless(perform, &why);
         };
+        if self.open.is_some() {
+            return self.halt("the controller decided while an append was open, which is a bug".to_owned());
+        }
         let index = self.parts.next_index;
         let frame = Frame { index, epoch: self.lease.epoch, at: now, facts: record };
         let shown = Arc::new(frame.clone());
@@ -508,22 +534,25 @@ impl EventLoop {
             }
             None => {}
         }
+        if now.monotonic.saturating_sub(self.claims_watched) >= CLAIMS_EVERY {
+            self.claims_watched = now.monotonic;
+            self.parts.executor.watch_claims();
+        }
+        self.keepsake.keep(self.parts.controller.last_known(), self.parts.next_index, now.wall);
         self.beat_council(now);
         let headline = self.status().headline.clone();
         self.parts.pulse.beat(&headline);
     }
 
-    /// The ledger is ours, as of `at`: roles may be answered for.
+    /// The roles, and since when they are certain. What is known to be taken away ends at once, whoever confirms it.
     fn confirm(&mut self, at: Now) {
-        let Some(confirmed) = self.confirmed(at) else { return };
-        let mut roles = Roles::new();
-        for (component, region) in &self.parts.instances {
-            if self.parts.controller.serves(region, component) {
-                roles.entry(component.clone()).or_default().insert(region.clone());
-            }
-        }
-        self.parts.board.set_roles(roles);
-        self.parts.board.confirm(confirmed);
+        // A new leader has to read the claims anew; what was read before holds until then.
+        self.is_in_charge = self.parts.controller.is_in_charge().or(self.is_in_charge);
+        let confirmed = self.confirmed(at).filter(|_| self.is_in_charge == Some(true));
+        let controller = &self.parts.controller;
+        let guarded = controller.guarded_by(controller.observer());
+        let (roles, policy) = (controller.roles(), controller.policy_hash().to_owned());
+        self.parts.board.confirm(Confirmed { at: None, said: None, by_ledger: confirmed, roles, policy, guarded });
     }
 }
 

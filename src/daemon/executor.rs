@@ -19,7 +19,7 @@ use super::ensure::{Ensure, Stopped};
 use super::gate::{Closed, Gate, Permits};
 use super::supervise::panic_message;
 use crate::decide::{Input, StepOutcome, Task};
-use crate::domain::{InstanceId, LedgerId, PlanId, StepId};
+use crate::domain::{InstanceId, LedgerId, PlanId, RegionId, StepId};
 use crate::plan::Action;
 use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
 use crate::telemetry;
@@ -155,6 +155,15 @@ impl Executor {
         self.spawn_harmless(async move { shared.survey(&world).await });
     }
 
+    /// Reads the claims although nobody asked; ends with `ClaimsSeen`.
+    pub fn watch_claims(&mut self) {
+        let (shared, world) = (self.shared.clone(), self.world.clone());
+        self.spawn_harmless(async move {
+            let (asked, claims) = shared.read_claims(&world).await;
+            Some(Input::ClaimsSeen { asked, claims })
+        });
+    }
+
     /// Stops work on a step as soon as no mutating call is under way.
     pub fn cancel(&mut self, plan: &PlanId, step: &StepId) {
         if let Some(running) = self.running.get(&format!("{plan}/{step}")) {
@@ -243,6 +252,7 @@ impl Shared {
         let outcome = match guarded("executor", attempt).await {
             Ok(reached) => StepOutcome::Reached { note: reached.note, acted: reached.acted },
             Err(Stopped::Failed(why)) => StepOutcome::Failed { why },
+            Err(Stopped::OutOfReach(why)) => StepOutcome::OutOfReach { why },
             Err(Stopped::Cancelled) => StepOutcome::Cancelled,
             Err(Stopped::NotBegun(why)) => StepOutcome::NotBegun { why },
             Err(Stopped::Interrupted) => return None,
@@ -250,7 +260,7 @@ impl Shared {
         drop(ended);
         let label = match &outcome {
             StepOutcome::Reached { .. } => "reached",
-            StepOutcome::Failed { .. } => "failed",
+            StepOutcome::Failed { .. } | StepOutcome::OutOfReach { .. } => "failed",
             StepOutcome::Cancelled => "cancelled",
             StepOutcome::NotBegun { .. } => "not_begun",
         };
@@ -319,10 +329,16 @@ impl Shared {
     }
 
     async fn survey(&self, world: &World) -> Option<Input> {
+        let (asked, claims) = self.read_claims(world).await;
+        Some(Input::Surveyed { asked, claims })
+    }
+
+    /// The claims, and when they were asked for.
+    async fn read_claims(&self, world: &World) -> (Duration, BTreeMap<RegionId, Option<Claim>>) {
+        let asked = self.clock.now().monotonic;
         let claims = tokio::time::timeout(CLAIMS_MAX, caught("survey", world.claims.claims())).await;
         // No answer, or a panic: no cluster could be reached.
-        let claims = claims.ok().and_then(Result::ok).unwrap_or_default();
-        Some(Input::Surveyed { claims })
+        (asked, claims.ok().and_then(Result::ok).unwrap_or_default())
     }
 
     async fn look(&self, world: &World, plan: PlanId, step: StepId, action: &Action) -> Option<Input> {
@@ -383,7 +399,7 @@ impl Shared {
 fn told(end: Result<String, Stopped>) -> Option<Result<String, String>> {
     match end {
         Ok(note) => Some(Ok(note)),
-        Err(Stopped::Failed(why) | Stopped::NotBegun(why)) => Some(Err(why)),
+        Err(Stopped::Failed(why) | Stopped::OutOfReach(why) | Stopped::NotBegun(why)) => Some(Err(why)),
         Err(Stopped::Cancelled) => Some(Err("cancelled".to_owned())),
         Err(Stopped::Interrupted) => None,
     }

@@ -75,16 +75,20 @@ impl Gate {
         self.halted.load_full()
     }
 
-    /// What people have paused or hold, as the ledger has it.
+    /// What people have paused or hold, as the ledger has it, and who else is in charge.
     pub fn stand_still(&self, standstill: Standstill) {
         if **self.standstill.load() != standstill {
             self.standstill.store(Arc::new(standstill));
         }
     }
 
-    /// Whether work on `key` (`plan/step`) is paused or held. An owed fence belongs to no plan and goes on.
+    /// Whether work on `key` (`plan/step`) is paused or held, or another failoverd is in charge. An owed fence belongs to no
+    /// plan and goes on while people hold the rest.
     pub fn moves(&self, key: &str) -> Result<(), Closed> {
         let standstill = self.standstill.load();
+        if let Some(claimed) = &standstill.claimed {
+            return Err(Closed::Stopped(claimed.clone()));
+        }
         let Some((plan, _)) = key.split_once('/') else { return Ok(()) };
         if plan == OWED {
             return Ok(());

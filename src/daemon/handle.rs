@@ -1,16 +1,15 @@
 //! How everybody else talks to the event loop: requests with a time limit, and a few things it leaves lying around so
 //! that nobody has to ask.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::decide::{Command, DryRun, Frame, Scope, Status};
-use crate::domain::{ComponentId, Policy, RegionId};
+use crate::decide::{Command, Confirmed, DryRun, Frame, Known, Scope, Status};
+use crate::domain::{ComponentId, ObserverId, Policy, RegionId};
 use crate::ports::Clock;
 
 /// A turn of the loop takes microseconds; a loop that does not answer within this is in trouble.
@@ -153,15 +152,11 @@ impl Handle {
     }
 }
 
-/// Where each component is served, as of the last confirmation.
-pub type Roles = BTreeMap<ComponentId, BTreeSet<RegionId>>;
-
 /// What the event loop leaves lying around: written by it alone, read by anybody without asking.
 pub struct Board {
     clock: Arc<dyn Clock>,
-    roles: ArcSwap<Roles>,
+    confirmed: watch::Sender<Confirmed>,
     /// Monotonic milliseconds; 0 is never.
-    confirmed: AtomicU64,
     turned: AtomicU64,
     ledger_healthy: AtomicBool,
     stopped: AtomicBool,
@@ -180,8 +175,7 @@ impl Board {
     pub fn new(clock: Arc<dyn Clock>, frames: Vec<Frame>) -> Self {
         let board = Self {
             clock,
-            roles: ArcSwap::default(),
-            confirmed: AtomicU64::new(0),
+            confirmed: watch::Sender::default(),
             turned: AtomicU64::new(0),
             ledger_healthy: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -196,10 +190,12 @@ impl Board {
 
     /// Whether `region` serves `component`, for sure, no longer than `within` ago.
     pub fn serves(&self, region: &RegionId, component: &ComponentId, within: Duration) -> bool {
-        let confirmed = self.confirmed.load(Ordering::Acquire);
-        let age = self.millis().saturating_sub(confirmed);
-        let is_fresh = confirmed > 0 && u128::from(age) <= within.as_millis();
-        is_fresh && self.roles.load().get(component).is_some_and(|regions| regions.contains(region))
+        self.confirmed.borrow().serves(region, component, within, self.clock.now())
+    }
+
+    /// To be told when a role is confirmed once more, or is another one.
+    pub fn confirmations(&self) -> watch::Receiver<Confirmed> {
+        self.confirmed.subscribe()
     }
 
     /// Since the loop's last turn; none before the first.
@@ -242,14 +238,30 @@ impl Board {
         self.turned.store(millis(now), Ordering::Release);
     }
 
-    pub(super) fn confirm(&self, at: Duration) {
-        self.confirmed.store(millis(at), Ordering::Release);
+    /// What is known now; `by_ledger` where that was confirmed once more.
+    pub(super) fn confirm(&self, next: Confirmed) {
+        let now = self.clock.now();
+        self.confirmed.send_if_modified(|confirmed| confirmed.confirm(next, now));
     }
 
-    pub(super) fn set_roles(&self, roles: Roles) {
-        if **self.roles.load() != roles {
-            self.roles.store(Arc::new(roles));
-        }
+    /// Every other daemon knows of the same roles; `at` is when they were asked.
+    pub(super) fn promised(&self, at: Duration) {
+        self.confirmed.send_modify(|confirmed| confirmed.promised(at));
+    }
+
+    /// Nothing is confirmed any more.
+    pub(super) fn void(&self) {
+        self.confirmed.send_modify(Confirmed::void);
+    }
+
+    /// See [`Confirmed::is_to_be_promised`].
+    pub(super) fn is_to_be_promised(&self, within: Duration) -> Option<Duration> {
+        self.confirmed.borrow().is_to_be_promised(within, self.clock.now())
+    }
+
+    /// What this daemon knows of the roles, for the others.
+    pub fn known(&self, observer: &ObserverId) -> Known {
+        self.confirmed.borrow().known(observer)
     }
 
     pub(super) fn set_ledger_healthy(&self, healthy: bool) {
@@ -295,5 +307,7 @@ pub(super) fn label(command: &Command) -> &'static str {
         Command::Skip { .. } => "skip",
         Command::Abort { .. } => "abort",
         Command::Adopt { .. } => "adopt",
+        Command::Merge { .. } => "merge",
+        Command::BreakGlass(_) => "break_glass",
     }
 }

@@ -2,16 +2,21 @@
 //!
 //! In reading order: [`run`], `boot` (from files to a recovered controller), [`event_loop`] (the one owner of the
 //! controller), [`executor`] and `ensure` (what becomes of effects), [`gate`] (what every mutating call passes),
-//! [`prober`], [`handle`] (how others ask the loop), [`pulse`] (signs of life).
+//! [`prober`], [`handle`] (how others ask the loop), [`pulse`] (signs of life); [`break_glass`] is the same for one plan of
+//! a person's, beside a ledger that is gone.
 
 mod boot;
+pub mod break_glass;
 pub mod clock;
 mod ensure;
 pub mod event_loop;
 pub mod executor;
 mod exit;
+pub mod failsafe;
 pub mod gate;
+pub mod guardian;
 pub mod handle;
+pub mod keepsake;
 pub mod notices;
 pub mod prober;
 pub mod pulse;
@@ -39,6 +44,7 @@ use event_loop::{BeyondHelp, Council, EventLoop};
 use executor::{Executor, World};
 pub use exit::End;
 use gate::{Gate, Permits};
+use guardian::Keeper;
 use handle::{Board, Handle};
 use notices::{LogNotifier, Notices};
 use prober::{Prober, Sighting};
@@ -68,6 +74,8 @@ const GRACE: Duration = Duration::from_secs(15);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 /// A socket of systemd that is full may hold the end up for so long.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// The ledger is asked this often within `api.self_fence_after`.
+const ASKS_PER_ROLE: u32 = 3;
 /// Operators, a scraper or two, and those who follow the facts.
 const API_LIMITS: Limits = Limits { connections: 64, header_within: Duration::from_secs(10) };
 /// Load balancers and applications.
@@ -154,7 +162,8 @@ impl Daemon {
     fn start(boot: Boot, paths: Vec<PathBuf>, clock: Arc<dyn Clock>) -> Result<Self, Refusal> {
         // Before anything is announced, so that no signal is lost.
         let signals = Signals::listen()?;
-        let Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners } = boot;
+        let Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners, holder } =
+            boot;
         let metrics = telemetry::install();
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         let gate = Arc::new(Gate::new(config.ledger.stop_file.clone(), clock.clone()));
@@ -165,6 +174,7 @@ impl Daemon {
         let (permits, renewals) = Permits::channel();
         let (sightings, observations) = mpsc::channel::<Sighting>(OBSERVATIONS_MAX);
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES_MAX);
+        let guarded_in = outcomes_in.clone();
         let world = World { actuator: adapters.actuator, claims: adapters.claims };
         let executor = Executor::new(
             world,
@@ -173,16 +183,20 @@ impl Daemon {
                 permits,
                 clock: clock.clone(),
                 call_timeout: config.ledger.call_timeout,
-                holder: policy.observer.to_string(),
+                holder,
                 outcomes: outcomes_in,
             },
         );
+        let (draining, inputs) = (gate.draining().clone(), guarded_in);
+        let keeper = Keeper::start(paths.clone(), config.clone(), handle.clone(), inputs, draining, &stop);
         let notices = Notices::start(vec![Arc::new(LogNotifier)], &stop);
         let herald = Herald::start();
         let switch = config.heartbeat.url.clone().map(|url| Switch { url, every: config.heartbeat.every });
         let pulse = Pulse::start(herald.clone(), switch, &gate, &stop);
         let council = ledger.as_ref().filter(|_| is_shared).map(|(ledger, _)| {
-            let seat = Seat::take(ledger.clone(), clock.clone(), next_index, &stop);
+            // A role has to be confirmed a few times before it ends.
+            let ask_every = config.api.role_listen.map(|_| config.api.self_fence_after / ASKS_PER_ROLE);
+            let seat = Seat::take(ledger.clone(), clock.clone(), next_index, ask_every, &stop);
             Council::new(seat, config.council.ballot_every, clock.now().wall)
         });
         let shared = ledger.as_ref().filter(|_| is_shared).map(|(ledger, _)| ledger.clone());
@@ -202,8 +216,9 @@ impl Daemon {
             renewals,
             notices,
             pulse,
-            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
+            released: keeper.released(),
             meters: Meters::new(&policy),
+            keepsake: is_shared.then(|| keepsake::place(&config)),
             alarms,
         });
         let event_loop = match halted {
@@ -215,6 +230,7 @@ impl Daemon {
             Prober::start(adapters.probes, adapters.references, config.probes.jitter, clock.clone(), sightings.clone());
         let counters = Arc::new(ArcSwap::new(prober.counters()));
         let api = Api {
+            observer: policy.observer.clone(),
             handle: handle.clone(),
             access: Access::new(config.api.token.clone(), listeners.api_address),
             body_max: config.api.body_max,
@@ -230,6 +246,12 @@ impl Daemon {
         };
         tokio::spawn(supervise("api", stop.clone(), server));
         if let Some(listener) = listeners.role {
+            let keep = {
+                let (config, observer, board) = (config.clone(), policy.observer.clone(), board.clone());
+                let clock = clock.clone();
+                move || failsafe::keep_roles(config.clone(), observer.clone(), board.clone(), clock.clone())
+            };
+            tokio::spawn(supervise("failsafe", stop.clone(), keep));
             let (listener, router) = (Arc::new(listener), web::role_router(board, config.api.self_fence_after));
             let server = {
                 let stop = stop.clone();
@@ -248,6 +270,7 @@ impl Daemon {
             handle: handle.clone(),
             sightings,
             prober: Some(prober),
+            keeper,
             counters,
         };
         Ok(Self { handle, gate, herald, reloader, event_loop, give_up, stop, grace, signals })

@@ -9,6 +9,7 @@ use tracing::{error, info};
 
 use super::boot;
 use super::executor::World;
+use super::guardian::Keeper;
 use super::handle::{Handle, Reload};
 use super::prober::{Prober, ProberCounters, Sighting};
 use crate::adapters::failure::describe;
@@ -27,6 +28,7 @@ pub(super) struct Reloader {
     pub(super) handle: Handle,
     pub(super) sightings: mpsc::Sender<Sighting>,
     pub(super) prober: Option<Prober>,
+    pub(super) keeper: Keeper,
     pub(super) counters: Arc<ArcSwap<ProberCounters>>,
 }
 
@@ -73,6 +75,7 @@ impl Reloader {
             Reload { policy_hash: policy_hash(&policy), policy: policy.clone(), world: World { actuator, claims } };
         match self.handle.reload(reload).await {
             Ok(()) => {
+                self.keeper.renew(config.clone());
                 self.config = config;
                 self.policy = policy;
                 self.probe(probes, references);

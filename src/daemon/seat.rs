@@ -70,17 +70,26 @@ struct Member {
     news: mpsc::Sender<News>,
     applied: watch::Receiver<u64>,
     leads: AtomicBool,
+    ask_every: Duration,
 }
 
 impl Seat {
-    /// Takes the seat; it ends with `stop`. `next_index` frames are known already.
-    pub fn take(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, next_index: u64, stop: &CancellationToken) -> Self {
+    /// Takes the seat; it ends with `stop`. `next_index` frames are known already. The ledger is asked who leads at least
+    /// every `ask_every`, where that is given.
+    pub fn take(
+        ledger: Arc<dyn Ledger>,
+        clock: Arc<dyn Clock>,
+        next_index: u64,
+        ask_every: Option<Duration>,
+        stop: &CancellationToken,
+    ) -> Self {
         let (news_in, news) = mpsc::channel(NEWS_MAX);
         let (wish, wishes) = watch::channel(Wish::Follow);
         let (applied, applied_out) = watch::channel(next_index);
         let (ballot, ballots) = watch::channel(None);
         let leads = AtomicBool::new(false);
-        let member = Arc::new(Member { ledger, clock, news: news_in, applied: applied_out, leads });
+        let ask_every = ask_every.map_or(ASK_EVERY, |every| every.min(ASK_EVERY));
+        let member = Arc::new(Member { ledger, clock, news: news_in, applied: applied_out, leads, ask_every });
         let task = {
             let member = member.clone();
             move || campaign(member.clone(), wishes.clone())
@@ -153,7 +162,7 @@ async fn campaign(member: Arc<Member>, mut wishes: watch::Receiver<Wish>) {
                 tokio::select! {
                     _ = member.ledger.stirred(since) => {}
                     _ = wishes.changed() => {}
-                    () = sleep(ASK_EVERY) => {}
+                    () = sleep(member.ask_every) => {}
                 }
             }
             Err(error) => {
@@ -183,7 +192,7 @@ async fn lead(member: &Member, mut lease: Lease, wishes: &mut watch::Receiver<Wi
     member.tell(News::Elected(lease, frames)).await;
     let why = loop {
         tokio::select! {
-            () = sleep(lasting / RENEWALS_PER_LEASE) => {}
+            () = sleep((lasting / RENEWALS_PER_LEASE).min(member.ask_every)) => {}
             _ = wishes.changed() => {}
         }
         if *wishes.borrow_and_update() == Wish::Follow {

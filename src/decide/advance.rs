@@ -111,11 +111,16 @@ impl Draft<'_> {
     fn is_given_up(&self, id: &IncidentId) -> bool {
         let Some(incident) = self.incident(id) else { return false };
         let plan = &incident.plan;
-        let is_share = |step: &&Step| step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
-        let mut others = plan.parts.iter().filter(|(part, _)| **part != Part::Reroute).peekable();
-        others.peek().is_some()
-            && others.all(|(_, state)| matches!(state, PartState::Unwound { .. }))
-            && plan.steps.iter().filter(is_share).all(|step| plan.state(&step.id) == StepState::Cancelled)
+        let (shares, wholes): (Vec<&Step>, Vec<&Step>) = plan
+            .steps
+            .iter()
+            .filter(|step| matches!(step.action, Action::Traffic { .. }))
+            .partition(|step| step.part == Part::Reroute);
+        let is_over = |part: &Part| matches!(plan.parts.get(part), Some(PartState::Unwound { .. }));
+        // What takes no clients along, wherever it moves, has no say.
+        !wholes.is_empty()
+            && wholes.iter().filter_map(|step| plan.needed_by.get(&step.id)).flatten().all(is_over)
+            && shares.iter().all(|step| plan.state(&step.id) == StepState::Cancelled)
     }
 
     /// A second unwinding within the hour holds and pages instead.
@@ -225,7 +230,10 @@ impl Draft<'_> {
                 StepState::Waiting => incident.plan.is_due(step) || self.is_impatient(step),
                 StepState::Running if self.bugs.has(Bug::StartedStepsForgotten) => false,
                 // Started by a former run: perform it again, under the same key.
-                StepState::Running => !self.soft.under_way.contains(&(plan.clone(), step.id.clone())),
+                StepState::Running => {
+                    let is_under_way = self.soft.under_way.contains(&(plan.clone(), step.id.clone()));
+                    !is_under_way && !self.is_handed_over(incident, &step.id)
+                }
                 StepState::Held
                 | StepState::Done
                 | StepState::Failed
@@ -277,6 +285,7 @@ impl Draft<'_> {
             }
             Readiness::Held(guards) => {
                 self.ask_for_approval(id, &guards);
+                self.hand_over_what_is_out_of_reach(id, step, &guards);
                 self.soft.held.insert((plan.clone(), step.id.clone()), guards);
             }
             Readiness::Looking => {}
@@ -350,15 +359,20 @@ impl Draft<'_> {
                 }
             }
             // Replicas that do not get ready are what the restart is for.
-            StepOutcome::Failed { why } if definition.best_effort || is_fence || is_first_try(&definition) => {
+            StepOutcome::Failed { why } | StepOutcome::OutOfReach { why }
+                if definition.best_effort || is_fence || is_first_try(&definition) =>
+            {
                 self.record(Fact::StepOwed { plan, step, why });
             }
-            StepOutcome::Failed { why } => self.record(Fact::StepFailed { plan, step, why }),
+            StepOutcome::OutOfReach { why } if self.hand_over(&plan, &step, &why) => {}
+            StepOutcome::Failed { why } | StepOutcome::OutOfReach { why } => {
+                self.record(Fact::StepFailed { plan, step, why });
+            }
             StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
             StepOutcome::NotBegun { why } => {
                 // A pause and a hold are in the record. Of a stop file the daemon says once a second whether it is there.
                 let is_held = self.hard.incident_of(&plan).is_some_and(|incident| incident.is_held);
-                if self.hard.paused.is_none() && !is_held {
+                if self.hard.paused.is_none() && !is_held && self.claimed_by_another().is_none() {
                     self.soft.stopped.get_or_insert_with(|| why.clone());
                 }
                 self.record(Fact::StepPutBack { plan, step, why });
@@ -465,13 +479,18 @@ impl Draft<'_> {
             })
             .cloned()
             .collect();
-        if liftable.is_empty() || liftable.len() != guards.len() {
+        // Whoever broke the glass was asked before, and is there.
+        let is_asked = self.hard.break_glass.is_some();
+        if is_asked || liftable.is_empty() || liftable.len() != guards.len() {
             return;
         }
         let Some(incident) = self.incident(id) else { return };
         let hash = incident.plan.hash().to_owned();
-        let is_asked = incident.plan.requested.as_ref().is_some_and(|(asked, stamp)| {
-            *asked == hash && self.hard.elapsed(*stamp, self.now) < self.policy.guards.approval_expires
+        // Once for the plan as it stands, and again where there is something that nobody was shown.
+        let is_asked = incident.plan.requested.as_ref().is_some_and(|asked| {
+            asked.hash == hash
+                && liftable.iter().all(|guard| asked.guards.contains(&guard.kind))
+                && self.hard.elapsed(asked.stamp, self.now) < self.policy.guards.approval_expires
         });
         if is_asked {
             return;

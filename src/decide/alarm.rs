@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::judge::Candidate;
 use super::watches::Watched;
-use super::{Alarm, Effect, Incident, Severity, StepState};
-use crate::domain::{InstanceId, Kind, Level, Mode, RegionId, StepId, time::human};
+use super::{Alarm, Effect, Guard, GuardKind, Incident, Severity, StepState};
+use crate::domain::{InstanceId, Kind, Level, Mode, PlanId, RegionId, StepId, time::human};
 use crate::plan::Part;
 
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
@@ -118,13 +118,7 @@ impl Draft<'_> {
                 format!("healing {} in place", mended.join(", "))
             };
             raise(id.to_string(), Severity::Page, Some(source), format!("{id}: {level} of {source}, {doing}, {state}"));
-            let held: Vec<String> = self
-                .soft
-                .held
-                .iter()
-                .filter(|((plan, step), _)| *plan == incident.plan.id && self.is_paged_for(incident, step))
-                .flat_map(|((_, step), guards)| guards.iter().map(move |guard| format!("{step}: {guard}")))
-                .collect();
+            let held = self.held_of(incident);
             if !held.is_empty() {
                 raise(
                     format!("{}-held", incident.id),
@@ -291,6 +285,36 @@ impl Draft<'_> {
         self.now.monotonic.saturating_sub(since) >= FIRST_PROBES
     }
 
+    /// What holds the steps of an incident, each reason once: what many steps wait for is one thing to mend.
+    fn held_of(&self, incident: &Incident) -> Vec<String> {
+        let is_paged = |plan: &PlanId, step: &StepId| *plan == incident.plan.id && self.is_paged_for(incident, step);
+        let held = self.soft.held.iter().filter(|((plan, step), _)| is_paged(plan, step));
+        let mut reasons: Vec<(&Guard, Vec<&StepId>)> = Vec::new();
+        for ((_, step), guards) in held {
+            let is_target_away = guards.iter().any(|guard| guard.kind == GuardKind::TargetNotReady);
+            for guard in guards {
+                // The first passes by itself within seconds; that nothing answers a look follows from the second.
+                let goes_without_saying =
+                    guard.kind == GuardKind::Role || (is_target_away && guard.kind == GuardKind::PathNotReady);
+                match reasons.iter_mut().find(|(reason, _)| *reason == guard) {
+                    _ if goes_without_saying => {}
+                    Some((_, steps)) if steps.last() == Some(&step) => {}
+                    Some((_, steps)) => steps.push(step),
+                    None => reasons.push((guard, vec![step])),
+                }
+            }
+        }
+        reasons
+            .into_iter()
+            .map(|(guard, steps)| match steps.as_slice() {
+                [step] => format!("{step}: {guard}"),
+                [first, second] => format!("{first} and {second}: {guard}"),
+                [first, others @ ..] => format!("{first} and {} others: {guard}", others.len()),
+                [] => guard.to_string(),
+            })
+            .collect()
+    }
+
     /// A step that is held is worth a page. One that was under way when a former run of this daemon ended only after the
     /// first probes: until then nothing is known.
     fn is_paged_for(&self, incident: &Incident, step: &StepId) -> bool {
@@ -391,8 +415,9 @@ impl Draft<'_> {
         if let Some(at) = lasting.min() {
             self.wake(at, "not knowing has lasted long enough to be told");
         }
-        let retries: Vec<_> = self.soft.owed_under_way.values().filter_map(|attempt| attempt.again).collect();
-        for at in retries {
+        // What is due and not tried waits for its database to answer, which is news.
+        let retries = self.soft.owed_under_way.values().filter_map(|attempt| attempt.again).filter(|at| *at > now);
+        if let Some(at) = retries.min() {
             self.wake(at, "an owed fence is tried again");
         }
         let open: Vec<_> = self

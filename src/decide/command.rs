@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::{Candidate, initial_placement};
-use super::{Command, Effect, Fact, StepState};
+use super::{Command, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
 use crate::plan::{Action, Part};
 
@@ -44,6 +44,8 @@ impl Draft<'_> {
             Command::Skip { by, incident, step } => self.skip(by, &incident, &step),
             Command::Abort { by, incident } => self.abort(&by, &incident),
             Command::Adopt { by, placement } => self.adopt(by, placement),
+            Command::Merge { by, record, unfinished } => self.merge(by, *record, unfinished),
+            Command::BreakGlass(order) => self.break_glass(*order),
         }
     }
 
@@ -60,7 +62,7 @@ impl Draft<'_> {
         }
     }
 
-    fn failover(
+    pub(super) fn failover(
         &mut self,
         ordered_by: String,
         source: RegionId,
@@ -233,17 +235,25 @@ impl Draft<'_> {
         if parts.is_empty() {
             return Err(format!("{id} is unwinding already"));
         }
-        if parts.iter().any(|part| incident.plan.is_committed(part)) && !self.is_as_if_uncommitted(incident) {
+        let is_whole = self.is_as_if_uncommitted(incident);
+        let (committed, undone): (Vec<Part>, Vec<Part>) =
+            parts.into_iter().partition(|part| incident.plan.is_committed(part) && !is_whole);
+        if undone.is_empty() {
             return Err(format!(
                 "{id} has passed a commit point: it can only go forward (`failoverd retry`, `failoverd skip`, \
                  `failoverd hold`)"
             ));
         }
-        for part in parts {
+        for part in undone.iter().cloned() {
             let why = format!("aborted by {by}");
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: true });
         }
-        Ok(format!("{id} is being undone"))
+        if committed.is_empty() {
+            return Ok(format!("{id} is being undone"));
+        }
+        let words = |parts: &[Part]| parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let (undone, committed) = (words(&undone), words(&committed));
+        Ok(format!("{undone} of {id} is being undone; {committed} has passed a commit point and goes on"))
     }
 
     /// All that was sent beyond a commit point are promotions that were refused, and the standbys are seen to be replicas.
@@ -269,15 +279,7 @@ impl Draft<'_> {
             }
             return self.take_charge(by);
         }
-        for (component, region) in &stated {
-            match self.policy.components.get(component) {
-                None => return Err(format!("there is no component {component}")),
-                Some(policy) if !policy.regions.contains(region) => {
-                    return Err(format!("{component} has no instance in {region}"));
-                }
-                Some(_) => {}
-            }
-        }
+        self.are_places(&stated)?;
         let mut placement =
             if self.hard.is_adopted { self.hard.placement.clone() } else { initial_placement(self.policy) };
         for (component, policy) in &self.policy.components {
@@ -323,19 +325,16 @@ impl Draft<'_> {
         Ok("this failoverd is in charge; nothing else was changed, and what is open goes on".to_owned())
     }
 
-    fn put_in_charge(&mut self, placement: BTreeMap<ComponentId, RegionId>, by: String) -> Result<(), String> {
-        let Some(ledger) = self.hard.ledger.clone() else {
+    pub(super) fn put_in_charge(
+        &mut self,
+        placement: BTreeMap<ComponentId, RegionId>,
+        by: String,
+    ) -> Result<(), String> {
+        if self.hard.ledger.is_none() {
             return Err("the ledger has no identity".to_owned());
-        };
-        self.record(Fact::PlacementAdopted { placement, by });
-        self.soft.survey = None;
-        self.soft.claimed.clear();
-        self.soft.survey_asked = None;
-        if self.policy.mode != Mode::Observe {
-            self.soft.survey_asked = Some(self.now.monotonic);
-            let term = self.hard.term();
-            self.perform(Effect::Claim { ledger, term, replace: true });
         }
+        self.record(Fact::PlacementAdopted { placement, by });
+        self.take_clusters_over();
         Ok(())
     }
 }

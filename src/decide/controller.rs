@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::hard::Hard;
 use super::leadership::Takeover;
+use super::roles::Revoked;
 use super::watches::Watches;
-use super::{Alarm, Decision, Effect, Fact, Frame, Guard, GuardKind, Input, Sample, StepState};
+use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
 use crate::domain::{
     Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
     Policy, RegionId, Serving, StepId,
@@ -36,6 +37,8 @@ pub struct Standstill {
     pub paused: Option<String>,
     /// The plans of incidents that a person holds.
     pub held: BTreeSet<PlanId>,
+    /// Everything, owed fences too: another failoverd is in charge.
+    pub claimed: Option<String>,
 }
 
 /// What may be lost: windows, looks, alarms.
@@ -67,6 +70,10 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
+    /// Since when this leader has known that a role is taken away: whoever acts by it has so long to stop.
+    pub(super) revoked_since: BTreeMap<(PlanId, ComponentId), Revoked>,
+    /// Databases that have a guardian beside this observer.
+    pub(super) guarded: BTreeSet<InstanceId>,
     /// Calls of the leader before may be under way.
     pub(super) takeover: Option<Takeover>,
     /// The claim of this term is still to be put up.
@@ -78,6 +85,8 @@ pub(super) struct Soft {
     /// Where the claim of this very term was seen: what stands there instead was put there by somebody else.
     pub(super) claimed: BTreeSet<RegionId>,
     pub(super) owed_under_way: BTreeMap<InstanceId, OwedAttempt>,
+    /// Since when a step is held because what it needs does not answer.
+    pub(super) out_of_reach: BTreeMap<(PlanId, StepId), Duration>,
     pub(super) alarms: BTreeMap<String, Alarm>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) halted: Option<String>,
@@ -112,6 +121,9 @@ pub struct CorruptLedger {
     /// What is wrong with it.
     pub why: String,
 }
+
+/// Nothing is decided again sooner than this because of the time alone, lest a mistake uses up a processor.
+const SOON: Duration = Duration::from_millis(50);
 
 impl Controller {
     /// Rebuilds the hard state from the ledger's frames.
@@ -160,6 +172,11 @@ impl Controller {
                 answered != self.soft.references.answers(&observation.reference)
             }
             Input::Heard(ballot) => self.soft.council.hear(ballot, self.policy.council.ballot_fresh, now.monotonic),
+            Input::Guarded(databases) => {
+                let is_news = self.soft.guarded != databases;
+                self.soft.guarded = databases;
+                is_news
+            }
             Input::Progressed { plan, step, note } => {
                 self.soft.notes.insert((plan, step), note);
                 false
@@ -170,6 +187,7 @@ impl Controller {
                 is_news
             }
             Input::Tick => true,
+            Input::ClaimsSeen { asked, claims } => self.soft.see_claims(asked, claims),
             input @ (Input::Restarted | Input::Elected { .. }) => {
                 self.soft.inbox.push_back(input);
                 true
@@ -193,8 +211,9 @@ impl Controller {
         self.decide(now)
     }
 
-    fn decide(&mut self, now: Now) -> Decision {
-        let mut draft = Draft {
+    /// A decision that has not begun.
+    pub(super) fn draft(&mut self, now: Now) -> Draft<'_> {
+        Draft {
             policy: &self.policy,
             policy_hash: &self.policy_hash,
             hard: Cow::Borrowed(&self.hard),
@@ -204,13 +223,18 @@ impl Controller {
             effects: Vec::new(),
             deadline: None,
             bugs: self.bugs,
-        };
+        }
+    }
+
+    fn decide(&mut self, now: Now) -> Decision {
+        let mut draft = self.draft(now);
         draft.soft.watches.settle(&draft.hard, &draft.soft.limits, now.monotonic);
         while let Some(input) = draft.soft.inbox.pop_front() {
             draft.take(input);
         }
         if draft.soft.is_started {
             draft.remember_sightings();
+            draft.remember_guardians();
             draft.claim();
             draft.advance();
             let recorded = draft.facts.len();
@@ -231,6 +255,7 @@ impl Controller {
 
     /// Takes durable facts into the hard state. The shell then steps with [`Input::Tick`], because decisions waited.
     pub fn apply(&mut self, at: Now, facts: &[Fact]) {
+        self.hard.is_own_clock = self.soft.is_started;
         for fact in facts {
             self.hard.apply(at, fact);
             if let Fact::PlacementChanged { component, region } = fact {
@@ -249,6 +274,20 @@ impl Controller {
     /// When to step with [`Input::Tick`] if nothing else happens, on the monotonic clock, and why.
     pub fn next_deadline(&self) -> Option<(Duration, &'static str)> {
         self.deadline
+    }
+
+    /// Wall and monotonic time have jumped apart: for how long nothing was seen is not known, so only what is seen from now
+    /// on counts, of the instances, the reference points, the other observers and the claims.
+    pub fn clocks_jumped(&mut self, now: Now) {
+        self.soft.watches.start_again(now.monotonic);
+        self.soft.references = References::default();
+        self.soft.council.start_again();
+        self.soft.witnessed.clear();
+        self.soft.looks.clear();
+        self.soft.survey = None;
+        self.soft.survey_asked = None;
+        self.soft.unvouched_since = None;
+        self.deadline = Some((now.monotonic, "the clocks jumped"));
     }
 
     /// The shell found something broken (an append that failed): nothing is performed any more.
@@ -276,6 +315,7 @@ impl Controller {
         self.soft.inbox = soft.inbox;
         self.soft.halted = soft.halted;
         self.soft.stopped = soft.stopped;
+        self.soft.guarded = soft.guarded;
         self.soft.claimed = soft.claimed;
         self.policy = policy;
         self.policy_hash = policy_hash;
@@ -287,18 +327,6 @@ impl Controller {
         Ok(())
     }
 
-    /// Whether `region` serves `component`, according to the durable facts. While a share of the clients is rerouted,
-    /// what answers them serves in both regions.
-    pub fn serves(&self, region: &RegionId, component: &crate::domain::ComponentId) -> bool {
-        let moves_with_clients = self
-            .policy
-            .components
-            .get(component)
-            .is_some_and(|policy| matches!(policy.kind, Kind::Traffic | Kind::Kubernetes | Kind::Http));
-        self.hard.placement.get(component) == Some(region)
-            || (moves_with_clients && self.hard.shares().any(|(_, to)| to == region))
-    }
-
     /// The epoch of the last daemon that took the ledger over.
     pub fn epoch(&self) -> u64 {
         self.hard.epoch
@@ -307,18 +335,6 @@ impl Controller {
     /// Something broke in this run of the daemon, which a restart may mend.
     pub(crate) fn has_broken(&self) -> bool {
         self.soft.halted.is_some()
-    }
-
-    /// What holds back what is to be done now, and how the steps of open incidents stand; for those who count.
-    pub(crate) fn at_work(&self) -> (BTreeSet<GuardKind>, BTreeSet<StepState>) {
-        let guards = self.soft.held.values().flatten().map(|guard| guard.kind).collect();
-        let plans = self.hard.open_incidents().map(|incident| &incident.plan);
-        let mut states: BTreeSet<StepState> =
-            plans.flat_map(|plan| plan.steps.iter().map(|step| plan.state(&step.id))).collect();
-        if !self.soft.held.is_empty() {
-            states.insert(StepState::Held);
-        }
-        (guards, states)
     }
 
     /// Why nothing is performed, if so.
@@ -334,6 +350,7 @@ impl Controller {
         Standstill {
             paused: pause.map(|pause| format!("paused by {}", pause.by)),
             held: held.map(|incident| incident.plan.id.clone()).collect(),
+            claimed: self.soft.claimed_by_another(&self.hard).filter(|_| !self.bugs.has(Bug::DriftIgnored)),
         }
     }
 
@@ -454,12 +471,15 @@ impl Soft {
             under_way: BTreeSet::new(),
             survey: None,
             survey_asked: None,
+            revoked_since: BTreeMap::new(),
+            guarded: BTreeSet::new(),
             takeover: None,
             is_to_claim: false,
             stopped: None,
             unvouched_since: None,
             claimed: BTreeSet::new(),
             owed_under_way: BTreeMap::new(),
+            out_of_reach: BTreeMap::new(),
             alarms: BTreeMap::new(),
             inbox: VecDeque::new(),
             halted: None,
@@ -500,9 +520,9 @@ impl Draft<'_> {
         self.effects.push(effect);
     }
 
-    /// Names a moment at which to decide again.
+    /// Names a moment at which to decide again. One that has come was considered now; soon is early enough.
     pub(super) fn wake(&mut self, at: Duration, why: &'static str) {
-        let at = at.max(self.now.monotonic + Duration::from_millis(1));
+        let at = at.max(self.now.monotonic + SOON);
         if self.deadline.is_none_or(|(earliest, _)| at < earliest) {
             self.deadline = Some((at, why));
         }
@@ -549,24 +569,7 @@ impl Draft<'_> {
             Input::Finished { plan, step, attempt, outcome } => self.finished(plan, step, attempt, outcome),
             Input::UndoFinished { plan, step, attempt, outcome } => self.undo_finished(plan, step, attempt, outcome),
             Input::OwedFenceFinished { database, attempt, outcome } => self.fence_paid(database, attempt, outcome),
-            Input::Surveyed { claims } => {
-                self.soft.survey_asked = None;
-                let ours = Some(self.hard.term());
-                for (region, claim) in &claims {
-                    if claim.as_ref().is_some_and(|claim| claim.term == ours) {
-                        self.soft.claimed.insert(region.clone());
-                    }
-                }
-                // A cluster that could not be reached when the claim was put up gets it with the next fact.
-                let is_missing = |claim: &Option<Claim>| {
-                    claim
-                        .as_ref()
-                        .is_none_or(|claim| Some(&claim.ledger) == self.hard.ledger.as_ref() && claim.term < ours)
-                };
-                let is_ours = self.hard.is_adopted && self.policy.mode != crate::domain::Mode::Observe;
-                self.soft.is_to_claim |= is_ours && claims.values().any(is_missing);
-                self.soft.survey = Some((self.now.monotonic, claims));
-            }
+            Input::Surveyed { asked, claims } | Input::ClaimsSeen { asked, claims } => self.surveyed(asked, claims),
             Input::Commanded { id, command } => {
                 let answer = self.command(command);
                 self.perform(Effect::Reply { id, answer });
@@ -576,6 +579,7 @@ impl Draft<'_> {
             | Input::Progressed { .. }
             | Input::Heard(_)
             | Input::Stopped(_)
+            | Input::Guarded(_)
             | Input::Tick => {}
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
+use super::{BreakGlassRecord, Guard};
 use crate::domain::time::friendly;
 use crate::domain::{
     ComponentId, IncidentId, InstanceId, LedgerId, Level, Mode, Now, ObserverId, PlanId, RegionId, StepId,
@@ -251,6 +251,17 @@ pub enum Fact {
         /// Which step.
         step: StepId,
     },
+    /// What a step needs does not answer this daemon: another one is to try, once.
+    StepHandedOver {
+        /// Which plan.
+        plan: PlanId,
+        /// Which step.
+        step: StepId,
+        /// Who hands it over.
+        observer: ObserverId,
+        /// What did not answer.
+        why: String,
+    },
     /// A step that had started and sent nothing waits again, because nothing may be sent for now.
     StepPutBack {
         /// Which plan.
@@ -259,6 +270,24 @@ pub enum Fact {
         step: StepId,
         /// What is in the way.
         why: String,
+    },
+    /// The region that is left has the role for these no more: whoever asks there is told so, and where it cannot be told
+    /// it stops by itself. It gets them back where the plan is given up.
+    RegionRevoked {
+        /// For which plan.
+        plan: PlanId,
+        /// Which region.
+        region: RegionId,
+        /// Which roles.
+        components: BTreeSet<ComponentId>,
+    },
+    /// The guardians that an observer has beside it changed: the databases that refuse writes where their role is not
+    /// confirmed any more.
+    GuardiansChanged {
+        /// Which observer.
+        observer: ObserverId,
+        /// All of its databases.
+        databases: BTreeSet<InstanceId>,
     },
     /// A component is served elsewhere.
     PlacementChanged {
@@ -389,6 +418,25 @@ pub enum Fact {
         /// Who.
         by: String,
     },
+    /// A person went on without the ledger that everybody shares; this one is beside it.
+    BreakGlassBegan {
+        /// Who: a user of the operating system, and the machine.
+        by: String,
+        /// Why.
+        reason: String,
+        /// The ledger that was not available, where its name was known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        departs_from: Option<LedgerId>,
+        /// Who was asked and did not answer, and what else could not be proven.
+        unproven: Vec<String>,
+    },
+    /// What break-glass did while this ledger was away came into it. This one is in charge again.
+    BreakGlassMerged {
+        /// Who merged it.
+        by: String,
+        /// What was done.
+        record: Box<BreakGlassRecord>,
+    },
     /// An invariant broke: observe and alert, perform nothing.
     Halted {
         /// Why.
@@ -407,6 +455,8 @@ pub enum Outcome {
     Unwound,
     /// A person ended it.
     Aborted,
+    /// Break-glass left the region while this ledger was away: there is nothing left to leave.
+    Superseded,
 }
 
 /// Where a write-ahead log stood at a time.

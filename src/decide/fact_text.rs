@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Fact, Guard, Outcome};
+use super::{BreakGlassRecord, Fact, Guard, Outcome};
 use crate::domain::time::human;
 use crate::plan::{Part, Step};
 
@@ -12,6 +12,17 @@ impl fmt::Display for Fact {
             Self::LedgerCreated { ledger } => write!(f, "ledger {ledger} created"),
             Self::EpochStarted { observer, policy, mode, .. } => {
                 write!(f, "{observer} took over in mode {mode}, policy {}", short(policy))
+            }
+            Self::RegionRevoked { plan, region, components } => {
+                write!(f, "{plan}: {region} has the role no more for ")?;
+                list(f, components.iter().map(ToString::to_string))
+            }
+            Self::GuardiansChanged { observer, databases } if databases.is_empty() => {
+                write!(f, "{observer} guards no database")
+            }
+            Self::GuardiansChanged { observer, databases } => {
+                write!(f, "{observer} guards ")?;
+                list(f, databases.iter().map(ToString::to_string))
             }
             Self::TakeoverCompleted { former } => write!(f, "whatever {former} had sent has ended"),
             Self::PlacementAdopted { placement, by } => {
@@ -95,6 +106,9 @@ impl fmt::Display for Fact {
             Self::StepOwed { step, why, .. } => write!(f, "{step}: owed, {why}"),
             Self::StepSkipped { step, by, .. } => write!(f, "{step}: skipped by {by}"),
             Self::StepCancelled { step, .. } => write!(f, "{step}: cancelled"),
+            Self::StepHandedOver { step, observer, why, .. } => {
+                write!(f, "{step}: handed over to another daemon, because {observer} gets no answer: {why}")
+            }
             Self::StepPutBack { step, why, .. } => write!(f, "{step}: nothing was sent, it waits again: {why}"),
             Self::PlacementChanged { component, region } => write!(f, "{component} is served in {region}"),
             Self::UnwindingStarted { plan, part, why, aborted } => {
@@ -115,6 +129,7 @@ impl fmt::Display for Fact {
                     Outcome::Recovered => "recovered",
                     Outcome::Unwound => "unwound, everything is as it was",
                     Outcome::Aborted => "aborted",
+                    Outcome::Superseded => "superseded, break-glass has done it",
                 }
             ),
             Self::OwedFenceStarted { database, attempt } => {
@@ -142,6 +157,31 @@ impl fmt::Display for Fact {
                 Ok(())
             }
             Self::RetryOrdered { step, by, .. } => write!(f, "{step}: retry ordered by {by}"),
+            Self::BreakGlassBegan { by, reason, departs_from, unproven } => {
+                write!(f, "{by} broke the glass: {reason}")?;
+                if let Some(ledger) = departs_from {
+                    write!(f, "; without ledger {ledger}")?;
+                }
+                if !unproven.is_empty() {
+                    write!(f, "; not proven: ")?;
+                    list(f, unproven.iter().cloned())?;
+                }
+                Ok(())
+            }
+            Self::BreakGlassMerged { by, record } => {
+                let BreakGlassRecord { ledger, frames, head, by: who, reason, placement, owed, .. } = &**record;
+                write!(
+                    f,
+                    "{by} merged what {who} did by break-glass ({reason}), {frames} frames of ledger {ledger}, "
+                )?;
+                write!(f, "head {}: ", short(head))?;
+                list(f, placement.iter().map(|(component, region)| format!("{component} in {region}")))?;
+                if !owed.is_empty() {
+                    write!(f, "; to be fenced: ")?;
+                    list(f, owed.iter().map(ToString::to_string))?;
+                }
+                Ok(())
+            }
             Self::Halted { why } => write!(f, "halted: {why}"),
         }
     }

@@ -49,13 +49,15 @@ pub enum GuardKind {
     Witness,
     /// Calls of the former leader may still be under way.
     Takeover,
+    /// The region that is left may still act by its role.
+    Role,
     /// An invariant broke.
     Halted,
 }
 
 impl GuardKind {
     /// Every guard there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Quorum,
         Self::Verdict,
         Self::TargetNotReady,
@@ -70,6 +72,7 @@ impl GuardKind {
         Self::BlastRadius,
         Self::Witness,
         Self::Takeover,
+        Self::Role,
         Self::Halted,
     ];
 
@@ -90,6 +93,7 @@ impl GuardKind {
             Self::BlastRadius => "blast_radius",
             Self::Witness => "witness",
             Self::Takeover => "takeover",
+            Self::Role => "role",
             Self::Halted => "halted",
         }
     }

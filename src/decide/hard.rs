@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Fact, GuardKind, Incident, Outcome, Sample};
+use super::controller::CorruptLedger;
+use super::{BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
 use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, ObserverId, PlanId, RegionId};
-use crate::plan::Part;
-use crate::ports::Term;
+use crate::plan::{Action, Part};
+use crate::ports::{Claim, Term};
 
 /// When a fact was recorded, and by which run of the daemon: a monotonic clock means nothing to another boot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Stamp {
     pub(super) at: Now,
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 /// An instance that was suspected when it mattered.
@@ -44,6 +45,13 @@ pub(super) struct Declared {
     pub(super) moves: bool,
 }
 
+/// A role that was taken away, before what it is for has moved.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Revoked {
+    pub(super) region: RegionId,
+    pub(super) plan: PlanId,
+}
+
 /// A fence that could not be put up, and has to be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Owed {
@@ -64,6 +72,9 @@ const CLOSED_SHOWN: usize = 10;
 /// Times of declared incidents that are remembered for the blast radius.
 const DECLARED_MAX: usize = 256;
 
+/// Merged ledgers that are remembered: nobody breaks the glass that often.
+const MERGED_MAX: usize = 32;
+
 /// Everything that must survive.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Hard {
@@ -74,6 +85,8 @@ pub(super) struct Hard {
     pub(super) leader: Option<ObserverId>,
     /// When this epoch began.
     anchor: Option<Now>,
+    /// This epoch is of this run of the daemon: its monotonic times are by the clock of this machine.
+    pub(super) is_own_clock: bool,
     pub(super) is_adopted: bool,
     pub(super) placement: BTreeMap<ComponentId, RegionId>,
     pub(super) seen_alive: BTreeMap<InstanceId, String>,
@@ -88,16 +101,91 @@ pub(super) struct Hard {
     pub(super) moved: BTreeMap<ComponentId, Moved>,
     pub(super) owed: BTreeMap<InstanceId, Owed>,
     pub(super) fenced: BTreeSet<InstanceId>,
+    /// Roles that were taken away from the region that the placement still names.
+    pub(super) revoked: BTreeMap<ComponentId, Revoked>,
+    /// The databases that each observer guards.
+    pub(super) guardians: BTreeMap<ObserverId, BTreeSet<InstanceId>>,
     pub(super) paused: Option<Pause>,
     pub(super) halted: Option<String>,
     pub(super) withheld: BTreeMap<(RegionId, Part), BTreeSet<GuardKind>>,
     pub(super) false_positives: u64,
+    /// This is a ledger of break-glass.
+    pub(super) break_glass: Option<Began>,
+    /// What was merged.
+    pub(super) merged: BTreeMap<LedgerId, Merged>,
+}
+
+/// Who broke the glass, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Began {
+    pub(super) by: String,
+    pub(super) reason: String,
+    pub(super) departs_from: Option<LedgerId>,
+    pub(super) at: Timestamp,
+}
+
+/// A ledger of break-glass that has come into this one.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Merged {
+    pub(super) frames: u64,
+    pub(super) head: String,
+    term: Term,
+    pub(super) by: String,
 }
 
 impl Hard {
+    /// The claim is of a ledger that was merged, and nobody went on with that one since.
+    pub(super) fn is_merged(&self, claim: &Claim) -> bool {
+        self.merged.get(&claim.ledger).is_some_and(|merged| claim.term <= Some(merged.term))
+    }
+
+    /// What break-glass did, as if it had been done here.
+    fn merge(&mut self, by: &str, record: &BreakGlassRecord, stamp: Stamp) {
+        self.is_adopted = true;
+        for (component, region) in &record.placement {
+            if self.placement.get(component) != Some(region) {
+                self.placement.insert(component.clone(), region.clone());
+                self.revoked.remove(component);
+                // The person who did it has seen it.
+                self.moved.insert(component.clone(), Moved { stamp, incident: None, acknowledged: true });
+            }
+        }
+        self.owed.extend(record.owed.iter().map(|database| (database.clone(), Owed::default())));
+        self.fenced.extend(record.fenced.iter().cloned());
+        let placement = &self.placement;
+        let serves = |database: &InstanceId| placement.get(&database.component) == Some(&database.region);
+        self.owed.retain(|database, _| !serves(database) && !record.fenced.contains(database));
+        self.fenced.retain(|database| !serves(database));
+        self.withheld.clear();
+        let merged = Merged { frames: record.frames, head: record.head.clone(), term: record.term, by: by.to_owned() };
+        self.merged.insert(record.ledger.clone(), merged);
+        if self.merged.len() > MERGED_MAX {
+            // Names of ledgers begin with their time.
+            self.merged.pop_first();
+        }
+    }
+
+    /// The fold of a ledger from its beginning.
+    pub(super) fn folded(frames: impl IntoIterator<Item = Frame>) -> Result<Self, CorruptLedger> {
+        let mut hard = Self::default();
+        for (next, frame) in (0..).zip(frames) {
+            if frame.index != next {
+                return Err(CorruptLedger { index: frame.index, why: format!("frame {next} was expected") });
+            }
+            for fact in &frame.facts {
+                hard.apply(frame.at, fact);
+            }
+        }
+        Ok(hard)
+    }
+
     /// How long ago `stamp` was, by the monotonic clock where it is of this run, else by the wall clock up to the
-    /// start of this run and by the monotonic clock from there.
+    /// start of this run and by the monotonic clock from there. Whoever follows has the wall clock only: the monotonic times
+    /// of the leader are those of another machine.
     pub(super) fn elapsed(&self, stamp: Stamp, now: Now) -> Duration {
+        if !self.is_own_clock {
+            return self.wall_elapsed(stamp.at.wall, now);
+        }
         if stamp.epoch == self.epoch {
             return now.monotonic.saturating_sub(stamp.at.monotonic);
         }
@@ -117,6 +205,18 @@ impl Hard {
 
     pub(super) fn stamp(&self, at: Now) -> Stamp {
         Stamp { at, epoch: self.epoch }
+    }
+
+    /// Databases that a plan under way replaces, past the point from which it only goes forward.
+    fn leaving(&self) -> BTreeSet<InstanceId> {
+        let plans = self.open_incidents().map(|incident| &incident.plan);
+        let steps = plans.flat_map(|plan| plan.steps.iter().map(move |step| (plan, step)));
+        let leaving = steps.filter_map(|(plan, step)| {
+            let Action::DatabasePromoted { from, .. } = &step.action else { return None };
+            let has_passed = plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point);
+            has_passed.then(|| from.clone())
+        });
+        leaving.collect()
     }
 
     pub(super) fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
@@ -165,8 +265,12 @@ impl Hard {
                 self.placement.clone_from(placement);
                 // What serves owes no fence, and is not fenced.
                 let serves = |database: &InstanceId| placement.get(&database.component) == Some(&database.region);
-                self.owed.retain(|database, _| !serves(database));
+                let leaving = self.leaving();
+                self.owed.retain(|database, _| !serves(database) || leaving.contains(database));
                 self.fenced.retain(|database| !serves(database));
+                // What is open goes on, and what it moves is nobody's until it has.
+                self.revoked.retain(|component, revoked| placement.get(component) == Some(&revoked.region));
+                self.give_roles_back();
                 self.halted = None;
                 self.withheld.clear();
             }
@@ -234,7 +338,12 @@ impl Hard {
                     // What was to be mended where it is leaves after all.
                     incident.target.clone_from(target);
                 }
+                // What was forgiven because nobody needed it any more is owed again where it was not tried anew.
+                let owed = incident.plan.owed_fences();
                 let id = incident.id.clone();
+                for database in owed {
+                    self.owed.entry(database).or_default();
+                }
                 for declared in self.declared.iter_mut().filter(|declared| declared.incident == id) {
                     declared.moves |= part.moves();
                 }
@@ -245,6 +354,17 @@ impl Hard {
                 self.placement.insert(component.clone(), region.clone());
                 self.moved.insert(component.clone(), Moved { stamp, incident, acknowledged: false });
                 self.fenced.remove(&InstanceId { component: component.clone(), region: region.clone() });
+                self.revoked.remove(component);
+            }
+            Fact::RegionRevoked { plan, region, components } => {
+                for component in components {
+                    let revoked = Revoked { region: region.clone(), plan: plan.clone() };
+                    self.revoked.insert(component.clone(), revoked);
+                }
+            }
+            Fact::GuardiansChanged { observer, databases } => {
+                self.guardians.insert(observer.clone(), databases.clone());
+                self.guardians.retain(|_, databases| !databases.is_empty());
             }
             Fact::StepOwed { plan, step, .. } => {
                 let owed = self.incident_of(plan).and_then(|incident| incident.plan.fence_of(step));
@@ -277,16 +397,23 @@ impl Hard {
             | Fact::StepSkipped { plan, .. }
             | Fact::StepCancelled { plan, .. }
             | Fact::StepPutBack { plan, .. }
-            | Fact::UnwindingStarted { plan, .. }
+            | Fact::StepHandedOver { plan, .. }
             | Fact::UndoStarted { plan, .. }
             | Fact::UndoFailed { plan, .. }
             | Fact::PlanStuck { plan, .. }
             | Fact::RetryOrdered { plan, .. } => self.in_plan(plan, stamp, fact),
+            Fact::UnwindingStarted { plan, .. } => {
+                self.in_plan(plan, stamp, fact);
+                self.give_roles_back();
+            }
             Fact::PartUnwound { plan, .. } => {
                 self.in_plan(plan, stamp, fact);
                 self.forgive_fences();
             }
-            Fact::IncidentClosed { incident, outcome } => self.close(incident, *outcome, stamp),
+            Fact::IncidentClosed { incident, outcome } => {
+                self.close(incident, *outcome, stamp);
+                self.give_roles_back();
+            }
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed.entry(database.clone()).or_default().attempts = *attempt;
             }
@@ -321,6 +448,11 @@ impl Hard {
                     moved.acknowledged = true;
                 }
             }
+            Fact::BreakGlassBegan { by, reason, departs_from, .. } => {
+                let (by, reason, departs_from) = (by.clone(), reason.clone(), departs_from.clone());
+                self.break_glass = Some(Began { by, reason, departs_from, at: at.wall });
+            }
+            Fact::BreakGlassMerged { by, record } => self.merge(by, record, stamp),
             Fact::Halted { why } => self.halted = Some(why.clone()),
         }
     }
@@ -329,6 +461,19 @@ impl Hard {
         if let Some(incident) = self.incident_of_mut(plan) {
             incident.plan.apply(stamp, fact);
         }
+    }
+
+    /// What no plan moves any more stays where it is.
+    fn give_roles_back(&mut self) {
+        let moving: BTreeSet<(PlanId, ComponentId)> = self
+            .open_incidents()
+            .flat_map(|incident| {
+                let plan = &incident.plan;
+                let wanted = plan.steps.iter().filter(|step| plan.is_wanted(&step.id));
+                wanted.flat_map(|step| step.places.keys()).map(|component| (plan.id.clone(), component.clone()))
+            })
+            .collect();
+        self.revoked.retain(|component, revoked| moving.contains(&(revoked.plan.clone(), component.clone())));
     }
 
     /// A database that serves, and whose promotion elsewhere was given up, does not have to be fenced any more.

@@ -16,6 +16,9 @@ impl Draft<'_> {
         if let Some(stopped) = &self.soft.stopped {
             return format!("STOPPED, performing nothing: {stopped}");
         }
+        if let Some(claimed) = self.claimed_by_another().filter(|_| self.hard.is_adopted) {
+            return format!("NOT IN CHARGE, performing nothing: {claimed}");
+        }
         if let Some(incident) = incidents.iter().find(|incident| incident.closed.is_none()) {
             return self.summary(incident);
         }
@@ -90,6 +93,7 @@ impl Draft<'_> {
             Some((_, Outcome::Unwound)) => {
                 return format!("{}: {} recovered, everything is as it was", incident.id, incident.source);
             }
+            Some((_, Outcome::Superseded)) => return format!("{}: {direction}, done by break-glass", incident.id),
             Some((_, Outcome::Aborted)) => return format!("{}: aborted, everything is as it was", incident.id),
             None => {}
         }
@@ -123,7 +127,10 @@ impl Draft<'_> {
             .and_then(|((_, step), guards)| Some(format!("{step} waits: {}", guards.first()?)));
         if held.is_none() && self.awaits_recovery(incident) && plan.shares().next().is_some() {
             let percent = self.policy.degradation.reroute_percent;
-            let (id, source, target) = (&incident.id, &incident.source, &incident.target);
+            let (id, source) = (&incident.id, &incident.source);
+            // What only mends, and began the incident, goes nowhere.
+            let mut away = plan.shares().flat_map(|(_, weights)| weights.keys()).filter(|region| *region != source);
+            let target = away.next().unwrap_or(&incident.target);
             return format!("{id}: {percent} % of the clients of {source} are sent to {target} until it is well again");
         }
         let is_waiting = held.is_none() && count(StepState::Waiting) == 0 && self.awaits_zone(incident);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::handover::HandedOver;
 use super::hard::Stamp;
-use super::{Fact, Outcome, StepState};
+use super::{Fact, GuardKind, Outcome, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Level, PlanId, RegionId, StepId};
 use crate::plan::{Action, Part, Reversal, Step};
 
@@ -48,6 +49,18 @@ pub(super) struct Approval {
     pub(super) stamp: Stamp,
     pub(super) accept_unfenced: bool,
     pub(super) accept_loss: Option<Duration>,
+    /// Whoever approved was shown that a witness contradicts.
+    pub(super) against_witness: bool,
+}
+
+/// What a person was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Requested {
+    /// Of the plan.
+    pub(super) hash: String,
+    /// Because of these.
+    pub(super) guards: BTreeSet<GuardKind>,
+    pub(super) stamp: Stamp,
 }
 
 /// A plan and how far it is.
@@ -64,8 +77,8 @@ pub(super) struct Plan {
     /// Which parts need a step.
     pub(super) needed_by: BTreeMap<StepId, BTreeSet<Part>>,
     pub(super) approval: Option<Approval>,
-    /// Hash of the plan and the guards of the last request for approval.
-    pub(super) requested: Option<(String, Stamp)>,
+    /// The last request for approval, as long as nobody has answered it.
+    pub(super) requested: Option<Requested>,
     pub(super) committed: Option<Stamp>,
     pub(super) last_change: Option<Stamp>,
     pub(super) loss: Option<Duration>,
@@ -87,6 +100,8 @@ pub(super) struct Progress {
     pub(super) has_passed_commit_point: bool,
     /// Attempts of which nothing was sent.
     pub(super) put_back: u32,
+    /// A daemon that could not reach what it needs left it to another one.
+    pub(super) handed_over: Option<HandedOver>,
     /// It is to be tried again, and judged again before that.
     pub(super) is_retried: bool,
 }
@@ -111,6 +126,7 @@ impl Default for Progress {
             note: String::new(),
             has_passed_commit_point: false,
             put_back: 0,
+            handed_over: None,
             is_retried: false,
         }
     }
@@ -192,6 +208,12 @@ impl Plan {
             | Action::Manifests { .. }
             | Action::Verified { .. } => None,
         }
+    }
+
+    /// The databases whose fence could not be put up, and is needed.
+    pub(super) fn owed_fences(&self) -> Vec<InstanceId> {
+        let owed = self.steps.iter().filter(|step| self.state(&step.id) == StepState::Owed && self.is_wanted(&step.id));
+        owed.filter_map(|step| self.fence_of(&step.id)).collect()
     }
 
     /// Weights that give a share to a region without placing anything there, from the first attempt on until it is undone.
@@ -380,9 +402,14 @@ impl Plan {
 
     pub(super) fn apply(&mut self, stamp: Stamp, fact: &Fact) {
         match fact {
-            Fact::ApprovalRequested { hash, .. } => self.requested = Some((hash.clone(), stamp)),
+            Fact::ApprovalRequested { hash, guards, .. } => {
+                let guards = guards.iter().map(|guard| guard.kind).collect();
+                self.requested = Some(Requested { hash: hash.clone(), guards, stamp });
+            }
             Fact::Approved { hash, by, until, accept_unfenced, accept_loss, .. } => {
-                self.requested = None;
+                let shown = self.requested.take().is_some_and(|asked| asked.guards.contains(&GuardKind::Witness));
+                // A second yes takes nothing back.
+                let former = self.approval.take().filter(|former| former.hash == *hash);
                 self.approval = Some(Approval {
                     hash: hash.clone(),
                     by: by.clone(),
@@ -390,6 +417,7 @@ impl Plan {
                     stamp,
                     accept_unfenced: *accept_unfenced,
                     accept_loss: *accept_loss,
+                    against_witness: shown || former.is_some_and(|former| former.against_witness),
                 });
             }
             Fact::CommitPointPassed { step, loss, exceptions, .. } => {
@@ -428,6 +456,11 @@ impl Plan {
                 self.is_stuck = false;
                 self.end(step, StepState::Cancelled, "stopped", stamp);
             }
+            // It stays as it is: whoever leads next goes on with it.
+            Fact::StepHandedOver { step, observer, why, .. } => self.edit(step, |progress| {
+                progress.handed_over = Some(HandedOver { epoch: stamp.epoch });
+                progress.note = format!("handed over by {observer}: {why}");
+            }),
             Fact::StepPutBack { step, .. } => self.edit(step, |progress| {
                 progress.state = StepState::Waiting;
                 progress.put_back += 1;
@@ -475,6 +508,8 @@ impl Plan {
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
+            | Fact::RegionRevoked { .. }
+            | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
@@ -493,6 +528,8 @@ impl Plan {
             | Fact::Held { .. }
             | Fact::Released { .. }
             | Fact::Acknowledged { .. }
+            | Fact::BreakGlassBegan { .. }
+            | Fact::BreakGlassMerged { .. }
             | Fact::Halted { .. } => {}
         }
     }

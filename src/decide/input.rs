@@ -1,11 +1,12 @@
 //! What can happen to the controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::{BreakGlass, BreakGlassRecord};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Observation, PlanId, ReferenceId, RegionId, StepId};
 use crate::health::Ballot;
 use crate::ports::{Claim, Look, Setback};
@@ -26,6 +27,8 @@ pub enum Input {
     ReferenceObserved(ReferenceObservation),
     /// Another observer's ballot was read.
     Heard(Ballot),
+    /// These databases have a guardian beside this daemon that would make them refuse writes.
+    Guarded(BTreeSet<InstanceId>),
     /// A person's stop file is there, with what to tell of it; or not any more.
     Stopped(Option<String>),
     /// A deadline named by `next_deadline` was reached.
@@ -81,6 +84,15 @@ pub enum Input {
     },
     /// The survey of the world came back: who claims the clusters. An unreachable cluster is absent.
     Surveyed {
+        /// Monotonic time at which the reading began.
+        asked: Duration,
+        /// Claim per region; none where nobody claims it.
+        claims: BTreeMap<RegionId, Option<Claim>>,
+    },
+    /// The same, read once in a while although nobody asked: somebody else may have taken over.
+    ClaimsSeen {
+        /// Monotonic time at which the reading began.
+        asked: Duration,
         /// Claim per region; none where nobody claims it.
         claims: BTreeMap<RegionId, Option<Claim>>,
     },
@@ -119,6 +131,11 @@ pub enum StepOutcome {
     },
     /// Refused, or the deadline passed.
     Failed {
+        /// What was tried, and what came of it.
+        why: String,
+    },
+    /// The deadline passed, and what was tried last got no answer.
+    OutOfReach {
         /// What was tried, and what came of it.
         why: String,
     },
@@ -234,6 +251,20 @@ pub enum Command {
         #[serde(default)]
         placement: BTreeMap<ComponentId, RegionId>,
     },
+    /// What break-glass did without this ledger comes into it.
+    Merge {
+        /// Who.
+        by: String,
+        /// What it did.
+        record: Box<BreakGlassRecord>,
+        /// Although its plan has not ended.
+        #[serde(default)]
+        unfinished: bool,
+    },
+    /// Carry a plan out without the ledger that everybody shares. It comes from the process that a person started for it,
+    /// and from nowhere else: it can be neither sent nor passed on.
+    #[serde(skip)]
+    BreakGlass(Box<BreakGlass>),
 }
 
 impl Command {
@@ -252,7 +283,9 @@ impl Command {
             | Self::Retry { by, .. }
             | Self::Skip { by, .. }
             | Self::Abort { by, .. }
-            | Self::Adopt { by, .. } => vec![("by", by, NAME_MAX)],
+            | Self::Adopt { by, .. }
+            | Self::Merge { by, .. } => vec![("by", by, NAME_MAX)],
+            Self::BreakGlass(order) => vec![("by", &order.by, NAME_MAX), ("reason", &order.reason, TEXT_MAX)],
         }
     }
 }

@@ -7,11 +7,8 @@ use super::controller::Draft;
 use super::hard::Declared;
 use super::incident::{PartState, Plan, Progress};
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{
-    Bug, ComponentId, IncidentId, InstanceId, Kind, LedgerId, Level, Mode, PlanId, RegionId, time::human,
-};
+use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
 use crate::plan::{self, Part, Situation};
-use crate::ports::Claim;
 
 /// What other observers say is looked at again with their ballots, and no more often than this.
 const BALLOTS_PACE: Duration = Duration::from_millis(250);
@@ -207,6 +204,13 @@ impl Draft<'_> {
     /// What speaks against declaring it.
     pub(super) fn guards_of(&self, candidate: &Candidate) -> Vec<Guard> {
         let mut guards = self.standing_guards();
+        if self.hard.break_glass.is_some() {
+            guards.push(Guard {
+                kind: GuardKind::Mode,
+                evidence: "break-glass does what it was ordered to do, and nothing else".to_owned(),
+                lifted_by: "`failoverd ledger merge`, once the ledger is back and daemons lead again".to_owned(),
+            });
+        }
         guards.extend(self.doubt(&candidate.source, candidate.since));
         guards.extend(self.witness_veto(candidate));
         guards.extend(self.cooldown(candidate));
@@ -264,28 +268,6 @@ impl Draft<'_> {
         guards
     }
 
-    /// Who claims a cluster that we believe to be in charge of.
-    pub(super) fn claimed_by_another(&self) -> Option<String> {
-        let ledger = self.hard.ledger.as_ref()?;
-        let (_, claims) = self.soft.survey.as_ref()?;
-        let (region, claim) = claims
-            .iter()
-            .filter_map(|(region, claim)| Some((region, claim.as_ref()?)))
-            .find(|(region, claim)| self.is_foreign(ledger, region, claim))?;
-        Some(match claim.term {
-            Some(term) if claim.ledger == *ledger => {
-                format!("a copy of this ledger took over ({}, {term}) and claims {region}", claim.holder)
-            }
-            Some(_) | None => format!("another failoverd ({}, ledger {}) claims {region}", claim.holder, claim.ledger),
-        })
-    }
-
-    /// Somebody else's, although it may name a ledger of the same name: whoever took over last is in charge.
-    fn is_foreign(&self, ledger: &LedgerId, region: &RegionId, claim: &Claim) -> bool {
-        let ours = Some(self.hard.term());
-        claim.ledger != *ledger || claim.term > ours || (claim.term != ours && self.soft.claimed.contains(region))
-    }
-
     /// The ledger and the world disagree.
     pub(super) fn drift(&self) -> Option<Guard> {
         if self.bugs.has(Bug::DriftIgnored) {
@@ -301,8 +283,8 @@ impl Draft<'_> {
                 "`failoverd adopt`, once you have checked that no other failoverd is in charge",
             );
         }
-        if let Some(evidence) = self.claimed_by_another() {
-            return guard(evidence, "stopping the other one, then `failoverd adopt` here");
+        if let Some(foreign) = self.foreign_claim() {
+            return Some(foreign);
         }
         for component in &self.soft.driftable {
             let Some(placed) = self.hard.placement.get(component) else { continue };

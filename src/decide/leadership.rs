@@ -17,7 +17,9 @@ impl Controller {
         self.soft.references = soft.references;
         self.soft.council = soft.council;
         self.soft.stopped = soft.stopped;
+        self.soft.guarded = soft.guarded;
         self.soft.halted = halted;
+        self.hard.is_own_clock = false;
         self.is_recording = false;
         self.deadline = None;
     }
@@ -25,6 +27,11 @@ impl Controller {
     /// This observer.
     pub fn observer(&self) -> &ObserverId {
         &self.policy.observer
+    }
+
+    /// Hash of the policy that it decides by.
+    pub fn policy_hash(&self) -> &str {
+        &self.policy_hash
     }
 
     /// It leads: what is to be done, it decides.
@@ -59,6 +66,8 @@ pub enum Fitness {
     Outside,
     /// It stands in a region that serves.
     Inside,
+    /// It cannot reach what a step needs, and others come first.
+    OutOfReach,
     /// It must not, for this reason.
     Unfit(String),
 }
@@ -70,6 +79,9 @@ impl Draft<'_> {
         }
         if let Some(doubt) = self.unvouched() {
             return Fitness::Unfit(doubt);
+        }
+        if self.has_handed_over() {
+            return Fitness::OutOfReach;
         }
         let is_inside = self.hard.placement.values().any(|region| *region == self.policy.observer_region);
         if is_inside { Fitness::Inside } else { Fitness::Outside }
@@ -88,13 +100,16 @@ impl Draft<'_> {
         self.soft.started_at = self.now.monotonic;
         self.soft.under_way.clear();
         self.soft.looks.clear();
+        self.soft.out_of_reach.clear();
         self.soft.owed_under_way.clear();
         // Whose the clusters are has to be seen anew, and what an earlier term of ours wrote there is no copy's.
         self.soft.survey = None;
         self.soft.claimed.clear();
+        self.soft.revoked_since.clear();
         let is_another = epoch.is_some_and(|epoch| epoch != self.hard.epoch);
         let former = self.hard.leader.clone().filter(|_| is_another);
         self.soft.takeover = former.map(|former| Takeover { former, until: None });
+        self.hard.to_mut().is_own_clock = true;
         self.record(Fact::EpochStarted {
             observer: self.policy.observer.clone(),
             policy: self.policy_hash.to_owned(),
@@ -125,7 +140,8 @@ impl Draft<'_> {
         }
         if let Some(ledger) = self.hard.ledger.clone() {
             let term = self.hard.term();
-            self.perform(Effect::Claim { ledger, term, replace: false });
+            let replace = self.replaces_merged();
+            self.perform(Effect::Claim { ledger, term, replace });
         }
     }
 

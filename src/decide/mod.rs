@@ -6,7 +6,10 @@
 
 mod advance;
 mod alarm;
+mod break_glass;
+mod claims;
 mod command;
+mod confirmed;
 mod controller;
 mod degraded;
 mod disagreement;
@@ -15,6 +18,7 @@ mod fact;
 mod fact_text;
 mod fences;
 mod guard;
+mod handover;
 mod hard;
 mod headline;
 mod healing;
@@ -23,6 +27,7 @@ mod input;
 mod judge;
 mod leadership;
 mod readiness;
+mod roles;
 mod sightings;
 mod status;
 mod targets;
@@ -31,6 +36,8 @@ mod votes;
 mod watches;
 mod zones;
 
+pub use break_glass::{BreakGlass, BreakGlassIncident, BreakGlassRecord, LastKnown};
+pub use confirmed::{Confirmed, Known, Roles};
 pub use controller::{Controller, CorruptLedger, Standstill};
 pub use disagreement::disagreements;
 pub use effect::*;

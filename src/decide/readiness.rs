@@ -6,6 +6,7 @@ use super::advance::Readiness;
 use super::controller::Draft;
 use super::incident::{Approval, Incident, PartState};
 use super::judge::Candidate;
+use super::roles::takes_roles;
 use super::watches::Watched;
 use super::{Guard, GuardKind, StepState};
 use crate::domain::{
@@ -16,6 +17,8 @@ use crate::health::{Loss, expected_loss};
 use crate::plan::{Action, Part, Step};
 use crate::ports::Setback;
 
+/// From one ballot of an observer to the next, about.
+const BALLOT_SOON: Duration = Duration::from_millis(500);
 /// Claims that were not read by then are asked for again: the shell gives up earlier.
 const SURVEY_MAX: Duration = Duration::from_secs(90);
 
@@ -99,6 +102,12 @@ impl Draft<'_> {
         if !is_surveyed {
             return Readiness::Looking;
         }
+        if takes_roles(step) && !is_restart {
+            // Last of all, so that nobody loses a role for a plan that does not go on.
+            if let Some(guard) = self.roles_left(&incident, step) {
+                return Readiness::Held(vec![guard]);
+            }
+        }
         let look = match self.fresh_look(&incident.plan.id, &step.id) {
             Some(Ok(look)) => Some(look.clone()),
             Some(Err(_)) | None => None,
@@ -166,7 +175,8 @@ impl Draft<'_> {
     /// An observer inside the region sees alive what is left behind: a person decides.
     fn contradiction(&self, incident: &Incident, step: &Step) -> Option<Guard> {
         let has_passed = incident.plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point);
-        if has_passed || incident.plan.is_ordered(&step.id) || self.approval(incident).is_some() {
+        let is_approved = self.approval(incident).is_some_and(|approval| approval.against_witness);
+        if has_passed || incident.plan.is_ordered(&step.id) || is_approved {
             return None;
         }
         let parts = incident.plan.needed_by.get(&step.id)?.iter();
@@ -335,6 +345,9 @@ impl Draft<'_> {
         if self.is_fenced(&incident.id, from) || self.bugs.has(Bug::PromotionBeforeFence) {
             return Ok(None);
         }
+        if self.fences_itself(from) {
+            return Ok(Some(format!("{from} cannot be reached; its guardian makes it refuse writes by itself")));
+        }
         let policy = self.policy.components.get(&database.component);
         let allows = policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
         // A primary that answers is one that clients can write to, and one of which nothing is known may be one: only a
@@ -380,6 +393,10 @@ impl Draft<'_> {
             .flatten()
             .filter(|part| incident.plan.parts.get(*part) == Some(&PartState::Open))
             .collect();
+        // What was sent cannot be judged away, and does not come back with what it was sent for.
+        if incident.plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point) {
+            return None;
+        }
         // A whole region does not wait for one component's confirmation.
         let confirm = step.confirm.as_ref().filter(|_| !parts.contains(&&Part::Region));
         if parts.iter().any(|part| incident.plan.is_committed(part)) && confirm.is_none() {
@@ -402,11 +419,21 @@ impl Draft<'_> {
         }
         let confirm = confirm?;
         let region = candidates.iter().find(|c| c.source == *source && c.part == Part::Region && c.missing.is_none());
-        let is_coming = |region: &Candidate| !region.is_full() || self.guards_of(region).is_empty();
+        // A witness that fails as well, only not for long enough yet (it was started anew in the middle of the outage), holds
+        // the region back for a moment, and does not hold back what a row needs.
+        let is_coming = |region: &Candidate| {
+            let guards = if region.is_full() { self.guards_of(region) } else { Vec::new() };
+            let is_a_matter_of_time = !self.is_seen_inside(source);
+            guards.iter().all(|guard| guard.kind == GuardKind::Witness && is_a_matter_of_time)
+        };
         if let Some(region) = region.filter(|region| is_coming(region)).cloned() {
             // Clients that are sent to a standby whose database is still a replica gain nothing, and GitHub lost a day
             // that way: when everything fails together, traffic waits for the plan that moves everything.
-            self.wake(region.since + region.after, "a regional outage is certain");
+            // What others see lasts for longer with each of their ballots, and is heard anyway.
+            let certain_at = region.since + region.after;
+            if certain_at > self.now.monotonic {
+                self.wake(certain_at.max(self.now.monotonic + BALLOT_SOON), "a regional outage is certain");
+            }
             return Some(Guard {
                 kind: GuardKind::Verdict,
                 evidence: format!("all of {source} has been failing for {}", human(region.failing_for)),

@@ -12,18 +12,7 @@ impl Draft<'_> {
         if step.best_effort || incident.is_forced || self.bugs.has(Bug::AnyTargetWillDo) {
             return None;
         }
-        let (target, takes_over) = match &step.action {
-            Action::IncidentDeclared { cluster, .. }
-            | Action::Published { cluster, .. }
-            | Action::RolledOut { cluster, .. }
-            | Action::Manifests { cluster, .. } => (cluster, false),
-            // What is to be mended need not be able to take over.
-            Action::Replicas { cluster, .. } => (cluster, !matches!(step.part, Part::Healing { .. })),
-            Action::DatabasePromoted { database, .. } => (database, true),
-            Action::CacheActive { cache, .. } => (cache, true),
-            Action::StorageReachable { storage } => (storage, true),
-            Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => return None,
-        };
+        let (target, takes_over) = target(step)?;
         // What this plan promoted itself takes writes, as it should.
         let is_sent = incident.plan.progress.get(&step.id).is_some_and(|progress| progress.has_sent());
         let is_stranger = || self.why_no_standby(target).filter(|_| takes_over && !is_sent);
@@ -57,5 +46,21 @@ impl Draft<'_> {
             return Some(watch.evidence.not_ready.join("; "));
         }
         None
+    }
+}
+
+/// The instance that a step acts on, and whether that has to be able to take over.
+pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
+    match &step.action {
+        Action::IncidentDeclared { cluster, .. }
+        | Action::Published { cluster, .. }
+        | Action::RolledOut { cluster, .. }
+        | Action::Manifests { cluster, .. } => Some((cluster, false)),
+        // What is to be mended need not be able to take over.
+        Action::Replicas { cluster, .. } => Some((cluster, !matches!(step.part, Part::Healing { .. }))),
+        Action::DatabasePromoted { database, .. } => Some((database, true)),
+        Action::CacheActive { cache, .. } => Some((cache, true)),
+        Action::StorageReachable { storage } => Some((storage, true)),
+        Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => None,
     }
 }

@@ -8,8 +8,8 @@ use super::controller::{Controller, Draft};
 use super::incident::Incident;
 use super::judge::initial_placement;
 use super::{
-    Guard, IncidentStatus, InstanceStatus, Outcome, PendingStatus, ReferenceStatus, Status, StepState, StepStatus,
-    Times, VerdictKind,
+    Guard, GuardKind, IncidentStatus, InstanceStatus, Outcome, PendingStatus, ReferenceStatus, Status, StepState,
+    StepStatus, Times, VerdictKind,
 };
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, RegionId, time::human};
 use crate::health::{Loss, Watch};
@@ -171,17 +171,19 @@ impl Controller {
 
     /// As [`Self::with_draft`], without a copy: for what is asked again and again by whoever may change it.
     pub(super) fn read_draft<T>(&mut self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {
-        read(&Draft {
-            policy: &self.policy,
-            policy_hash: &self.policy_hash,
-            hard: Cow::Borrowed(&self.hard),
-            soft: &mut self.soft,
-            now,
-            facts: Vec::new(),
-            effects: Vec::new(),
-            deadline: None,
-            bugs: self.bugs,
-        })
+        read(&self.draft(now))
+    }
+
+    /// What holds back what is to be done now, and how the steps of open incidents stand; for those who count.
+    pub(crate) fn at_work(&self) -> (BTreeSet<GuardKind>, BTreeSet<StepState>) {
+        let guards = self.soft.held.values().flatten().map(|guard| guard.kind).collect();
+        let plans = self.hard.open_incidents().map(|incident| &incident.plan);
+        let mut states: BTreeSet<StepState> =
+            plans.flat_map(|plan| plan.steps.iter().map(|step| plan.state(&step.id))).collect();
+        if !self.soft.held.is_empty() {
+            states.insert(StepState::Held);
+        }
+        (guards, states)
     }
 
     pub(super) fn with_draft<T>(&self, now: Now, read: impl FnOnce(&Draft<'_>) -> T) -> T {

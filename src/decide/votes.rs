@@ -74,6 +74,8 @@ impl Controller {
             abstains: draft.soft.halted.as_ref().or(draft.hard.halted.as_ref()).map(|why| format!("halted: {why}")),
             doubts: draft.doubts(),
             views: draft.views(),
+            guards: draft.soft.guarded.clone(),
+            revoked: draft.hard.revoked.iter().map(|(id, revoked)| (id.clone(), revoked.region.clone())).collect(),
         })
     }
 }
@@ -222,6 +224,14 @@ impl Draft<'_> {
         })
     }
 
+    /// An observer inside the region sees something critical there answer, at this moment.
+    pub(super) fn is_seen_inside(&self, source: &RegionId) -> bool {
+        let inside = self.policy.council.observers.iter().filter(|(_, region)| *region == source);
+        let critical = self.critical_in(source);
+        let answers = |observer: &ObserverId, id| matches!(self.opinion(observer, id), Opinion::Answers { .. });
+        inside.map(|(observer, _)| observer).any(|observer| critical.iter().any(|id| answers(observer, id)))
+    }
+
     /// What a witness forbids, for as long as a person is not asked instead.
     pub(super) fn witness_veto(&self, candidate: &Candidate) -> Option<Guard> {
         let seen = self.witness(&candidate.source, &candidate.part)?;
@@ -350,7 +360,7 @@ impl Draft<'_> {
         sightings.collect()
     }
 
-    fn rules(&self) -> Rules<'_> {
+    pub(super) fn rules(&self) -> Rules<'_> {
         Rules { policy: self.policy_hash, fresh: self.policy.council.ballot_fresh, bugs: self.bugs }
     }
 

@@ -121,6 +121,16 @@ impl Watches {
         }
     }
 
+    /// What was seen until now counts no more, and everything is restless.
+    pub(super) fn start_again(&mut self, now: Duration) {
+        for (_, watched) in &mut self.list {
+            watched.watch.start_again(now);
+            watched.is_restless = true;
+        }
+        self.restless = (0..self.list.len()).collect();
+        self.goes_stale.fill(NEVER);
+    }
+
     /// Where in the list it stands, for as long as there is a list.
     pub(super) fn place(&self, id: &InstanceId) -> Option<usize> {
         self.list.binary_search_by(|(other, _)| other.cmp(id)).ok()

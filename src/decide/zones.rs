@@ -48,26 +48,32 @@ impl Draft<'_> {
         let has_left = |cluster: &ComponentId| self.hard.placement.get(cluster) != Some(&incident.source);
         zones.any(|(part, _)| match part {
             Part::Zone { cluster, zone } => {
-                !has_left(cluster)
-                    && (!is_over(self.lit_since(&incident.source, cluster, zone))
-                        || !self.ailing_in(&incident.source).is_empty())
+                let lit = self.lit_since(&incident.source, cluster, zone);
+                // Pods that are still missing then have another reason, and are healed for that.
+                let is_explained = lit.is_some_and(|lit| now.saturating_sub(lit) < self.policy.healing.after);
+                let cluster = InstanceId { component: cluster.clone(), region: incident.source.clone() };
+                let mut ailing = self.ailing_instances(&incident.source).into_iter();
+                !has_left(&cluster.component) && (!is_over(lit) || ailing.any(|id| is_explained || id != cluster))
             }
             Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => false,
         })
     }
 
     /// What matters in the region and is not well: a database that fails over to another zone by itself is waited for.
-    pub(super) fn ailing_in(&self, region: &RegionId) -> Vec<String> {
+    fn ailing_instances(&self, region: &RegionId) -> Vec<InstanceId> {
         let now = self.now.monotonic;
-        self.critical_in(region)
-            .into_iter()
-            .filter_map(|id| {
-                let watch = self.soft.watches.get(&id)?;
-                let is_well =
-                    watch.well_since(now).is_some_and(|since| now.saturating_sub(since) >= self.policy.recover_for);
-                (!is_well).then(|| format!("{id}: {}", watch.why(now)))
-            })
-            .collect()
+        let is_ailing = |id: &InstanceId| {
+            let Some(watch) = self.soft.watches.get(id) else { return false };
+            watch.well_since(now).is_none_or(|since| now.saturating_sub(since) < self.policy.recover_for)
+        };
+        self.critical_in(region).into_iter().filter(is_ailing).collect()
+    }
+
+    /// The same in words.
+    pub(super) fn ailing_in(&self, region: &RegionId) -> Vec<String> {
+        let why = |id: &InstanceId| self.soft.watches.get(id).map(|watch| watch.why(self.now.monotonic));
+        let ailing = self.ailing_instances(region).into_iter();
+        ailing.map(|id| format!("{id}: {}", why(&id).unwrap_or_default())).collect()
     }
 
     /// How it stands with a zone, for people.

@@ -6,6 +6,7 @@
 
 /// A mistake. Where it is asked for is where it would be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::VariantArray))]
 pub(crate) enum Bug {
     /// `Unknown` counts as failing.
     UnknownIsFailing,
@@ -75,50 +76,16 @@ pub(crate) enum Bug {
     StaleBallotCounts,
     /// Two observers in one region have two votes.
     VotesByObserver,
+    /// Nothing is waited for after a role was taken away.
+    RoleWaitSkipped,
     /// A new leader acts while calls of the former one may be under way.
     TakeoverAtOnce,
-}
-
-impl Bug {
-    /// All of them.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 35] = [
-        Self::UnknownIsFailing,
-        Self::RefusalIsFailing,
-        Self::GapIsFailing,
-        Self::AnswerResetsTheWindow,
-        Self::NeverSeenCounts,
-        Self::NoSelfDoubt,
-        Self::LossByAge,
-        Self::CommitPointNotJudged,
-        Self::AnyTargetWillDo,
-        Self::PromotionBeforeFence,
-        Self::TrafficFirst,
-        Self::TrafficUnconfirmed,
-        Self::StartedStepsForgotten,
-        Self::ReplayAsksThePlanner,
-        Self::KeyChangesAtRestart,
-        Self::OldOutcomeAccepted,
-        Self::UnwoundAfterCommitPoint,
-        Self::UnwoundWithoutUnfencing,
-        Self::EscalationJoinsUnwinding,
-        Self::OwedFenceForgotten,
-        Self::PauseIgnored,
-        Self::DriftIgnored,
-        Self::CooldownIgnored,
-        Self::ObserveActs,
-        Self::ApprovalOfAnotherPlan,
-        Self::PerformedBeforeDurable,
-        Self::LostAppendIsFailure,
-        Self::FailedAppendTriedAgain,
-        Self::HaltedGoesOn,
-        Self::QuorumIgnored,
-        Self::WitnessIgnored,
-        Self::AbstainerCounts,
-        Self::StaleBallotCounts,
-        Self::VotesByObserver,
-        Self::TakeoverAtOnce,
-    ];
+    /// The ledger takes what a deposed leader sends.
+    StaleEpochAccepted,
+    /// A frame of a lower epoch behind the fence of a higher one counts, on S3.
+    LowerEpochApplied,
+    /// What was measured before wall and monotonic time jumped apart still counts.
+    JumpIgnored,
 }
 
 /// Which deliberate bug is switched on. None, outside of the unit tests of this crate.

@@ -181,9 +181,10 @@ pub struct Probing {
 }
 
 impl Probing {
-    /// Neighbouring observations further apart than this leave a gap: two intervals and a timeout.
+    /// Neighbouring observations further apart than this leave a gap: two intervals and a timeout. While everything times
+    /// out there is one probe per timeout or per interval, whichever is longer; silence must not look like a gap.
     pub fn gap(&self) -> Duration {
-        2 * self.interval + self.timeout
+        2 * self.interval.max(self.timeout) + self.timeout
     }
 }
 
@@ -298,6 +299,9 @@ pub struct ComponentPolicy {
     pub unfenced_promotion: UnfencedPromotion,
     /// Database: a fence is configured (we know which roles to lock out).
     pub fence: bool,
+    /// Database: where its role is not confirmed any more, a guardian beside it makes it refuse writes within this long.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub demotion: Option<Duration>,
     /// Database, cache: moving it is done by a cloud API rather than by the service itself. For deadlines and warnings.
     pub managed: bool,
     /// Traffic: the DNS record change needs a control plane that lives in this region.
@@ -432,6 +436,26 @@ impl CouncilPolicy {
     }
 }
 
+/// Roles: a region that is cut off stops by itself, and everybody else knows by when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolePolicy {
+    /// A role is answered for no longer than this after the question was sent whose answer confirmed it.
+    #[serde(with = "friendly")]
+    pub self_fence_after: Duration,
+    /// Whoever asks for a role asks again within this.
+    #[serde(with = "friendly")]
+    pub check_period: Duration,
+}
+
+impl RolePolicy {
+    /// How long after a role was taken away, durably, somebody may still act by it; with `demotion` to make a database
+    /// refuse writes. Five per cent more than that: no two clocks are equally fast, and
+    /// one may be two per cent too fast while the other is as much too slow.
+    pub fn wait(&self, demotion: Duration) -> Duration {
+        (self.self_fence_after + self.check_period + demotion) * 105 / 100
+    }
+}
+
 /// How long each kind of step may take. Cited in `config/default.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -497,6 +521,9 @@ pub struct Policy {
     pub components: BTreeMap<ComponentId, ComponentPolicy>,
     /// Those it decides with.
     pub council: CouncilPolicy,
+    /// How a region that is cut off stops; none where no roles are served, so that nobody would notice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<RolePolicy>,
     /// Reference points for self-doubt.
     pub references: BTreeMap<ReferenceId, ReferencePolicy>,
     /// Objectives of each level.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// One reading of both clocks.
@@ -16,6 +16,24 @@ pub struct Now {
     pub monotonic: Duration,
     /// Time of day, in UTC.
     pub wall: Timestamp,
+}
+
+/// How far wall and monotonic time may drift apart between two looks before that is a jump. It has to be less than the margin
+/// of a lease: where the monotonic clock stood still (a virtual machine that was suspended or moved), a lease has run out by
+/// the ledger's clock that has not by ours.
+const JUMP: Duration = Duration::from_secs(1);
+/// Besides, a wall clock that is being corrected may gain or lose a thousandth: twice what NTP does at most.
+const SLEWED: u32 = 1000;
+
+impl Now {
+    /// By how much the wall clock has gone ahead of the monotonic one since `earlier`, or stayed behind, where nothing but
+    /// a jump explains that: one of them was set, or stood still. What was measured across it says nothing.
+    pub fn jumped_since(self, earlier: Self) -> Option<SignedDuration> {
+        let elapsed = self.monotonic.saturating_sub(earlier.monotonic);
+        let by_the_wall = self.wall.duration_since(earlier.wall);
+        let by = by_the_wall.saturating_sub(SignedDuration::try_from(elapsed).unwrap_or(SignedDuration::MAX));
+        (by.unsigned_abs() > JUMP + elapsed / SLEWED).then_some(by)
+    }
 }
 
 /// Durations as people write them (`5m`, `1m 30s`), both ways and without loss.
@@ -109,6 +127,20 @@ mod tests {
     fn durations_are_shown_as_a_person_would_say_them() {
         let shown = [0.4, 9.96, 47.0, 60.0, 243.0, 7500.0].map(|s| human(Duration::from_secs_f64(s)));
         assert_eq!(shown, ["0.4 s", "10.0 s", "47 s", "1 min", "4 min 03 s", "2 h 05 min"]);
+    }
+
+    #[test]
+    fn clocks_that_are_corrected_do_not_jump_and_clocks_that_are_set_or_stand_still_do() {
+        let at = |monotonic: f64, wall: f64| Now {
+            monotonic: Duration::from_secs_f64(monotonic),
+            wall: Timestamp::UNIX_EPOCH + Duration::from_secs_f64(wall),
+        };
+        let earlier = at(100.0, 5000.0);
+        assert_eq!(at(101.0, 5001.0005).jumped_since(earlier), None);
+        assert_eq!(at(3700.0, 8601.8).jumped_since(earlier), None, "half a thousandth for an hour");
+        assert_eq!(at(101.0, 5061.0).jumped_since(earlier), Some(SignedDuration::from_secs(60)));
+        assert_eq!(at(160.0, 5000.0).jumped_since(earlier), Some(SignedDuration::from_secs(-60)));
+        assert_eq!(at(100.0, 5001.5).jumped_since(earlier), Some(SignedDuration::from_millis(1500)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What an observer publishes to the others: its verdicts, and about what it abstains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::VerdictKind;
 use crate::domain::time::friendly;
-use crate::domain::{InstanceId, ObserverId, RegionId};
+use crate::domain::{ComponentId, InstanceId, ObserverId, RegionId};
 
 /// One observer's current verdicts.
 ///
@@ -34,6 +34,12 @@ pub struct Ballot {
     /// What is not simply well. An instance that is not named answers, and has done so for long enough.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub views: BTreeMap<InstanceId, View>,
+    /// Roles that this observer knows to be taken away from a region that the placement still names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked: BTreeMap<ComponentId, RegionId>,
+    /// Databases with a guardian beside this observer, which makes them refuse writes where their role is not confirmed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub guards: BTreeSet<InstanceId>,
 }
 
 /// How one instance looks to an observer.
@@ -73,6 +79,8 @@ impl Ballot {
             && self.abstains == other.abstains
             && self.doubts == other.doubts
             && self.views == other.views
+            && self.guards == other.guards
+            && self.revoked == other.revoked
     }
 
     /// What it says of `instance`.

@@ -7,6 +7,9 @@ use super::{Ballot, Opinion};
 use crate::domain::time::human;
 use crate::domain::{Bug, Bugs, InstanceId, ObserverId};
 
+/// An observer is heard after this part of the time for which a ballot counts: less than from one ballot to the next.
+const LIVE_PARTS: u32 = 6;
+
 /// The last ballot of every other observer.
 #[derive(Debug, Clone, Default)]
 pub struct Council {
@@ -18,6 +21,18 @@ struct Seat {
     ballot: Ballot,
     /// When it was first seen, on the reader's own monotonic clock: nobody's wall clock is believed.
     heard: Duration,
+    /// Since when it has been heard without a silence.
+    since: Duration,
+    /// The clocks have jumped since, and nobody knows how long ago it was cast.
+    is_void: bool,
+}
+
+impl Seat {
+    /// It was heard more than once, not all at a time: what waited in a connection while this daemon was stopped, or in the
+    /// ledger while it was not there, may be as old as that.
+    fn is_live(&self, fresh: Duration) -> bool {
+        self.heard.saturating_sub(self.since) >= fresh / LIVE_PARTS
+    }
 }
 
 /// What makes a ballot count.
@@ -41,10 +56,19 @@ impl Council {
         if is_old {
             return false;
         }
-        let is_news =
-            former.is_none_or(|seat| now.saturating_sub(seat.heard) > fresh || !seat.ballot.says_the_same_as(&ballot));
-        self.seats.insert(ballot.observer.clone(), Seat { ballot, heard: now });
+        let unbroken = former.filter(|seat| !seat.is_void && now.saturating_sub(seat.heard) <= fresh);
+        let since = unbroken.map_or(now, |seat| seat.since);
+        let counted = unbroken.is_some_and(|seat| seat.is_live(fresh));
+        let is_the_same = unbroken.is_some_and(|seat| seat.ballot.says_the_same_as(&ballot));
+        let seat = Seat { ballot, heard: now, since, is_void: false };
+        let is_news = !is_the_same || counted != seat.is_live(fresh);
+        self.seats.insert(seat.ballot.observer.clone(), seat);
         is_news
+    }
+
+    /// The clocks jumped: what was heard before counts no more.
+    pub fn start_again(&mut self) {
+        self.seats.values_mut().for_each(|seat| seat.is_void = true);
     }
 
     /// The ballot of an observer, if it counts; else why not.
@@ -53,8 +77,15 @@ impl Council {
     /// What is wrong with it, in words.
     pub fn ballot(&self, observer: &ObserverId, rules: Rules<'_>, now: Duration) -> Result<&Ballot, String> {
         let Some(seat) = self.seats.get(observer) else { return Err("has not been heard of".to_owned()) };
+        if seat.is_void {
+            return Err("has not been heard of since the clocks jumped".to_owned());
+        }
         let silent_for = now.saturating_sub(seat.heard);
-        if silent_for > rules.fresh && !rules.bugs.has(Bug::StaleBallotCounts) {
+        let is_lax = rules.bugs.has(Bug::StaleBallotCounts);
+        if silent_for <= rules.fresh && !seat.is_live(rules.fresh) && !is_lax {
+            return Err("has only just been heard of, and its next ballot counts".to_owned());
+        }
+        if silent_for > rules.fresh && !is_lax {
             return Err(format!("has been silent for {}", human(silent_for)));
         }
         if seat.ballot.policy != rules.policy {
@@ -91,6 +122,65 @@ impl Council {
 
     /// When an observer was heard last.
     pub fn heard(&self, observer: &ObserverId) -> Option<Duration> {
-        self.seats.get(observer).map(|seat| seat.heard)
+        self.seats.get(observer).filter(|seat| !seat.is_void).map(|seat| seat.heard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: Duration = Duration::from_secs(10);
+
+    fn ballot(sequence: u64) -> Ballot {
+        Ballot {
+            observer: "failoverd-eu".into(),
+            region: "eu-west-1".into(),
+            run: jiff::Timestamp::UNIX_EPOCH,
+            sequence,
+            policy: "p".to_owned(),
+            abstains: None,
+            doubts: BTreeMap::new(),
+            views: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            guards: Default::default(),
+        }
+    }
+
+    fn counts(council: &Council, now: u64) -> Result<(), String> {
+        let rules = Rules { policy: "p", fresh: FRESH, bugs: Bugs::default() };
+        council.ballot(&"failoverd-eu".into(), rules, Duration::from_secs(now)).map(|_| ())
+    }
+
+    fn hear(council: &mut Council, sequence: u64, now: u64) -> bool {
+        council.hear(ballot(sequence), FRESH, Duration::from_secs(now))
+    }
+
+    #[test]
+    fn an_observer_counts_from_its_second_ballot_on_and_that_is_news() {
+        let mut council = Council::default();
+        assert!(hear(&mut council, 1, 100));
+        assert!(counts(&council, 100).is_err(), "nobody knows when that was cast");
+        assert!(hear(&mut council, 2, 102), "now it counts");
+        assert_eq!(counts(&council, 102), Ok(()));
+        assert!(!hear(&mut council, 3, 104), "the same again");
+        assert_eq!(counts(&council, 114), Ok(()));
+        assert!(counts(&council, 115).is_err(), "silent for too long");
+    }
+
+    #[test]
+    fn ballots_that_waited_while_this_daemon_was_stopped_count_for_nothing() {
+        let mut council = Council::default();
+        for n in 0..10 {
+            hear(&mut council, n, 100 + 2 * n);
+        }
+        // Four minutes later all that was in the connection comes at a time, and nothing after it.
+        for n in 10..14 {
+            hear(&mut council, n, 360);
+        }
+        let why = counts(&council, 361).expect_err("as old as the stop");
+        assert!(why.contains("only just"), "{why}");
+        hear(&mut council, 14, 362);
+        assert_eq!(counts(&council, 362), Ok(()));
     }
 }

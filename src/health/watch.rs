@@ -117,6 +117,16 @@ impl Watch {
         changed
     }
 
+    /// The clocks jumped, and nobody knows for how long nothing was seen: what was seen before counts no more. What the log
+    /// of a database was sampled at stays true.
+    pub fn start_again(&mut self, now: Duration) {
+        self.window.clear();
+        self.workloads.clear();
+        self.workloads_from = now;
+        self.zones.clear();
+        (self.degraded_since, self.well_since) = (None, None);
+    }
+
     /// Degraded, well, or neither.
     fn weigh(&mut self, began: Duration, limits: &Limits, now: Duration) {
         let share = self.window.failing_share(limits.degraded_over, now).unwrap_or_default();
@@ -170,7 +180,7 @@ impl Watch {
         if self.window.is_stale(now) {
             return verdict(VerdictKind::Unknown, None);
         }
-        if let Some(since) = self.window.failing_since(limits.failing_ratio, now) {
+        if let Some(since) = self.window.failing_since(limits.failing_ratio, limits.recover_for, now) {
             return verdict(VerdictKind::Failing, Some(since));
         }
         if let Some(since) = self.window.first_of_current_failures() {
@@ -188,12 +198,12 @@ impl Watch {
 
     /// How long it has been failing without a break, as of `now`.
     pub fn failing_for(&self, limits: &Limits, now: Duration) -> Option<Duration> {
-        self.window.failing_since(limits.failing_ratio, now).map(|since| now.saturating_sub(since))
+        self.window.failing_since(limits.failing_ratio, limits.recover_for, now).map(|since| now.saturating_sub(since))
     }
 
     /// Start of the failing window.
     pub fn failing_since(&self, limits: &Limits, now: Duration) -> Option<Duration> {
-        self.window.failing_since(limits.failing_ratio, now)
+        self.window.failing_since(limits.failing_ratio, limits.recover_for, now)
     }
 
     /// It asks the same of the same observations.

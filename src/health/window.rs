@@ -87,14 +87,19 @@ impl Window {
     }
 
     /// Since when it has been failing: the beginning of the earliest failed probe from which on, without a gap, at
-    /// least `ratio` of the observations failed, the last three included.
-    pub fn failing_since(&self, ratio: f64, now: Duration) -> Option<Duration> {
+    /// least `ratio` of the observations failed, the last three included. What was before a recovery, which is answers for
+    /// `recover_for`, was another failure: a moment's trouble after a long outage is no outage.
+    pub fn failing_since(&self, ratio: f64, recover_for: Duration, now: Duration) -> Option<Duration> {
         let last = self.runs.back()?;
         if !last.failing || last.count < FAILURES_IN_A_ROW || self.is_stale(now) {
             return None;
         }
-        let (mut total, mut failed, mut since) = (0_u64, 0_u64, None);
+        let (mut total, mut failed, mut since, mut later) = (0_u64, 0_u64, None, last.first);
         for run in self.runs.iter().rev() {
+            if !run.failing && later.saturating_sub(run.first) >= recover_for {
+                break;
+            }
+            later = run.first;
             total += u64::from(run.count);
             if run.failing {
                 failed += u64::from(run.count);
@@ -155,8 +160,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Probing;
 
     const RATIO: f64 = 0.95;
+    const RECOVER_FOR: Duration = Duration::from_secs(30);
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -177,25 +184,52 @@ mod tests {
     #[test]
     fn a_window_starts_when_the_first_failed_probe_began() {
         let window = observed((0..100).map(|s| (s, s >= 40)));
-        assert_eq!(window.failing_since(RATIO, at(99)), Some(at(40)));
+        assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(99)), Some(at(40)));
+    }
+
+    #[test]
+    fn silence_is_no_gap_where_a_timeout_is_longer_than_the_interval() {
+        let probing = Probing { interval: Duration::from_millis(500), timeout: Duration::from_millis(1100) };
+        let mut window = Window::new(probing.gap(), at(900));
+        let beat = 3 * probing.interval;
+        for number in 0..60 {
+            let began = number * beat;
+            if number > 2 {
+                // The one before is all there is to go by until this one has timed out, too.
+                assert_eq!(
+                    window.failing_since(RATIO, RECOVER_FOR, began + probing.timeout),
+                    Some(at(0)),
+                    "probe {number}"
+                );
+            }
+            window.push(began, true);
+        }
     }
 
     #[test]
     fn two_failures_are_not_yet_failing() {
         let window = observed((0..42).map(|s| (s, s >= 40)));
-        assert_eq!(window.failing_since(RATIO, at(41)), None);
+        assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(41)), None);
     }
 
     #[test]
     fn a_lucky_success_per_minute_does_not_hide_an_outage() {
         let window = observed((0..400).map(|s| (s, s >= 10 && s % 60 != 0)));
-        assert_eq!(window.failing_since(RATIO, at(399)), Some(at(10)));
+        assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(399)), Some(at(10)));
+    }
+
+    #[test]
+    fn a_moment_after_a_recovery_is_no_part_of_the_outage_before() {
+        let outage = |recovered: u64| observed((0..1300).map(move |s| (s, s < 1200 || s >= 1200 + recovered)));
+        assert_eq!(outage(29).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(0)), "it had not recovered");
+        assert_eq!(outage(30).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(1230)));
+        assert_eq!(outage(97).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(1297)));
     }
 
     #[test]
     fn half_failing_is_not_failing() {
         let window = observed((0..400).map(|s| (s, s % 8 < 4)));
-        let since = window.failing_since(RATIO, at(399));
+        let since = window.failing_since(RATIO, RECOVER_FOR, at(399));
         assert!(since.is_none_or(|since| since >= at(390)), "{since:?}");
         let share = window.failing_share(at(60), at(399)).expect("observed");
         assert!((share - 0.5).abs() < 0.1, "{share}");
@@ -204,13 +238,13 @@ mod tests {
     #[test]
     fn a_gap_starts_the_window_again() {
         let window = observed((0..50).map(|s| (s, true)).chain((400..420).map(|s| (s, true))));
-        assert_eq!(window.failing_since(RATIO, at(419)), Some(at(400)));
+        assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(419)), Some(at(400)));
     }
 
     #[test]
     fn what_was_seen_long_ago_says_nothing_about_now() {
         let window = observed((0..50).map(|s| (s, true)));
-        assert_eq!(window.failing_since(RATIO, at(60)), None);
+        assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(60)), None);
     }
 
     proptest! {
@@ -226,7 +260,7 @@ mod tests {
                 window.push(at(second), failing);
                 seen.push((second, failing));
             }
-            if let Some(since) = window.failing_since(RATIO, at(second)) {
+            if let Some(since) = window.failing_since(RATIO, RECOVER_FOR, at(second)) {
                 let inside: Vec<_> = seen.iter().filter(|(s, _)| at(*s) >= since).collect();
                 prop_assert!(inside[0].1, "it starts with a failure");
                 let failed = inside.iter().filter(|(_, failing)| *failing).count();
@@ -248,7 +282,7 @@ mod tests {
                 first.get_or_insert(second);
                 window.push(at(second), true);
             }
-            prop_assert_eq!(window.failing_since(RATIO, at(second)), first.map(at));
+            prop_assert_eq!(window.failing_since(RATIO, RECOVER_FOR, at(second)), first.map(at));
         }
     }
 }

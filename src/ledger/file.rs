@@ -340,6 +340,28 @@ fn lock(path: &Path, file: &File) -> Result<(), LedgerError> {
     }
 }
 
+/// Who uses the ledger at `path` at this moment, in words; none where nobody does. Changes nothing.
+///
+/// # Errors
+/// It is not there, or cannot be opened.
+pub fn in_use(path: &Path) -> Result<Option<String>, LedgerError> {
+    let file = File::open(path).map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            LedgerError::Missing { path: path.to_owned() }
+        } else {
+            LedgerError::Io { path: path.to_owned(), what: "open", source }
+        }
+    })?;
+    match lock(path, &file) {
+        // Given back when the file is closed.
+        Ok(()) => Ok(None),
+        Err(LedgerError::Locked { holder, .. }) => {
+            Ok(Some(holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Who holds the lock, as far as `/proc/locks` tells: `1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF`.
 fn holder(metadata: fs::Metadata) -> Option<u32> {
     let inode = metadata.ino().to_string();

@@ -23,14 +23,19 @@ use crate::ports::{AppendError, Lease, Unusable};
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
 pub use error::LedgerError;
 pub use etcd::EtcdLedger;
-pub use file::{Contents, FileLedger, Opening, read};
+pub(crate) use etcd::answers as etcd_answers;
+pub use file::{Contents, FileLedger, Opening, in_use, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
+#[cfg(test)]
+pub(crate) use s3::caught;
 pub use s3::S3Ledger;
 
-/// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick
-/// alike, and an etcd leader that was deposed and still prolongs leases until it notices, which is one election timeout
-/// (1 s by default, a tenth of the default lease).
+/// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick alike,
+/// which is why it is a share: a clock may be slower than the ledger's by a tenth (the worst that was simulated is a fiftieth),
+/// and half of the margin is left for an etcd leader that was deposed and still prolongs leases until it notices, which is
+/// one election timeout (1 s by default, a tenth of the default lease). A machine whose clock stood still altogether finds out
+/// by its wall clock (`Now::jumped_since`).
 fn lease_margin(lasting: Duration) -> Duration {
     lasting / 5
 }

@@ -16,9 +16,11 @@ use crate::domain::{ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, 
 /// Waits that do not depend on the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waits {
+    /// Until an observer has told the others what it sees; zero for a single one.
+    pub ballots: Duration,
     /// A region that is cut off is given this long to stop by itself; zero where no role is served.
     pub self_fence: Duration,
-    /// One takeover or restart: the longest call that a predecessor may have under way.
+    /// One takeover or restart: until a lease has run out, and the longest call that a predecessor may have under way.
     pub takeover: Duration,
 }
 
@@ -185,7 +187,7 @@ pub fn budget(policy: &Policy, waits: Waits, answers: &[Answer]) -> Vec<BudgetRo
 
 fn row(policy: &Policy, waits: Waits, answer: &Answer) -> BudgetRow {
     let detection = detection(policy, &answer.part);
-    let waits = waits.self_fence + waits.takeover;
+    let waits = waits.ballots + waits.self_fence + waits.takeover;
     let start = detection + waits;
     let steps = answer.steps.as_deref().unwrap_or_default();
     let path = longest_way(policy, start, steps);

@@ -3,6 +3,7 @@
 //! Troubles come in episodes, because what breaks together is what hurts. After them everything is well again, a person does
 //! what failoverd asks for, and all of it has to settle.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ pub(super) const LASTS: Duration = Duration::from_secs(2 * 3600);
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
-/// The story of a seed.
-pub(super) fn story(policy: &Policy, seed: u64) -> String {
-    let mut teller = Teller { policy, dice: Dice::new(seed), lines: Vec::new() };
+/// The story of a seed. Half of them have the settings `now_and_then` on top.
+pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
+    let mut teller = Teller { policy, dice: Dice::new(seed), mode: None, is_new: false, lines: Vec::new() };
     teller.tell();
     let mut text = String::new();
-    for setting in teller.settings() {
+    let on_top = if teller.dice.below(2) == 0 { now_and_then } else { &[] };
+    for setting in teller.settings().iter().chain(on_top) {
         let _ = writeln!(text, "{setting}");
     }
     let _ = writeln!(text, "seed {seed}\nuntil +{}s\n", LASTS.as_secs());
@@ -38,29 +40,39 @@ pub(super) fn story(policy: &Policy, seed: u64) -> String {
 struct Teller<'a> {
     policy: &'a Policy,
     dice: Dice,
+    /// Where it is not automatic.
+    mode: Option<&'static str>,
+    /// Nobody has told the ledger yet what is served where.
+    is_new: bool,
     /// Seconds after the beginning, and what happens.
     lines: Vec<(u64, String)>,
 }
 
 impl Teller<'_> {
     /// What is different from the configuration in this story.
-    fn settings(&mut self) -> Vec<String> {
+    fn settings(&self) -> Vec<String> {
         let mut settings = Vec::new();
-        let council = &self.policy.council;
-        if !council.is_alone() {
-            let others = council.observers.iter().filter(|(observer, _)| **observer != self.policy.observer);
-            let others: Vec<String> = others.map(|(observer, region)| format!("{observer}@{region}")).collect();
-            settings.push(format!("observers {}", others.join(" ")));
+        if let Some(mode) = self.mode {
+            settings.push(format!("mode {mode}"));
         }
-        match self.dice.below(20) {
-            0 => settings.push("mode observe".to_owned()),
-            1..=4 => settings.push("mode approve".to_owned()),
-            _ => {}
+        if self.is_new {
+            settings.push("ledger empty".to_owned());
         }
         settings
     }
 
     fn tell(&mut self) {
+        self.mode = match self.dice.below(20) {
+            0 => Some("observe"),
+            1..=4 => Some("approve"),
+            _ => None,
+        };
+        self.is_new = self.dice.below(16) == 0;
+        if self.is_new {
+            // It was just installed; somebody looks around, and says where everything is.
+            let at = 20 + self.dice.below(600);
+            self.lines.push((at, "operator adopt".to_owned()));
+        }
         let episodes = 2 + self.dice.below(3);
         for _ in 0..episodes {
             let at = 30 + self.dice.below(TROUBLES_UNTIL - 30);
@@ -71,10 +83,12 @@ impl Teller<'_> {
 
     /// One trouble, and what comes along with it.
     fn episode(&mut self, at: u64) {
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0..=3 => self.lose(self.region_with(Role::Primary), at),
             4 => self.lose(self.region_with(Role::Secondary), at),
             5 | 6 => self.cut_off(self.region_with(Role::Primary), at),
+            7 => self.starve(self.region_with(Role::Primary), at),
+            8 => return self.lose_a_database(at),
             _ => self.trouble(at),
         }
         for _ in 0..self.dice.below(5) {
@@ -102,6 +116,12 @@ impl Teller<'_> {
         let Some(region) = region else { return };
         let layer = self.pick(&["tcp", "tcp", "dns", "query"]);
         self.for_a_while(at, format!("everything@{region} fails {layer}"), format!("everything@{region} answers"));
+        self.halts_along(at);
+        // Somebody hears of it, and looks.
+        if self.mode == Some("approve") && self.dice.below(2) == 0 {
+            let at = at + 45 + self.dice.below(300);
+            self.lines.push((at, "operator approve accept-unfenced accept-loss 1h".to_owned()));
+        }
         // Its observer is often lost with it.
         if self.dice.below(2) == 0
             && let Some(observer) = self.observer_in(&region)
@@ -109,6 +129,41 @@ impl Teller<'_> {
             let lasts = 60 + self.dice.below(1200);
             self.lines.push((at, format!("observer {observer} stops {lasts}s")));
         }
+    }
+
+    /// A database of the primary region, and nothing else: its row has to answer it, within what that may lose.
+    fn lose_a_database(&mut self, at: u64) {
+        let primary = self.region_with(Role::Primary);
+        let all: Vec<InstanceId> = self.policy.instances().filter(|id| self.kind(id) == Some(Kind::Database)).collect();
+        let here: Vec<InstanceId> = all.into_iter().filter(|id| Some(&id.region) == primary.as_ref()).collect();
+        let Some(database) = self.choose(&here) else { return };
+        let layer = self.pick(&["tcp", "dns", "query"]);
+        self.for_a_while(at, format!("{database} fails {layer}"), format!("{database} answers"));
+    }
+
+    /// Something breaks in a daemon while a plan is under way.
+    fn halts_along(&mut self, at: u64) {
+        if self.dice.below(8) == 0 {
+            let name = self.observer();
+            let at = at + 60 + self.dice.below(360);
+            self.lines.push((at, format!("observer {name} halts")));
+        }
+    }
+
+    /// Every daemon is stopped for minutes at once (their machines are moved), and the region fails for a moment before and
+    /// after that. Nobody knows of the time between, in which all was well.
+    fn starve(&mut self, region: Option<RegionId>, at: u64) {
+        let Some(region) = region else { return };
+        let lasts = 60 + self.dice.below(600);
+        self.lines.push((at, format!("everything@{region} fails tcp")));
+        let observers: Vec<String> = self.policy.council.observers.keys().map(ToString::to_string).collect();
+        for observer in observers {
+            let at = at + 15 + self.dice.below(10);
+            self.lines.push((at, format!("observer {observer} pauses {lasts}s")));
+        }
+        self.lines.push((at + 26, format!("everything@{region} answers")));
+        self.lines.push((at + lasts, format!("everything@{region} fails tcp")));
+        self.lines.push((at + lasts + 28 + self.dice.below(15), format!("everything@{region} answers")));
     }
 
     /// Nobody outside reaches it, and it reaches nobody outside.
@@ -182,7 +237,7 @@ impl Teller<'_> {
 
     fn trouble_of_the_network(&mut self, at: u64) {
         let places = self.places();
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0..=4 if places.len() > 1 => {
                 let one = self.dice.below(places.len() as u64);
                 let other = (one + 1 + self.dice.below(places.len() as u64 - 1)) % places.len() as u64;
@@ -203,6 +258,7 @@ impl Teller<'_> {
             8 if !self.policy.council.is_alone() => {
                 self.for_a_while(at, "ledger fails".to_owned(), "ledger answers".to_owned());
             }
+            11 => self.for_a_while(at, "link cut".to_owned(), "link restored".to_owned()),
             9 | 10 if !self.policy.council.is_alone() => {
                 let regions: Vec<&str> = self.policy.council.regions().into_iter().map(RegionId::as_str).collect();
                 let region = self.pick(&regions);
@@ -217,7 +273,7 @@ impl Teller<'_> {
 
     fn trouble_of_a_daemon(&mut self, at: u64) {
         let name = self.observer();
-        let text = match self.dice.below(12) {
+        let text = match self.dice.below(15) {
             0..=3 => format!("observer {name} stops {}s", 1 + self.dice.below(300)),
             4..=6 => format!("observer {name} pauses {}s", 5 + self.dice.below(400)),
             7 => {
@@ -225,6 +281,9 @@ impl Teller<'_> {
                 format!("observer {name} clock {sign}{}s", 1 + self.dice.below(3 * 3600))
             }
             8 => format!("observer {name} halts"),
+            9 => format!("observer {name} is-suspended {}s", 2 + self.dice.below(300)),
+            10 => format!("pause {}s", 5 + self.dice.below(400)),
+            11 => format!("restart {}s", 1 + self.dice.below(300)),
             _ => {
                 let (text, over) = (format!("observer {name} falls-silent"), format!("observer {name} is-back"));
                 return self.for_a_while(at, text, over);
@@ -247,7 +306,7 @@ impl Teller<'_> {
 
     fn order(&mut self, at: u64) {
         let Some(primary) = self.region_with(Role::Primary) else { return };
-        let text = match self.dice.below(16) {
+        let text = match self.dice.below(18) {
             0 | 1 => format!("operator failover {primary}"),
             2 => match self.movable() {
                 Some(component) => format!("operator failover {primary} {component}"),
@@ -269,6 +328,9 @@ impl Teller<'_> {
                 }
                 None => return,
             },
+            15 => "operator adopt".to_owned(),
+            // Nobody waits for a check that was already made by hand.
+            16 => format!("operator skip {}", self.pick(&["verify-health", "verify-metrics", "verify-pods"])),
             _ => format!("claim {primary} {ANOTHER_LEDGER}"),
         };
         self.lines.push((at, text));
@@ -278,6 +340,21 @@ impl Teller<'_> {
     fn calm(&mut self) {
         let policy = self.policy;
         let mut over = Vec::new();
+        // Somebody has scaled it, and takes that back.
+        let scaled: BTreeSet<(String, String)> = self
+            .lines
+            .iter()
+            .filter_map(|(_, line)| {
+                let mut words = line.split(' ');
+                let cluster = words.next()?.to_owned();
+                (words.next()? == "is-scaled-to").then_some((cluster, words.nth(1)?.to_owned()))
+            })
+            .collect();
+        for (cluster, workload) in scaled {
+            let all = policy.components.values().flat_map(|component| &component.workloads);
+            let active = all.filter(|of| of.name == workload).map(|of| of.active).max();
+            over.extend(active.map(|active| format!("{cluster} is-scaled-to {active} {workload}")));
+        }
         let serves = |region: &RegionId| policy.instances().any(|id| id.region == *region);
         over.extend(policy.regions.keys().filter(|region| serves(region)).map(|r| format!("everything@{r} answers")));
         let records = policy.instances().filter(|id| self.kind(id) == Some(Kind::Traffic));
@@ -286,9 +363,8 @@ impl Teller<'_> {
         for (n, one) in places.iter().enumerate() {
             over.extend(places[n + 1..].iter().map(|other| format!("link {one} {other} restored")));
         }
-        if policy.council.is_alone() {
-            over.push("link restored".to_owned());
-        } else {
+        over.push("link restored".to_owned());
+        if !policy.council.is_alone() {
             over.push("ledger answers".to_owned());
         }
         for observer in policy.council.observers.keys() {

@@ -2,7 +2,10 @@
 //!
 //! An independent reading of the ledger: what the controller believes is not asked.
 
+mod calls;
 mod end;
+mod leave;
+mod roles;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,13 +36,16 @@ pub(super) struct Checks {
     owed_attempts: BTreeSet<(InstanceId, u32)>,
     /// Databases whose unfenced promotion was recorded as an exception.
     excepted: BTreeSet<ComponentId>,
-    paused: Option<jiff::Timestamp>,
+    /// Until when, by the wall of whoever paused it, and in the world.
+    paused: Option<(jiff::Timestamp, Duration)>,
     halted: bool,
     unwinding: BTreeSet<(PlanId, Part)>,
     /// Plans that wait for a person because a witness contradicts.
     contradicted: BTreeSet<PlanId>,
     /// The regions with an observer that others can hear and that can tell, and since when.
     voices: BTreeMap<RegionId, truth::Voice>,
+    leave: leave::Leave,
+    acting: roles::Acting,
     is_to_end: bool,
     epoch: u64,
     /// The highest epoch that a mutating call was made in.
@@ -71,7 +77,13 @@ struct Known {
     parts: BTreeSet<Part>,
     /// A person accepted what the promotion loses.
     is_loss_accepted: bool,
+    /// In which frame it was planned, and in which it started first.
+    planned: usize,
+    started: Option<usize>,
+    /// A person wants it to be tried again, as things are.
+    is_retried: bool,
     attempts: u32,
+    put_back: u32,
     undo_attempts: u32,
     is_settled: bool,
     is_undone: bool,
@@ -110,6 +122,8 @@ impl Checks {
             unwinding: BTreeSet::new(),
             contradicted: BTreeSet::new(),
             voices: BTreeMap::new(),
+            leave: leave::Leave::default(),
+            acting: roles::Acting::default(),
             is_to_end: false,
             epoch: 0,
             acting_epoch: 0,
@@ -143,15 +157,16 @@ impl Checks {
             });
             self.contradicted.extend(asked.cloned());
             for fact in &frame.facts {
-                self.take(fact, &mut found);
+                self.take(fact, frame.at, now, &mut found);
                 self.judge(fact, world, now, &mut found);
+                self.weigh_leave(fact, world, now, &mut found);
             }
+            self.frames_read += 1;
         }
-        self.frames_read += frames.len();
         found
     }
 
-    fn take(&mut self, fact: &Fact, found: &mut Vec<String>) {
+    fn take(&mut self, fact: &Fact, at: Now, now: Duration, found: &mut Vec<String>) {
         match fact {
             Fact::IncidentDeclared { incident, ordered_by, source, level, .. } => {
                 let new = Incident { source: source.clone(), level: *level, parts: BTreeSet::new(), outcome: None };
@@ -205,7 +220,9 @@ impl Checks {
                 }
             }
             Fact::StepStarted { plan, step, attempt, .. } => {
+                let frame = self.frames_read;
                 self.edit(plan, step, |known| {
+                    known.started.get_or_insert(frame);
                     known.attempts = *attempt;
                     known.is_undone = false;
                 });
@@ -216,26 +233,45 @@ impl Checks {
             Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| known.undo_attempts = *attempt),
             Fact::StepDone { plan, step, .. }
             | Fact::StepOwed { plan, step, .. }
-            | Fact::StepSkipped { plan, step, .. }
-            | Fact::StepCancelled { plan, step }
-            | Fact::StepPutBack { plan, step, .. } => self.edit(plan, step, |known| known.is_settled = true),
+            | Fact::StepCancelled { plan, step } => self.edit(plan, step, |known| known.is_settled = true),
+            // Nothing of this attempt was sent. What an earlier one sent cannot be judged away.
+            Fact::StepPutBack { plan, step, .. } => self.edit(plan, step, |known| {
+                known.is_settled = false;
+                known.put_back += 1;
+                known.is_committed &= known.attempts > known.put_back;
+            }),
+            // A person says that it is so.
+            Fact::StepSkipped { plan, step, .. } => {
+                self.take_a_persons_word(now);
+                self.edit(plan, step, |known| known.is_settled = true);
+            }
             Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| {
                 known.is_settled = true;
                 known.is_undone = true;
             }),
+            Fact::RetryOrdered { plan, step, by } => {
+                let is_retried = !by.starts_with("failoverd");
+                self.edit(plan, step, |known| known.is_retried |= is_retried);
+            }
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed_attempts.insert((database.clone(), *attempt));
             }
             Fact::OwedFenceSettled { database, .. } => {
                 self.excepted.remove(&database.component);
             }
-            Fact::Paused { until, .. } => self.paused = Some(*until),
+            Fact::Paused { until, .. } => {
+                let lasts = Duration::try_from(until.duration_since(at.wall)).unwrap_or_default();
+                self.paused = Some((*until, now + lasts));
+            }
             Fact::Resumed { .. } => self.paused = None,
             Fact::Halted { .. } => self.halted = true,
             Fact::PlacementAdopted { placement, .. } => {
+                self.take_a_persons_word(now);
                 self.halted = false;
                 self.placement.clone_from(placement);
             }
+            Fact::BreakGlassBegan { .. } => {}
+            Fact::BreakGlassMerged { record, .. } => self.placement.extend(record.placement.clone()),
             Fact::PlacementChanged { component, region } => {
                 self.placement.insert(component.clone(), region.clone());
             }
@@ -265,6 +301,9 @@ impl Checks {
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
+            | Fact::RegionRevoked { .. }
+            | Fact::GuardiansChanged { .. }
+            | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
             | Fact::SuspicionCleared { .. }
@@ -275,8 +314,7 @@ impl Checks {
             | Fact::PlanStuck { .. }
             | Fact::Held { .. }
             | Fact::Released { .. }
-            | Fact::Acknowledged { .. }
-            | Fact::RetryOrdered { .. } => {}
+            | Fact::Acknowledged { .. } => {}
         }
     }
 
@@ -310,7 +348,11 @@ impl Checks {
                 after: step.after.clone(),
                 parts: BTreeSet::from([part.clone()]),
                 is_loss_accepted: false,
+                planned: self.frames_read,
+                started: None,
+                is_retried: false,
                 attempts: 0,
+                put_back: 0,
                 undo_attempts: 0,
                 is_settled: false,
                 is_undone: false,
@@ -351,7 +393,7 @@ impl Checks {
     }
 
     /// An effect is about to be performed: is its fact durable, and may it be?
-    pub(super) fn starts(&self, running: &Running, now: Now) -> Vec<String> {
+    pub(super) fn starts(&self, running: &Running, now: Now, world_now: Duration) -> Vec<String> {
         let mut found = Vec::new();
         let key = running.key();
         match &running.work {
@@ -373,7 +415,7 @@ impl Checks {
         if self.halted {
             found.push(format!("{key}: performed while halted"));
         }
-        if self.paused.is_some_and(|until| until > now.wall) {
+        if self.paused.is_some_and(|(until, ends)| until > now.wall && ends > world_now) {
             found.push(format!("{key}: started while paused"));
         }
         found
@@ -400,83 +442,12 @@ impl Checks {
         for id in &known.after {
             // What nobody needs any more is waited for by nobody.
             let before = self.steps.get(&(task.plan.clone(), id.clone()));
-            let settled = before.is_some_and(|before| before.is_settled || before.parts.is_empty());
+            let is_unwinding = |part: &Part| self.unwinding.contains(&(task.plan.clone(), part.clone()));
+            let settled = before.is_some_and(|before| before.is_settled || before.parts.iter().all(is_unwinding));
             if !settled {
                 found.push(format!("{key}: performed before {id}"));
             }
         }
-    }
-
-    /// A mutating call is about to be sent.
-    pub(super) fn call(&self, running: &Running, world: &World, now: Duration, is_halted: bool) -> Vec<String> {
-        let mut found = Vec::new();
-        if is_halted {
-            found.push(format!("{}: a call was sent while halted", running.key()));
-        }
-        let Work::Perform(task) = &running.work else { return found };
-        if let Action::Traffic { weights, .. } = &task.action {
-            // Who gets the clients has to have the databases that this plan moves there.
-            let writable = world.writable(now);
-            for ((plan, step), known) in &self.steps {
-                if *plan == task.plan
-                    && let Action::DatabasePromoted { database, .. } = &known.step.action
-                    && weights.get(&database.region).copied().unwrap_or(0) > 0
-                    && known.undo_attempts == 0
-                    && !known.parts.is_empty()
-                    && !writable.contains(database)
-                {
-                    found.push(format!("{}: traffic moved before {step} made {database} writable", task.key()));
-                }
-            }
-        }
-        found
-    }
-
-    /// A mutating call reaches the world: those of a former leader have all ended when a later one makes its first.
-    pub(super) fn arrives(&mut self, epoch: u64, key: &str) -> Vec<String> {
-        if epoch < self.acting_epoch {
-            let acting = self.acting_epoch;
-            return vec![format!("{key}: a call of epoch {epoch} arrived after one of epoch {acting}")];
-        }
-        self.acting_epoch = epoch;
-        Vec::new()
-    }
-
-    /// A call was accepted: nothing irreversible happens twice, and nothing is lost that nobody accepted.
-    pub(super) fn accepted(&self, world: &World) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut seen = BTreeSet::new();
-        for Promotion { database, key, .. } in world.promotions.iter().filter(|promotion| !promotion.hangs) {
-            if !seen.insert((database, plan_of(key))) {
-                found.push(format!("{database} was promoted twice in {}", plan_of(key)));
-            }
-        }
-        let mut seen = BTreeSet::new();
-        for (traffic, key) in &world.traffic_changes {
-            if !seen.insert((traffic, unsalted(key))) {
-                found.push(format!("{traffic} was changed twice by {}", unsalted(key)));
-            }
-        }
-        let mut seen = BTreeSet::new();
-        for (cluster, workload, key) in &world.restarts {
-            if !seen.insert((cluster, workload, unsalted(key))) {
-                found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
-            }
-        }
-        if let Some(Promotion { database, key, lost, .. }) = world.promotions.last()
-            && let Some((plan, step)) = key.split_once('/')
-            && let Some(incident) = self.incident_of(&plan.into())
-            && let Some(known) = self.steps.get(&(plan.into(), step.into()))
-        {
-            let rpo = self.policy.objectives(incident.level).rpo;
-            if *lost > rpo + Duration::from_secs(30) && !known.is_loss_accepted {
-                let (lost, rpo) = (human(*lost), human(rpo));
-                found.push(format!(
-                    "promoting {database} lost {lost} of writes, the RPO is {rpo}, and nobody accepted it"
-                ));
-            }
-        }
-        found
     }
 
     /// Never two databases that accept writes, unless that was allowed and recorded.
@@ -487,6 +458,7 @@ impl Checks {
             found.extend(self.strayed_clients());
         }
         found.extend(self.share_left_behind());
+        found.extend(self.shared_roles(now));
         let writable = world.writable(now);
         let mut is_split = false;
         for component in &self.databases {

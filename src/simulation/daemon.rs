@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::decide::{Controller, Effect, Frame, Task};
-use crate::domain::InstanceId;
+use crate::decide::{Confirmed, Controller, Effect, Frame, Task};
 use crate::domain::time::human;
+use crate::domain::{InstanceId, Now};
 use crate::ledger::{MemoryLedger, Permit};
 use crate::plan::Action;
 use crate::ports::{Lease, Setback};
@@ -26,6 +26,8 @@ pub(super) struct Daemon {
     pub(super) deadline: u64,
     /// When that is.
     pub(super) due: Option<Duration>,
+    /// How often in a row it was woken, and named a moment that had come already.
+    pub(super) spins: u32,
     /// When it started.
     pub(super) began: Duration,
     /// When its lease was prolonged last.
@@ -34,6 +36,16 @@ pub(super) struct Daemon {
     pub(super) vacant_since: Option<Duration>,
     pub(super) cast_at: Option<Duration>,
     pub(super) sequence: u64,
+    /// Both clocks, when it looked last.
+    pub(super) clocks: Option<Now>,
+    /// What it knows of the roles.
+    pub(super) confirmed: Confirmed,
+    /// Of which index that is.
+    pub(super) roles_at: Option<u64>,
+    /// Whether the clusters are its own, as it knew last.
+    pub(super) is_in_charge: Option<bool>,
+    /// It has found its guardian.
+    pub(super) has_guardian: bool,
 }
 
 impl Daemon {
@@ -54,11 +66,17 @@ impl Daemon {
             next_task: 0,
             deadline: 0,
             due: None,
+            spins: 0,
             began,
             renewed: Duration::ZERO,
             vacant_since: None,
             cast_at: None,
             sequence: 0,
+            clocks: None,
+            confirmed: Confirmed::default(),
+            roles_at: None,
+            is_in_charge: None,
+            has_guardian: false,
         }
     }
 }
@@ -74,6 +92,8 @@ pub(super) struct Running {
     pub(super) cancelled: bool,
     /// Goes into the key. Empty, unless a deliberate bug is on.
     pub(super) salt: String,
+    /// What was tried last got no answer.
+    pub(super) is_unanswered: bool,
     tries: u32,
     last: Option<String>,
 }
@@ -113,7 +133,18 @@ impl Running {
             Work::Undo { .. } => Phase::Act,
             Work::Perform(_) | Work::Fence { .. } => Phase::Look,
         };
-        Self { work, began, phase, acted: false, permit, cancelled: false, salt: String::new(), tries: 0, last: None }
+        Self {
+            work,
+            began,
+            phase,
+            acted: false,
+            permit,
+            cancelled: false,
+            salt: String::new(),
+            is_unanswered: false,
+            tries: 0,
+            last: None,
+        }
     }
 
     pub(super) fn key(&self) -> String {
@@ -150,6 +181,7 @@ impl Running {
 
     pub(super) fn weigh(&mut self, now: Duration, setback: Setback) -> Then {
         self.tries += 1;
+        self.is_unanswered = matches!(setback, Setback::Transient(_));
         let wait = match setback {
             Setback::Refused(why) => return Then::GiveUp(format!("refused: {why}")),
             Setback::NotYet(note) => {

@@ -2,9 +2,13 @@
 //!
 //! A bug that is caught by something else than it used to be means that an invariant or a story has become weaker.
 
+mod by_chance;
+
 use std::path::{Path, PathBuf};
 
 use super::{Crash, Detail, Options, Report, Setup, Story, parse, run};
+use strum::VariantArray as _;
+
 use crate::cli::replay;
 use crate::domain::{Bug, Bugs};
 
@@ -57,7 +61,7 @@ use Told::{Story as InStory, These};
 const LOST_REGION: &str = "until +10m
     +0  everything@us-east-1 fails tcp";
 
-const CATCHES: [Catch; Bug::ALL.len()] = [
+const CATCHES: &[Catch] = &[
     Catch {
         bug: Bug::UnknownIsFailing,
         told: InStory("not_knowing_is_not_failing"),
@@ -289,13 +293,32 @@ const CATCHES: [Catch; Bug::ALL.len()] = [
         played: Straight,
         sign: Misses("+3m18.0s     does     claim the clusters"),
     },
+    Catch {
+        bug: Bug::RoleWaitSkipped,
+        told: InStory("a_region_that_hears_of_it_gives_its_role_up_at_once"),
+        played: Straight,
+        sign: Breaks("may still act by its role"),
+    },
+    Catch {
+        bug: Bug::JumpIgnored,
+        told: InStory("a_leader_whose_machine_was_suspended_leads_no_more"),
+        played: Straight,
+        sign: Breaks("arrived after one of epoch"),
+    },
 ];
+
+/// What no story shows: a stale leader is stopped between a decision and its record, which only chance does; and a frame of a
+/// lower epoch is a matter of the bucket's own record, whose races (`ledger::s3::race`) catch it.
+const WITHOUT_A_STORY: [Bug; 2] = [Bug::StaleEpochAccepted, Bug::LowerEpochApplied];
 
 #[test]
 fn every_deliberate_bug_is_caught_by_what_is_named_for_it() {
     let mut wrong = Vec::new();
-    for bug in Bug::ALL {
+    for bug in Bug::VARIANTS.iter().copied() {
         let found: Vec<&Catch> = CATCHES.iter().filter(|catch| catch.bug == bug).collect();
+        if WITHOUT_A_STORY.contains(&bug) && found.is_empty() {
+            continue;
+        }
         let [catch] = found.as_slice() else { panic!("{bug:?} is named {} times", found.len()) };
         wrong.extend(catch.try_it().err().map(|why| format!("{bug:?}: {why}")));
     }

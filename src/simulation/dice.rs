@@ -2,10 +2,10 @@
 
 /// A small generator (SplitMix64). Good enough to spread things; nothing secret depends on it.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -18,12 +18,12 @@ impl Dice {
     }
 
     /// A number below `limit`.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
     /// A number from 0 to 99.
-    pub(super) fn percent(&mut self) -> u8 {
+    pub(crate) fn percent(&mut self) -> u8 {
         u8::try_from(self.below(100)).unwrap_or(0)
     }
 }

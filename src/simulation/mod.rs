@@ -20,6 +20,8 @@ mod story;
 mod world;
 
 pub use coverage::Coverage;
+#[cfg(test)]
+pub(crate) use dice::Dice;
 pub use options::{Crash, Options, Setup, SetupError};
 pub use parse::{SEPARATOR, StoryError, parse};
 pub use report::{Detail, End, Entry, Report, What};

@@ -293,6 +293,7 @@ fn fate(words: &mut Words<'_>) -> Result<Fate, String> {
         "halts" => Fate::Halts,
         "stops" => Fate::Stops(words.duration("stops 30s")?),
         "pauses" => Fate::Pauses(words.duration("pauses 6m")?),
+        "is-suspended" => Fate::IsSuspended(words.duration("is-suspended 6m")?),
         "link" => match words.next().and_then(is_cut) {
             Some(cut) => Fate::LinkCut(cut),
             None => return Err("the link of an observer is `cut` or `restored`".to_owned()),
@@ -306,8 +307,8 @@ fn fate(words: &mut Words<'_>) -> Result<Fate, String> {
         }
         other => {
             return Err(format!(
-                "an observer does not `{other}`; there are falls-silent, is-back, halts, stops D, pauses D, link cut, \
-                 link restored and clock +D or -D"
+                "an observer does not `{other}`; there are falls-silent, is-back, halts, stops D, pauses D, is-suspended \
+                 D, link cut, link restored and clock +D or -D"
             ));
         }
     })
@@ -465,10 +466,24 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
             }
             Order::Adopt(placement)
         }
+        "merge" => {
+            let ledger = words.expect("the id of break-glass's ledger")?.into();
+            let (mut placement, mut owed) = (Vec::new(), Vec::new());
+            while let Some(word) = words.next() {
+                match word.split_once('=') {
+                    Some(("owes", database)) => owed.push(database.parse().map_err(|_| format!("`{database}`?"))?),
+                    Some((component, region)) => placement.push((component.into(), region.into())),
+                    None => {
+                        return Err(format!("`{word}`: write merge LEDGER database=us-west-2 owes=database@us-east-1"));
+                    }
+                }
+            }
+            Order::Merge { ledger, placement, owed }
+        }
         other => {
             return Err(format!(
                 "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, ack, retry, skip, \
-                 abort, adopt and helps"
+                 abort, adopt, merge and helps"
             ));
         }
     })

@@ -5,6 +5,7 @@ mod misfortune;
 mod node;
 mod perform;
 mod probes;
+mod roles;
 mod seat;
 mod telling;
 
@@ -43,6 +44,8 @@ const AFTER: Duration = Duration::from_secs(20 * 60);
 const APPEND: Duration = Duration::from_millis(2);
 /// A frame that was held up in the network arrives within this.
 const FRAME_LATE_MAX: Duration = Duration::from_secs(8);
+/// As `daemon::event_loop` has it.
+const CLAIMS_EVERY: Duration = Duration::from_secs(15);
 /// A daemon that crashed is back after this.
 const BACK_AFTER: Duration = Duration::from_secs(5);
 /// Somebody makes room on the disk and starts a halted daemon anew after this.
@@ -51,6 +54,10 @@ const MENDED_AFTER: Duration = Duration::from_secs(60);
 const SETTLED_AFTER: Duration = Duration::from_secs(90);
 /// Events after which a simulation is given up: it does not settle.
 const EVENTS_MAX: u64 = 20_000_000;
+/// A deadline that has come already is taken for this much later, as `decide::controller` has it.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// So often in a row is no accident.
+const SPINS_MAX: u32 = 100;
 const LEDGER: &str = "0190a1b2-0000-7000-8000-5701240000ff";
 
 /// Plays the story.
@@ -96,6 +103,8 @@ enum ForDaemon {
     /// Another daemon's ballot.
     Ballot(Arc<Ballot>),
     Beat,
+    /// Who claims the clusters is read, although nobody asked.
+    Claims,
 }
 
 impl ForDaemon {
@@ -108,6 +117,7 @@ impl ForDaemon {
             | Self::Observed(_)
             | Self::Answered(_)
             | Self::News
+            | Self::Claims
             | Self::Beat => true,
             Self::Ballot(_) => true,
             Self::Deadline(_) | Self::Appended | Self::Task(_) | Self::Deliver(_) => false,
@@ -172,6 +182,9 @@ impl<'a> Simulation<'a> {
             end: START + story.settings.until.unwrap_or(last + AFTER),
         };
         simulation.prepare_ledger();
+        if setup.bugs.has(Bug::StaleEpochAccepted) {
+            simulation.disk.be_careless();
+        }
         simulation.gather();
         for (n, line) in story.lines.iter().enumerate() {
             simulation.schedule(START + line.at, Event::Story(n));
@@ -182,6 +195,7 @@ impl<'a> Simulation<'a> {
     fn prepare_ledger(&mut self) {
         let now = self.clock(0);
         self.disk = MemoryDisk::new(LEDGER, now);
+        self.disk.frames().iter().flat_map(|frame| &frame.facts).for_each(|fact| self.cover(fact));
         if self.story.settings.ledger == LedgerBefore::Empty {
             return;
         }
@@ -279,6 +293,7 @@ impl<'a> Simulation<'a> {
     fn let_the_world_go_on(&mut self) {
         self.checked = self.now;
         self.listen();
+        self.watch_roles();
         self.world.go_on(self.now);
         let found = self.checks.world(&self.disk, &self.world, self.now);
         self.broken(found);
@@ -289,13 +304,13 @@ impl<'a> Simulation<'a> {
             let event = match event {
                 // The timer of a probe in flight has long run out when the process goes on.
                 ForDaemon::Observed(observation) => ForDaemon::Observed(Box::new(Observation {
-                    ended: until,
+                    ended: self.monotonic(n, until).max(observation.began),
                     finding: Finding::Failing { layer: Layer::Tcp, why: "no answer in time".to_owned() },
                     evidence: Default::default(),
                     ..*observation
                 })),
                 ForDaemon::Answered(answered) => ForDaemon::Answered(ReferenceObservation {
-                    ended: until,
+                    ended: self.monotonic(n, until).max(answered.began),
                     answer: Err("no answer in time".to_owned()),
                     ..answered
                 }),
@@ -308,6 +323,7 @@ impl<'a> Simulation<'a> {
                 | ForDaemon::Deliver(_)
                 | ForDaemon::News
                 | ForDaemon::Ballot(_)
+                | ForDaemon::Claims
                 | ForDaemon::Beat) => event,
             };
             self.schedule(until, Event::Daemon(n, self.nodes[n].run, event));
@@ -322,6 +338,7 @@ impl<'a> Simulation<'a> {
             ForDaemon::Deadline(nth) => {
                 if self.daemon(n).is_some_and(|daemon| daemon.deadline == nth) {
                     self.step(n, Input::Tick);
+                    self.watch_for_spinning(n);
                 }
             }
             ForDaemon::Appended => self.appended(n),
@@ -333,6 +350,7 @@ impl<'a> Simulation<'a> {
             }
             ForDaemon::Ballot(ballot) => self.step(n, Input::Heard(ballot.as_ref().clone())),
             ForDaemon::Beat => self.beat(n),
+            ForDaemon::Claims => self.watch_claims(n),
         }
     }
 
@@ -350,7 +368,9 @@ impl<'a> Simulation<'a> {
     }
 
     fn step(&mut self, n: usize, input: Input) {
+        let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn) || self.setup.bugs.has(Bug::FailedAppendTriedAgain);
         let now = self.clock(n);
+        self.watch_the_clocks(n, now);
         // Whoever was stopped for longer than its lease finds out before it says anything.
         if self.daemon(n).is_some_and(|daemon| daemon.controller.leads() && daemon.lease.until <= now.monotonic) {
             self.deposed(n, "its lease ran out");
@@ -358,8 +378,17 @@ impl<'a> Simulation<'a> {
         let Some(daemon) = self.daemon_mut(n) else { return };
         let Decision { record, perform } = daemon.controller.step(now, input);
         let is_open = daemon.open.is_some();
+        let is_broken = daemon.controller.has_broken() && !is_heedless;
         if record.is_empty() {
             self.perform_freely(n, perform);
+        } else if is_broken {
+            if let Some(why) = daemon.controller.halted().map(str::to_owned) {
+                daemon.controller.halt(why);
+            }
+            // Nothing can be recorded, so nothing of it may be done; what people have to know still reaches them.
+            let harmless =
+                perform.into_iter().filter(|effect| matches!(effect, Effect::Alarm(_) | Effect::AlarmCleared { .. }));
+            self.perform_freely(n, harmless.collect());
         } else if is_open {
             self.broken(vec!["the controller decided while an append was open".to_owned()]);
         } else if !daemon.controller.leads() {
@@ -380,8 +409,28 @@ impl<'a> Simulation<'a> {
         self.watch_the_deadline(n);
     }
 
+    /// As `daemon::event_loop::clocks` does.
+    fn watch_the_clocks(&mut self, n: usize, now: Now) {
+        let is_careless = self.setup.bugs.has(Bug::JumpIgnored);
+        let Some(daemon) = self.daemon_mut(n) else { return };
+        let seen = daemon.clocks.replace(now);
+        if is_careless || seen.and_then(|seen| now.jumped_since(seen)).is_none() {
+            return;
+        }
+        let leads = daemon.controller.leads();
+        daemon.controller.clocks_jumped(now);
+        daemon.confirmed.void();
+        self.coverage.count("refusal", Refusal::ClocksJumped);
+        if leads && !self.is_alone() {
+            if let Some(daemon) = self.daemon_mut(n) {
+                let _ = daemon.ledger.resign().now_or_never();
+            }
+            self.deposed(n, "its clocks jumped apart");
+        }
+    }
+
     fn watch_the_deadline(&mut self, n: usize) {
-        let now = self.now;
+        let now = self.clock(n).monotonic;
         let Some(daemon) = self.daemon_mut(n) else { return };
         if daemon.open.is_some() {
             return;
@@ -394,7 +443,22 @@ impl<'a> Simulation<'a> {
         daemon.deadline += 1;
         let nth = daemon.deadline;
         let after = due.saturating_sub(now).max(Duration::from_millis(1));
+        let after = self.takes(n, after);
         self.for_daemon(n, after, ForDaemon::Deadline(nth));
+    }
+
+    /// A daemon that wants to be woken at once whenever it was woken uses up its machine.
+    fn watch_for_spinning(&mut self, n: usize) {
+        let now = self.clock(n).monotonic;
+        let Some(daemon) = self.daemon_mut(n) else { return };
+        let at_once =
+            daemon.controller.next_deadline().filter(|(due, _)| *due <= now + AT_ONCE && daemon.open.is_none());
+        daemon.spins = if at_once.is_some() { daemon.spins + 1 } else { 0 };
+        if let Some((_, why)) = at_once
+            && daemon.spins == SPINS_MAX
+        {
+            self.broken(vec![format!("a daemon is woken over and over, and does nothing: {why}")]);
+        }
     }
 
     fn appended(&mut self, n: usize) {
@@ -408,6 +472,9 @@ impl<'a> Simulation<'a> {
         ]
         .into_iter()
         .find(|(place, _)| self.crashes(|crash| crash == *place));
+        if sabotage.is_none() && self.stops_by_chance(n, Chance::StopsBeforeFrame) {
+            return self.for_daemon(n, Duration::ZERO, ForDaemon::Appended);
+        }
         let sabotage = sabotage.or_else(|| self.sabotage_by_chance());
         self.reaches_ledger(n);
         let (now, permit) = (self.clock(n), self.setup.permit);
@@ -432,6 +499,7 @@ impl<'a> Simulation<'a> {
         daemon.next_index += 1;
         daemon.controller.apply(frame.at, &frame.facts);
         let permit = durable.permit(now, permit);
+        self.confirm_roles(n, false);
         let found = self.ended_while_worked_on(n, &frame.facts);
         self.broken(found);
         for fact in frame.facts {
@@ -448,8 +516,14 @@ impl<'a> Simulation<'a> {
         for other in (0..self.nodes.len()).filter(|other| *other != n) {
             self.for_daemon(other, seat::NEWS_TAKES, ForDaemon::News);
         }
+        // Something may have broken meanwhile: then people are told, and nothing else happens.
+        let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn);
+        let is_broken = self.daemon(n).is_some_and(|daemon| daemon.controller.has_broken()) && !is_heedless;
         for effect in perform {
-            self.perform(n, effect, &permit);
+            let is_harmless = matches!(effect, Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. });
+            if is_harmless || !is_broken {
+                self.perform(n, effect, &permit);
+            }
         }
         self.step(n, Input::Tick);
     }

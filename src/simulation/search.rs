@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::chance::{self, LASTS};
 use super::coverage::Coverage;
 use super::{Options, Report, Setup, SetupError, Story, StoryError, parse, run};
+use crate::domain::Policy;
 
 /// Stories that are tried to find a shorter one.
 const SHORTER_TRIES: usize = 120;
@@ -15,10 +16,14 @@ const SHORTER_TRIES: usize = 120;
 const SHORTENED: usize = 3;
 
 /// Which seeds are played, and with what.
-#[derive(Debug, Clone)]
-pub struct Search {
-    /// The configuration's policy; the settings of a story come on top.
-    pub setup: Setup,
+#[derive(Clone)]
+pub struct Search<'a> {
+    /// What a story is played with, by its settings.
+    pub setup: &'a (dyn Fn(&Story) -> Result<Setup, String> + Sync),
+    /// The settings of every day, as lines above its story.
+    pub settings: &'a [String],
+    /// And of every other one.
+    pub now_and_then: &'a [String],
     /// The first seed.
     pub from: u64,
     /// How many.
@@ -59,6 +64,8 @@ pub enum SearchError {
     Story { seed: u64, error: StoryError, text: String },
     #[error("seed {seed} cannot be played: {error}\n{text}")]
     Setup { seed: u64, error: SetupError, text: String },
+    #[error("the settings of the days do not fit the configuration: {0}")]
+    Settings(String),
 }
 
 struct Played {
@@ -66,12 +73,13 @@ struct Played {
     found: Option<Found>,
 }
 
-impl Search {
+impl Search<'_> {
     /// Plays them all. `told` hears of every seed that ended, in any order.
     ///
     /// # Errors
     /// See [`SearchError`]. What failoverd does wrong is not an error of this function but in what it returns.
     pub fn run(&self, told: &(dyn Fn(u64) + Sync)) -> Result<Searched, SearchError> {
+        let policy = self.policy()?;
         let next = AtomicU64::new(self.from);
         let end = self.from.saturating_add(self.seeds);
         let played: Mutex<BTreeMap<u64, Result<Played, SearchError>>> = Mutex::default();
@@ -83,7 +91,7 @@ impl Search {
                         if seed >= end {
                             return;
                         }
-                        let came = self.play(seed);
+                        let came = self.play(&policy, seed);
                         told(seed);
                         let mut played = played.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         played.insert(seed, came);
@@ -101,32 +109,34 @@ impl Search {
         for found in found.iter_mut().take(SHORTENED) {
             found.story = self.shorter(&found.story, &gist(&found.broken));
         }
-        let daemons = u32::try_from(self.setup.policy.council.observers.len().max(1)).unwrap_or(1);
+        let daemons = u32::try_from(policy.council.observers.len().max(1)).unwrap_or(1);
         let seeds = u32::try_from(self.seeds).unwrap_or(u32::MAX);
         Ok(Searched { seeds: self.seeds, daemon_time: LASTS * daemons * seeds, coverage, found })
     }
 
-    fn play(&self, seed: u64) -> Result<Played, SearchError> {
-        let text = chance::story(&self.setup.policy, seed);
+    /// What breaks in the day of this seed.
+    #[cfg(test)]
+    pub(super) fn breaks(&self, seed: u64) -> Result<Vec<String>, SearchError> {
+        Ok(self.play(&self.policy()?, seed)?.found.map(|found| found.broken).unwrap_or_default())
+    }
+
+    /// The policy of every day.
+    fn policy(&self) -> Result<Policy, SearchError> {
+        let text = self.settings.join("\n");
+        let story = parse(&text).map_err(|error| SearchError::Settings(error.to_string()))?;
+        Ok((self.setup)(&story).map_err(SearchError::Settings)?.policy)
+    }
+
+    fn play(&self, policy: &Policy, seed: u64) -> Result<Played, SearchError> {
+        let text = self.settings.iter().map(|setting| format!("{setting}\n")).collect::<String>();
+        let text = text + &chance::story(policy, self.now_and_then, seed);
         let story = parse(&text).map_err(|error| SearchError::Story { seed, error, text: text.clone() })?;
-        let report = self.tell(&story).map_err(|error| SearchError::Setup { seed, error, text: text.clone() })?;
+        let setup = (self.setup)(&story).map_err(SearchError::Settings)?;
+        let report = run(&story, &setup, &Options::default());
+        let report = report.map_err(|error| SearchError::Setup { seed, error, text: text.clone() })?;
         let Report { coverage, broken, .. } = report;
         let found = (!broken.is_empty()).then_some(Found { seed, story: text, broken });
         Ok(Played { coverage, found })
-    }
-
-    fn tell(&self, story: &Story) -> Result<Report, SetupError> {
-        let mut setup = self.setup.clone();
-        for (key, value) in &story.settings.overrides {
-            if key == "deployment.mode" {
-                setup.policy.mode = match value.as_str() {
-                    "observe" => crate::domain::Mode::Observe,
-                    "approve" => crate::domain::Mode::Approve,
-                    _ => crate::domain::Mode::Automatic,
-                };
-            }
-        }
-        run(story, &setup, &Options::default())
     }
 
     /// Leaves lines out for as long as the same thing breaks.
@@ -151,7 +161,7 @@ impl Search {
                 tries += 1;
                 let breaks = parse(&told(&kept))
                     .ok()
-                    .and_then(|story| self.tell(&story).ok())
+                    .and_then(|story| run(&story, &(self.setup)(&story).ok()?, &Options::default()).ok())
                     .is_some_and(|report| !report.broken.is_empty() && self::gist(&report.broken) == gist);
                 if breaks {
                     lines = kept;

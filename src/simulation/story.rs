@@ -142,6 +142,8 @@ pub enum Fate {
     Stops(Duration),
     /// It is stopped and goes on later, without having been told.
     Pauses(Duration),
+    /// Its machine is suspended, and its monotonic clock stands still meanwhile.
+    IsSuspended(Duration),
     /// Its wall clock is set, forwards or back.
     ClockSteps(SignedDuration),
     /// Its own link is cut, or restored: everything looks dead to it.
@@ -238,6 +240,12 @@ pub enum Order {
     Skip(StepId),
     Abort,
     Adopt(Vec<(ComponentId, RegionId)>),
+    /// What break-glass did, on which ledger, and what it left to be fenced.
+    Merge {
+        ledger: LedgerId,
+        placement: Vec<(ComponentId, RegionId)>,
+        owed: Vec<InstanceId>,
+    },
     /// From then on, somebody does once a minute what failoverd asks for.
     Help,
 }

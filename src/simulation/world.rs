@@ -4,8 +4,10 @@
 //! Deliberately simple where no decision depends on it: a write-ahead log grows at a steady rate, and work takes as
 //! long as the story says.
 
+mod claims;
 mod failing;
 mod network;
+mod references;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +18,11 @@ pub(super) use network::{Network, Vantage};
 
 use super::story::{Behaviour, Condition, Which, Work};
 use crate::domain::{
-    ComponentId, Evidence, Finding, InstanceId, Kind, Layer, LedgerId, Policy, ReferenceId, RegionId, Serving,
-    WorkloadSeen, ZoneSeen,
+    ComponentId, Evidence, Finding, InstanceId, Kind, Layer, Policy, ReferenceId, RegionId, Serving, WorkloadSeen,
+    ZoneSeen,
 };
 use crate::plan::Action;
-use crate::ports::{Claim, Term};
+use crate::ports::Claim;
 
 /// A primary writes that many bytes a second.
 const WAL_BYTES_PER_SECOND: u64 = 1 << 20;
@@ -37,6 +39,8 @@ pub(super) struct World {
     policy: Policy,
     instances: BTreeMap<InstanceId, Instance>,
     references: BTreeMap<ReferenceId, bool>,
+    /// Since when no reference point has answered anybody.
+    pub(super) unvouched_since: Option<Duration>,
     pub(super) network: Network,
     claims: BTreeMap<RegionId, Claim>,
     replicas: BTreeMap<(InstanceId, String), u32>,
@@ -80,6 +84,10 @@ struct Instance {
     lag: Duration,
     writable: bool,
     fenced: bool,
+    /// Its guardian makes it refuse writes.
+    demoted: bool,
+    /// Since when it has refused our credential or could not take over.
+    unready_since: Option<Duration>,
     /// Since when it has not taken writes, while it is down or fenced.
     silent_since: Option<Duration>,
     /// How it was failing, from when on.
@@ -147,6 +155,7 @@ impl World {
         Self {
             instances,
             references: policy.references.keys().map(|reference| (reference.clone(), true)).collect(),
+            unvouched_since: None,
             network: Network::new(policy),
             claims: BTreeMap::new(),
             replicas,
@@ -255,42 +264,15 @@ impl World {
         }
     }
 
-    pub(super) fn set_references(&mut self, which: Option<&ReferenceId>, answers: bool) -> Result<(), String> {
-        match which {
-            None => self.references.values_mut().for_each(|reference| *reference = answers),
-            Some(id) => match self.references.get_mut(id) {
-                Some(reference) => *reference = answers,
-                None => return Err(format!("{id} is no reference point of the configuration")),
-            },
-        }
-        Ok(())
-    }
-
-    pub(super) fn set_behaviour(&mut self, work: &Work, behaviour: &Behaviour) {
+    pub(super) fn set_behaviour(&mut self, now: Duration, work: &Work, behaviour: &Behaviour) {
         self.behaviours.insert(work.clone(), behaviour.clone());
-    }
-
-    pub(super) fn claim_as_another(&mut self, region: &RegionId, ledger: &LedgerId) {
-        self.claims.insert(
-            region.clone(),
-            Claim { ledger: ledger.clone(), term: None, holder: "another failoverd".to_owned() },
-        );
+        self.go_on_with_what_hung(now);
     }
 
     // --- what can be seen of it ---
 
     pub(super) fn instances(&self) -> impl Iterator<Item = &InstanceId> {
         self.instances.keys()
-    }
-
-    pub(super) fn references(&self) -> impl Iterator<Item = &ReferenceId> {
-        self.references.keys()
-    }
-
-    pub(super) fn reference_answers(&self, from: &Vantage, id: &ReferenceId) -> bool {
-        let region = self.policy.references.get(id).and_then(|reference| reference.region.as_ref());
-        let is_parted = region.is_some_and(|region| self.network.is_parted(from, region));
-        !from.is_cut_off && !is_parted && self.references.get(id).copied().unwrap_or(false)
     }
 
     /// What a probe of it finds from a region, and how long that takes. `dice` is a number from 0 to 99.
@@ -371,29 +353,6 @@ impl World {
         sources.max_by_key(|source| source.received)
     }
 
-    /// The claims of the clusters that can be reached.
-    pub(super) fn claims(&self, now: Duration, from: &Vantage) -> BTreeMap<RegionId, Option<Claim>> {
-        self.clusters(now, from).into_iter().map(|region| (region.clone(), self.claims.get(&region).cloned())).collect()
-    }
-
-    pub(super) fn put_claim(&mut self, now: Duration, from: &Vantage, ledger: &LedgerId, term: Term, replace: bool) {
-        let ours = Claim { ledger: ledger.clone(), term: Some(term), holder: "failoverd".to_owned() };
-        for region in self.clusters(now, from) {
-            let is_foreign = |claim: &Claim| claim.ledger != ours.ledger || claim.term > ours.term;
-            if replace || !self.claims.get(&region).is_some_and(is_foreign) {
-                self.claims.insert(region, ours.clone());
-            }
-        }
-    }
-
-    fn clusters(&self, now: Duration, from: &Vantage) -> BTreeSet<RegionId> {
-        self.instances
-            .iter()
-            .filter(|(id, instance)| instance.kind == Kind::Kubernetes && self.reaches(now, from, id))
-            .map(|(id, _)| id.region.clone())
-            .collect()
-    }
-
     /// Whether anything can be done there from here.
     fn reaches(&self, now: Duration, from: &Vantage, id: &InstanceId) -> bool {
         !self.network.is_parted(from, &id.region)
@@ -406,7 +365,7 @@ impl World {
             .iter()
             .filter(|id| {
                 self.instances.get(*id).is_some_and(|instance| {
-                    instance.writable && !instance.fenced && !matches!(instance.failure(now, 50), Some(Failure::At(..)))
+                    instance.takes_writes() && !matches!(instance.failure(now, 50), Some(Failure::At(..)))
                 })
             })
             .cloned()
@@ -416,6 +375,7 @@ impl World {
     /// For how long it was really failing between `from` and `to`, whatever the daemon made of it.
     pub(super) fn failing_between(&self, id: &InstanceId, from: Duration, to: Duration) -> Duration {
         let Some(instance) = self.instances.get(id) else { return Duration::ZERO };
+        let window = to.saturating_sub(from);
         let ends = instance.past.iter().skip(1).map(|(at, _)| *at).chain([to]);
         instance
             .past
@@ -423,7 +383,7 @@ impl World {
             .zip(ends)
             .map(|((began, failing), ended)| {
                 let (from, to) = (from.max(*began), to.min(ended));
-                if from < to { failing.between(from - *began, to - *began) } else { Duration::ZERO }
+                if from < to { failing.as_probed(window).between(from - *began, to - *began) } else { Duration::ZERO }
             })
             .sum()
     }
@@ -437,7 +397,12 @@ impl World {
         })
     }
 
-    /// A database or a cache that is a replica, or fenced.
+    /// Since when it could not take over, whether it can be reached or not.
+    pub(super) fn is_unready_since(&self, id: &InstanceId) -> Option<Duration> {
+        self.instances.get(id)?.unready_since
+    }
+
+    /// A database or a cache that is a replica, or fenced. What its guardian does is not seen from outside.
     pub(super) fn takes_no_writes(&self, id: &InstanceId) -> bool {
         self.instances.get(id).is_some_and(|instance| {
             matches!(instance.kind, Kind::Database | Kind::Cache) && (!instance.writable || instance.fenced)
@@ -445,9 +410,26 @@ impl World {
     }
 
     /// What a promotion loses: the writes of that long before the source fell silent.
-    fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Duration {
+    pub(super) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Duration {
         let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
         self.source_of(now, id).map_or(lag, |source| lag + (source.wrote - source.received))
+    }
+
+    /// It answers whoever stands beside it.
+    pub(super) fn is_well(&self, now: Duration, id: &InstanceId) -> bool {
+        let instance = self.instances.get(id);
+        instance.is_some_and(|instance| !instance.credential_refused && instance.failure(now, 50).is_none())
+    }
+
+    /// Its guardian makes it refuse writes, or takes that back.
+    pub(super) fn set_demoted(&mut self, now: Duration, id: &InstanceId, demoted: bool) {
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        instance.demoted = demoted;
+        if demoted {
+            instance.silent_since.get_or_insert(now);
+        } else if !instance.fenced && instance.failure(now, 50).is_none() {
+            instance.silent_since = None;
+        }
     }
 
     pub(super) fn fenced(&self) -> BTreeSet<InstanceId> {
@@ -490,6 +472,8 @@ impl Instance {
             lag: LAG,
             writable,
             fenced: false,
+            demoted: false,
+            unready_since: None,
             silent_since: None,
             past: Vec::new(),
         }
@@ -498,10 +482,10 @@ impl Instance {
     fn befall(&mut self, now: Duration, condition: &Condition) {
         match condition {
             Condition::Answers => {
-                let (writable, fenced) = (self.writable, self.fenced);
-                let silent_since = self.silent_since.filter(|_| fenced);
+                let (writable, fenced, demoted) = (self.writable, self.fenced, self.demoted);
+                let silent_since = self.silent_since.filter(|_| fenced || demoted);
                 let past = std::mem::take(&mut self.past);
-                *self = Self { writable, fenced, silent_since, past, ..Self::new(self.kind, writable) };
+                *self = Self { writable, fenced, demoted, silent_since, past, ..Self::new(self.kind, writable) };
             }
             Condition::Fails { layer, percent, why } => {
                 self.reach = Reach::Failing { layer: *layer, percent: *percent, why: why.clone() };
@@ -513,9 +497,15 @@ impl Instance {
                 self.reach = Reach::Flapping { from: now, every: *every, lasting: *lasting };
             }
             Condition::Unknown(why) => self.reach = Reach::Unknown(why.clone()),
-            Condition::RefusesCredential => self.credential_refused = true,
+            Condition::RefusesCredential => {
+                self.credential_refused = true;
+                self.unready_since.get_or_insert(now);
+            }
             Condition::Degraded(why) => self.degraded = Some(why.clone()),
-            Condition::NotReady(why) => self.not_ready = Some(why.clone()),
+            Condition::NotReady(why) => {
+                self.not_ready = Some(why.clone());
+                self.unready_since.get_or_insert(now);
+            }
             Condition::Lags(lag) => self.lag = *lag,
             // The cluster itself is well.
             Condition::Runs { .. } | Condition::Scaled { .. } | Condition::LosesZone(_) | Condition::Reschedules => {}
@@ -540,6 +530,10 @@ impl Instance {
             }
             Reach::Unknown(why) => Some(Failure::Unknown(why.clone())),
         }
+    }
+
+    fn takes_writes(&self) -> bool {
+        self.writable && !self.fenced && !self.demoted
     }
 
     fn serving(&self) -> Serving {

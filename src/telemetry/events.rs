@@ -71,6 +71,7 @@ fn count(fact: &Fact) {
             Outcome::Recovered => "recovered",
             Outcome::Unwound => "unwound",
             Outcome::Aborted => "aborted",
+            Outcome::Superseded => "superseded",
         };
         counter!(INCIDENTS_CLOSED, "outcome" => outcome).increment(1);
     }
@@ -85,6 +86,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::StepFailed { .. }
         | Fact::UndoFailed { .. }
         | Fact::PlanStuck { .. }
+        | Fact::BreakGlassBegan { .. }
         | Fact::Halted { .. } => Level::ERROR,
         Fact::CommitPointPassed { exceptions, .. } if !exceptions.is_empty() => Level::ERROR,
         Fact::SuspicionRaised { .. }
@@ -92,11 +94,14 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::UnwindingStarted { .. }
         | Fact::StepOwed { .. }
         | Fact::StepSkipped { .. }
+        | Fact::RegionRevoked { .. }
         | Fact::Paused { .. }
+        | Fact::BreakGlassMerged { .. }
         | Fact::Held { .. } => Level::WARN,
         Fact::LedgerCreated { .. }
         | Fact::EpochStarted { .. }
         | Fact::TakeoverCompleted { .. }
+        | Fact::GuardiansChanged { .. }
         | Fact::PlacementAdopted { .. }
         | Fact::SeenAlive { .. }
         | Fact::SuspicionCleared { .. }
@@ -108,6 +113,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::StepDone { .. }
         | Fact::StepCancelled { .. }
         | Fact::StepPutBack { .. }
+        | Fact::StepHandedOver { .. }
         | Fact::PlacementChanged { .. }
         | Fact::UndoStarted { .. }
         | Fact::StepUndone { .. }
@@ -136,6 +142,8 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::LedgerCreated { .. } => of("ledger_created"),
         Fact::EpochStarted { .. } => of("epoch_started"),
         Fact::TakeoverCompleted { .. } => of("takeover_completed"),
+        Fact::RegionRevoked { plan, .. } => Tags { plan: Some(plan), ..of("region_revoked") },
+        Fact::GuardiansChanged { .. } => of("guardians_changed"),
         Fact::PlacementAdopted { .. } => of("placement_adopted"),
         Fact::SeenAlive { .. } => of("seen_alive"),
         Fact::SuspicionRaised { .. } => of("suspicion_raised"),
@@ -154,6 +162,7 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::StepOwed { plan, step, .. } => of_step("step_owed", plan, step),
         Fact::StepSkipped { plan, step, .. } => of_step("step_skipped", plan, step),
         Fact::StepCancelled { plan, step } => of_step("step_cancelled", plan, step),
+        Fact::StepHandedOver { plan, step, .. } => of_step("step_handed_over", plan, step),
         Fact::StepPutBack { plan, step, .. } => of_step("step_put_back", plan, step),
         Fact::PlacementChanged { .. } => of("placement_changed"),
         Fact::UnwindingStarted { plan, .. } => Tags { plan: Some(plan), ..of("unwinding_started") },
@@ -171,6 +180,8 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::Released { incident, .. } => Tags { incident: Some(incident), ..of("released") },
         Fact::Acknowledged { incident, .. } => Tags { incident: Some(incident), ..of("acknowledged") },
         Fact::RetryOrdered { plan, step, .. } => of_step("retry_ordered", plan, step),
+        Fact::BreakGlassBegan { .. } => of("break_glass_began"),
+        Fact::BreakGlassMerged { .. } => of("break_glass_merged"),
         Fact::Halted { .. } => of("halted"),
     }
 }

@@ -11,6 +11,9 @@ use crate::daemon::prober::ProberCounters;
 use crate::decide::{GuardKind, IncidentStatus, InstanceStatus, Severity, Status, StepState, VerdictKind};
 use crate::domain::{InstanceId, Level, Mode, RegionId};
 
+/// Alarms that say that nobody could act: no ledger, too few voices, another one in charge, halted, our own network.
+const UNABLE: [&str; 7] = ["daemon/ledger", "daemon/voices", "voices", "drift", "halted", "daemon/halted", "unvouched"];
+
 /// What the status does not know.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
@@ -65,6 +68,8 @@ impl Gauges {
         for mode in [Mode::Observe, Mode::Approve, Mode::Automatic] {
             gauge!(names::MODE, "mode" => mode.to_string()).set(flag(mode == status.mode));
         }
+        let is_unable = status.alarms.iter().any(|alarm| UNABLE.contains(&alarm.key.as_str()));
+        gauge!(names::ABLE).set(flag(!is_unable));
         gauge!(names::HALTED).set(flag(status.halted.is_some()));
         gauge!(names::PAUSED).set(flag(status.paused_until.is_some()));
         gauge!(names::OWED_FENCES).set(count(status.owed_fences.len()));

@@ -53,6 +53,7 @@ pub(super) const MODE: &str = "failoverd_mode";
 pub(super) const EPOCH: &str = "failoverd_epoch";
 const APPEND_DURATION: &str = "failoverd_ledger_append_duration_seconds";
 pub(super) const LEDGER_FRAMES: &str = "failoverd_ledger_frames";
+pub(super) const ABLE: &str = "failoverd_able_to_act";
 pub(super) const LEDGER_HEALTHY: &str = "failoverd_ledger_healthy";
 const LOOP_LAG: &str = "failoverd_event_loop_lag_seconds";
 pub(super) const LOOP_IDLE: &str = "failoverd_event_loop_silent_seconds";
@@ -164,6 +165,11 @@ fn describe() {
     describe_gauge!(EPOCH, Unit::Count, "The epoch that this daemon acts in.");
     describe_histogram!(APPEND_DURATION, Unit::Seconds, "From handing a frame to the ledger to its being durable.");
     describe_gauge!(LEDGER_FRAMES, Unit::Count, "Frames in the ledger.");
+    describe_gauge!(
+        ABLE,
+        Unit::Count,
+        "0 while nobody could act as far as is seen from here; the page says what is missing."
+    );
     describe_gauge!(LEDGER_HEALTHY, Unit::Count, "1 while the ledger takes frames.");
     describe_histogram!(LOOP_LAG, Unit::Seconds, "How late the event loop noticed a deadline.");
     describe_gauge!(

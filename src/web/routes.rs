@@ -23,7 +23,7 @@ use crate::daemon::handle::{Answer, Board, Handle, NoAnswer};
 use crate::daemon::prober::ProberCounters;
 use crate::decide::{Command, Frame, Scope, explain};
 use crate::domain::time::parse_duration;
-use crate::domain::{ComponentId, RegionId};
+use crate::domain::{ComponentId, ObserverId, RegionId};
 use crate::ports::Ledger;
 use crate::telemetry::{self, Gauges, Machine};
 
@@ -40,6 +40,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(40);
 /// What the routes work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
+    /// This daemon.
+    pub observer: ObserverId,
     /// The event loop.
     pub handle: Handle,
     /// Who may do what.
@@ -108,6 +110,7 @@ pub fn router(api: Api) -> Router {
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(scrape))
+        .route("/v1/roles", get(roles))
         .method_not_allowed_fallback(wrong_method)
         .merge(guarded)
         .layer(from_fn(bounded))
@@ -155,6 +158,11 @@ async fn scrape(State(api): State<Api>) -> Response {
 
 async fn status(State(api): State<Api>) -> Result<Response, NoAnswer> {
     Ok(Json(&*api.handle.status().await?).into_response())
+}
+
+/// For the other daemons, while the ledger cannot be asked. Without a token, as on the listener for roles.
+async fn roles(State(api): State<Api>) -> Response {
+    Json(api.handle.board().known(&api.observer)).into_response()
 }
 
 async fn explanation(State(api): State<Api>, headers: HeaderMap) -> Result<Response, NoAnswer> {
@@ -322,6 +330,7 @@ async fn bounded(request: Request, next: Next) -> Response {
         Some("/v1/explain") => "explain",
         Some("/v1/plan") => "plan",
         Some("/v1/facts") => "facts",
+        Some("/v1/roles") => "roles",
         Some("/v1/command") => "command",
         Some(_) | None => "other",
     };

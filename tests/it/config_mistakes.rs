@@ -270,8 +270,13 @@ fn the_budget_counts_every_wait() {
     assert_eq!(traffic["waiting"], "40s", "{quick:#}");
     assert_eq!(row(&nothing(), "kubernetes")["path"][1]["waiting"], "0s");
     // Where roles are served, a region that is cut off gets time to stop by itself.
-    let fenced = variables([("FAILOVERD__API__ROLE_LISTEN", "127.0.0.1:8781")]);
-    assert_eq!((&row(&nothing(), "cache")["waits"], &row(&fenced, "cache")["waits"]), (&"10s".into(), &"20s".into()));
+    let fenced = variables([
+        ("FAILOVERD__API__ROLE_LISTEN", "127.0.0.1:8781"),
+        ("FAILOVERD__API__SELF_FENCE_AFTER", "6s"),
+        ("FAILOVERD__API__ROLE_CHECK_PERIOD", "4s"),
+    ]);
+    let waits = (&row(&nothing(), "cache")["waits"], &row(&fenced, "cache")["waits"]);
+    assert_eq!(waits, (&"10s".into(), &"20s 500ms".into()));
     // Only what moves traffic waits for resolvers.
     assert_eq!(
         (&row(&nothing(), "cache")["ttl"], &row(&nothing(), "kubernetes")["ttl"]),

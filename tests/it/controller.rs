@@ -151,7 +151,7 @@ impl World {
                         inputs.insert(0, Input::Looked { plan, step, result });
                     }
                     Effect::Survey | Effect::Claim { .. } => {
-                        inputs.insert(0, Input::Surveyed { claims: BTreeMap::new() })
+                        inputs.insert(0, Input::Surveyed { asked: self.at, claims: BTreeMap::new() })
                     }
                     Effect::FenceOwed { database, attempt, .. } => inputs
                         .insert(0, Input::OwedFenceFinished { database, attempt, outcome: Ok("fenced".to_owned()) }),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -140,6 +141,31 @@ async fn a_daemon_that_is_alone_with_the_ledger_does_nothing_and_says_why() {
     assert!(status.headline.contains("1 of 2 needed regions say so (eu-west-1)"), "{}", status.headline);
 }
 
+#[tokio::test]
+async fn a_leader_whose_clocks_jump_apart_gives_the_lead_up_and_campaigns_anew() {
+    let town = Town::of_three();
+    town.adopted().await;
+    let former = town.leader().await.expect("one leads");
+    let region = town.region_of(&former);
+    let member = &town.members[region.as_str()];
+    let serves = || member.running.handle.board().serves(&EAST.into(), &"database".into(), LONG);
+    assert!(serves());
+    let epochs_so_far = epochs(&town.facts()).len();
+    // The machine was suspended: an hour has passed by the wall, and nothing by its own clock.
+    member.ahead.store(3600, Ordering::SeqCst);
+    assert!(!serves(), "a role that was confirmed an hour ago");
+    town.until("a new epoch begins", |facts| epochs(facts).len() > epochs_so_far).await;
+    let status = town.status(&region).await;
+    assert!(status.alarms.iter().any(|alarm| alarm.key == "daemon/clocks"), "{:?}", status.alarms);
+    let again = async {
+        while !serves() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("the ledger confirms it anew");
+    assert_eq!(*town.world.acts.lock().unwrap(), [""; 0]);
+}
+
 fn leads(status: &Status) -> bool {
     status.observers.iter().any(|observer| observer.leads && observer.observer == status.observer)
 }
@@ -155,18 +181,23 @@ fn epochs(facts: &[Fact]) -> Vec<u64> {
 #[derive(Debug, Clone)]
 struct RuntimeClock {
     start: Instant,
+    /// By how many seconds the wall clock is ahead.
+    ahead: Arc<AtomicU64>,
 }
 
 impl Clock for RuntimeClock {
     fn now(&self) -> Now {
         let elapsed = self.start.elapsed();
-        let wall = "2026-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap() + elapsed;
+        let ahead = Duration::from_secs(self.ahead.load(Ordering::SeqCst));
+        let wall = "2026-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap() + elapsed + ahead;
         Now { monotonic: Duration::from_secs(1000) + elapsed, wall }
     }
 }
 
 struct Member {
     running: Running,
+    /// Of its own clock.
+    ahead: Arc<AtomicU64>,
     looking: tokio::task::AbortHandle,
 }
 
@@ -189,7 +220,7 @@ struct Town {
 impl Town {
     /// A daemon in each of the document's regions.
     fn of_three() -> Self {
-        let clock = Arc::new(RuntimeClock { start: Instant::now() });
+        let clock = Arc::new(RuntimeClock { start: Instant::now(), ahead: Arc::default() });
         let disk = MemoryDisk::new("0190-test", clock.now());
         let world = Arc::new(Obedient::new(&disk));
         let mut policy = omnimesh();
@@ -223,12 +254,12 @@ impl Town {
         let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::join(&self.disk, policy.observer.clone(), LEASE));
         let nobodys = Lease { epoch: 0, until: Duration::ZERO };
         let among_others = Some(Duration::from_millis(500));
-        let running =
-            Running::begin(&policy, self.clock.clone(), (ledger, nobodys), &self.disk, &self.world, among_others);
+        let ahead = Arc::<AtomicU64>::default();
+        let clock = Arc::new(RuntimeClock { ahead: ahead.clone(), ..self.clock.as_ref().clone() });
+        let running = Running::begin(&policy, clock.clone(), (ledger, nobodys), &self.disk, &self.world, among_others);
         let sightings = running.sightings.clone();
-        let looking =
-            tokio::spawn(look(policy, self.clock.clone(), self.world.clone(), self.troubles.clone(), sightings));
-        Member { running, looking: looking.abort_handle() }
+        let looking = tokio::spawn(look(policy, clock, self.world.clone(), self.troubles.clone(), sightings));
+        Member { running, ahead, looking: looking.abort_handle() }
     }
 
     fn name(&self, region: &str) -> ObserverId {

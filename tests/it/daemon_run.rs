@@ -406,7 +406,7 @@ fn web(counter: Option<Arc<AtomicUsize>>) -> SocketAddr {
     address
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -179,10 +179,11 @@ impl Running {
         let listener = Listener::default();
         let heard = listener.heard.clone();
         let council = among_others.map(|ballot_every| {
-            let seat = Seat::take(ledger.0.clone(), clock.clone(), next_index, &stop);
+            let seat = Seat::take(ledger.0.clone(), clock.clone(), next_index, None, &stop);
             Council::new(seat, ballot_every, clock.now().wall)
         });
         let event_loop = EventLoop::new(Parts {
+            keepsake: None,
             controller,
             ledger: Some(ledger),
             council,
@@ -198,7 +199,7 @@ impl Running {
             renewals,
             notices: Notices::start(vec![Arc::new(listener)], &stop),
             pulse: Pulse::start(Herald::start(), None, &gate, &stop),
-            instances: policy.instances().map(|instance| (instance.component, instance.region)).collect(),
+            released: gate.draining().clone(),
             meters: Meters::new(policy),
             alarms: vec![],
         });
@@ -350,6 +351,7 @@ impl Shell {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let api = Api {
+            observer: self.policy.observer.clone(),
             handle: self.handle.clone(),
             access: Access::new(token, address),
             body_max: 4096,

@@ -68,9 +68,9 @@ async fn a_refusal_ends_the_step_at_once_and_says_which_call_was_refused() {
 }
 
 #[tokio::test]
-async fn after_the_deadline_the_step_says_what_was_tried_and_what_came_of_it() {
+async fn after_the_deadline_a_step_without_an_answer_is_out_of_reach_and_says_what_was_tried() {
     let mut lab = Lab::new(Script { looks: vec![Err(Setback::Transient("503".into()))], ..Script::default() });
-    let StepOutcome::Failed { why } = lab.perform(2).await else { panic!("it did not fail") };
+    let StepOutcome::OutOfReach { why } = lab.perform(2).await else { panic!("it was not given up") };
     assert!(why.starts_with("not reached within 2.0 s, after ") && why.ends_with("the last one: look: 503"), "{why}");
     assert_eq!(lab.count("act"), 0);
 }
@@ -89,9 +89,10 @@ async fn while_the_stop_file_is_there_nothing_is_sent() {
 
 #[tokio::test]
 async fn what_is_paused_or_held_sends_nothing_more_and_what_had_sent_nothing_is_put_back() {
-    let paused = Standstill { paused: Some("paused by alice".to_owned()), held: BTreeSet::new() };
-    let held = Standstill { paused: None, held: BTreeSet::from(["plan-1".into()]) };
-    for standstill in [paused, held] {
+    let paused = Standstill { paused: Some("paused by alice".to_owned()), ..Standstill::default() };
+    let held = Standstill { held: BTreeSet::from(["plan-1".into()]), ..Standstill::default() };
+    let claimed = Standstill { claimed: Some("another failoverd claims west".to_owned()), ..Standstill::default() };
+    for standstill in [paused, held, claimed] {
         let mut lab = Lab::new(Script::default());
         lab.gate.stand_still(standstill.clone());
         let ended = lab.perform(60).await;
@@ -212,7 +213,7 @@ async fn a_call_that_never_ends_is_given_up_long_after_its_permit_and_the_world_
     let mut lab = Lab::new(Script { hold_act: true, ..Script::default() });
     lab.refuse_renewals("not now");
     lab.executor.perform(task(14), Permit::for_tests(BOOTED + Duration::from_millis(2500)));
-    let StepOutcome::Failed { why } = lab.finish().await else { panic!("it did not fail") };
+    let StepOutcome::OutOfReach { why } = lab.finish().await else { panic!("it was not given up") };
     assert!(why.contains("not now"), "{why}");
     assert_eq!((lab.count("act"), lab.count("look")), (1, 2));
 }
@@ -240,11 +241,11 @@ async fn an_owed_fence_is_a_goal_like_any_other() {
 async fn a_claim_is_followed_by_a_survey_and_not_written_while_the_stop_file_is_there() {
     let mut lab = Lab::new(Script::default());
     lab.executor.claim(LedgerId::from("ours"), term(), false, permit());
-    let Input::Surveyed { claims } = lab.input().await else { panic!("no survey") };
+    let Input::Surveyed { claims, .. } = lab.input().await else { panic!("no survey") };
     assert_eq!(claims[&RegionId::from("us-west-2")].as_ref().unwrap().ledger, LedgerId::from("ours"));
     std::fs::write(&lab.stop_file, "").unwrap();
     lab.executor.claim(LedgerId::from("theirs"), term(), true, permit());
-    let Input::Surveyed { claims } = lab.input().await else { panic!("no survey") };
+    let Input::Surveyed { claims, .. } = lab.input().await else { panic!("no survey") };
     assert_eq!(claims[&RegionId::from("us-west-2")].as_ref().unwrap().ledger, LedgerId::from("ours"));
 }
 

@@ -35,7 +35,14 @@ pub(crate) struct Regions {
 impl Regions {
     /// Starts the lab with options of `lab.py up`, and writes a configuration with options of `failoverd_config.py`.
     pub(crate) fn up(lab_options: &[&str], config_options: &[&str]) -> Self {
-        let lab = Lab::up("pg,redis,s3,aws,dns,k8s,app", &[&["--client-addresses"], lab_options].concat());
+        Self::up_with("", lab_options, config_options)
+    }
+
+    /// The same with another component, such as `etcd`.
+    pub(crate) fn up_with(more: &str, lab_options: &[&str], config_options: &[&str]) -> Self {
+        let components = format!("pg,redis,s3,aws,dns,k8s,app,{more}");
+        let components = components.trim_end_matches(',');
+        let lab = Lab::up(components, &[&["--client-addresses"], lab_options].concat());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let api = listener.local_addr().unwrap();
         let json = lab.folder().join("lab/lab.json");
@@ -306,7 +313,8 @@ impl Regions {
         self.lab.folder().join("ledger")
     }
 
-    fn config(&self) -> PathBuf {
+    /// The configuration.
+    pub(crate) fn config(&self) -> PathBuf {
         self.lab.folder().join("failoverd.toml")
     }
 

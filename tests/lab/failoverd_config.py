@@ -4,9 +4,10 @@
 usage: failoverd_config.py --lab DIR/lab.json --out FILE.toml [--api-port PORT] [--speed 8] [--mode automatic] [--database rds]
 
 `speed` divides the document's thresholds (30 s, 5 min, 2 min, 10 min; region 2 min): 8 makes an outage of a region
-declared after 15 s. Secrets go to files beside the configuration. failoverd stands in eu-west-1, outside both regions.
+declared after 15 s. Secrets go to files beside the configuration. failoverd stands in eu-west-1, outside both regions; three of
+them, one in each region of a lab with namespaces and etcd, are configured by `render` with a `Seat` each.
 """
-import argparse, json, sys
+import argparse, dataclasses, json, sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -18,7 +19,16 @@ PUBLISH_CACHE = [("configmap", "redis-config", "host", "host"), ("configmap", "r
 PUBLISH_BUCKET = [("configmap", "s3-config", "bucket", "bucket"), ("configmap", "s3-config", "region", "region")]
 
 
-def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"):
+@dataclasses.dataclass
+class Seat:
+    """One of three daemons that decide together."""
+    region: str
+    host: str                           # where it listens: `api_port`, and for roles the next one
+    self_fence_after: str | None = None
+    demote_deadline: str | None = None  # the local database is demoted when its role is not confirmed, within this time
+
+
+def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds", seat=None):
     """The configuration's text. Writes the secrets that it names into `folder`."""
     regions, endpoint = lab["regions"], lab["aws"]["endpoint"]
     secret = lambda name, value: f'{{ file = {text(write_secret(folder, name, value))} }}'
@@ -27,9 +37,10 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"
     add = lambda *lines: out.extend(lines)
 
     add('[deployment]', 'name = "omnimesh-lab"', f'mode = {text(mode)}', "",
-        '[observer]', 'name = "lab-observer"', 'region = "eu-west-1"', "",
-        '[ledger]', f'path = {text(folder / "ledger")}', f'stop_file = {text(folder / "STOP")}', "",
-        '[api]', f'listen = "127.0.0.1:{api_port}"', f'token = {secret("api-token", "lab-token")}', "",
+        '[observer]', f'name = {text(observer(seat.region) if seat else "lab-observer")}', f'region = {text(seat.region if seat else c.THIRD)}', "",
+        '[ledger]', f'path = {text(folder / "ledger")}', f'stop_file = {text(folder / (f"STOP-{seat.region}" if seat else "STOP"))}', "",
+        '[api]', f'listen = "{seat.host if seat else "127.0.0.1"}:{api_port}"', f'token = {secret("api-token", "lab-token")}',
+        *(sit(seat, lab, api_port) if seat else []), "",
         '[probes]', f'interval = {text("500ms" if speed >= 5 else "5s")}', f'timeout = {text("1100ms" if speed >= 5 else "4s")}',
         f'recover_for = {after(30)}', f'nameservers = [{text(lab["dns"]["server"])}]', "",
         '[regional]', f'after = {after(120)}', "")
@@ -49,7 +60,7 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"
         f"password = {secret('postgres-failoverd', c.PASSWORDS['failoverd'])}", f"trigger = {{ after = {after(300)} }}",
         'unfenced_promotion = "allow"        # a lost region cannot be fenced, and one lab has nobody to ask',
         f"fence = {{ application_roles = [{text(c.APP_USER)}], prove_as = {{ role = {text(c.APP_USER)}, password = {secret('postgres-app', c.PASSWORDS['app'])} }} }}",
-        publish(PUBLISH_DATABASE))
+        publish(PUBLISH_DATABASE), *([f"demote = {{ deadline = {text(seat.demote_deadline)} }}"] if seat and seat.demote_deadline else []))
     for region, entry in regions.items():
         identifier = [f"identifier = {text(c.RDS_INSTANCE[region])}"] if database == "rds" else []
         add(f"[databases.database.regions.{region}]", *identifier, f"host = {text(entry['postgres']['host'])}", f"port = {entry['postgres']['port']}")
@@ -76,6 +87,18 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"
     add("", "[checks.health]", 'after = ["kubernetes"]', f'http = {{ url = {health}, body_contains = "ok", connect_to = {{ {addresses} }} }}',
         "", "[checks.pods]", 'after = ["kubernetes"]', f'pods = {{ cluster = "kubernetes", running_min = {replicas} }}')
     return "\n".join(out) + "\n"
+
+
+def observer(region):
+    return f"in-{region}"
+
+
+def sit(seat, lab, api_port):
+    """The rest of [api], the ledger that all share (the nearest member first), and who they are."""
+    members = sorted(lab["etcd"]["endpoints"], key=lambda endpoint: f"//{seat.host}:" not in endpoint)
+    return [f'role_listen = "{seat.host}:{api_port + 1}"', *([f"self_fence_after = {text(seat.self_fence_after)}"] if seat.self_fence_after else []), "",
+            "[ledger.etcd]", f"endpoints = {json.dumps(members)}", "", f"[regions.{c.THIRD}]", 'role = "tertiary"', "",
+            *[line for region in c.COUNCIL for line in (f"[council.observers.{observer(region)}]", f"region = {text(region)}")]]
 
 
 def publish(rows):

@@ -61,6 +61,10 @@ if [ -n "$WITH_REST" ]; then
   need redis-server /usr/bin/redis-server
   need etcd-server /usr/bin/etcd
   need etcd-client /usr/bin/etcdctl
+  if [ "$(id -u)" = 0 ]; then                              # regions as network namespaces; nobody else can make them
+    need iproute2 /usr/sbin/ip /sbin/ip /usr/bin/ip
+    need nftables /usr/sbin/nft /sbin/nft
+  fi
   need python3-venv '/usr/lib/python3*/ensurepip/__init__.py' '/usr/lib/python3/dist-packages/ensurepip/__init__.py' "$CACHE/venv/bin/python"
   install_missing_packages
 

@@ -87,12 +87,12 @@ class Judge:
             return "read-only"
 
     def cache(self):
-        port, group = self.regions[WEST]["redis"]["port"], c.CACHE_GROUP[WEST]
-        role = "replica" if "role:slave" in redis.command(port, "INFO", "replication") else "primary"
+        host, port, group = self.regions[WEST]["redis"]["host"], self.regions[WEST]["redis"]["port"], c.CACHE_GROUP[WEST]
+        role = "replica" if "role:slave" in redis.command(port, "INFO", "replication", host=host) else "primary"
         moved = "cache" in self.moved
         self.say(role == ("primary" if moved else "replica"), f"Redis in {WEST} is {role}")
         if moved:
-            self.say(redis.command(port, "SET", "judge", "1") == "OK", f"Redis in {WEST} accepts a write")
+            self.say(redis.command(port, "SET", "judge", "1", host=host) == "OK", f"Redis in {WEST} accepts a write")
         if self.double and moved:
             self.say(self.double.get("state")["elasticache"][group]["status"] == "available", f"replication group {group} is available")
 
@@ -152,7 +152,7 @@ class Judge:
         answers = collections.Counter(resolve(self.lab["direct"]["dns"]["server"], c.API_NAME) for _ in range(10))
         address = self.regions[serving]["public_address"]
         self.say(set(answers) == {address}, f"{c.API_NAME.rstrip('.')} resolves to {', '.join(map(str, answers))}")
-        if address == c.LOOPBACK_ADDRESS[serving]:
+        if address == self.regions[serving].get("app", {}).get("address"):
             url = f"http://{next(iter(answers))}:{self.regions[serving]['app']['http_port']}/health"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 self.say(answer.headers["X-Region"] == serving, f"a client that follows DNS is served by {answer.headers['X-Region']}")

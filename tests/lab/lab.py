@@ -22,6 +22,7 @@ Options of up:
   --app-checks-database /health of the application fails when its region's database does
   --expired             the applications' certificates have expired
   --insync-s, --promote-s, --promote-lag-s, --modify-s SECONDS    how long AWS takes (default 1, 1, 0.2, 1)
+  --namespaces          every region in a network namespace of its own (root): see regions_net.py; etcd member i in region i
   --etcd-secure         etcd wants a client certificate, a user and a password
   --pod-delay SECONDS   how long a pod takes to become ready (default 0.3)
 """
@@ -33,6 +34,7 @@ sys.path.insert(0, str(LAB))
 sys.dont_write_bytecode = True
 from components import processes
 from components.processes import LabError, Run, wait_for_exit_of, wait_until
+from regions_net import enter
 
 COMPONENTS = ("pg", "redis", "s3", "aws", "dns", "k8s", "app", "etcd")
 USUAL = tuple(name for name in COMPONENTS if name != "etcd")          # what a lab has unless --only says otherwise
@@ -64,6 +66,10 @@ def up(run, options):
     if options.parent_pid:
         supervise(run, options.parent_pid)
     try:
+        if options.namespaces:
+            if options.proxy or options.redis == "cluster":
+                raise LabError("--namespaces goes with neither --proxy nor --redis cluster")
+            enter(run.make_regions().names["world"])
         plan = Plan(run, options, wanted)
         authority = Authority(run.folder / "tls")
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -90,21 +96,22 @@ class Plan:
     """Every port first, so that components can name each other before they run."""
 
     def __init__(self, run, options, wanted):
-        from components import constants as c, etcd, kubernetes, s3
+        from components import app, constants as c, etcd, kubernetes, s3
         self.run, self.options, self.wanted, self.c = run, options, wanted, c
         counts = {"pg": 2, "redis": 20 if options.redis == "cluster" else 2, "s3": 2 * len(s3.PORTS), "aws": 2,
                   "k8s": 2 * kubernetes.PORTS, "app": 2, "etcd": etcd.PORTS}
         self.ports = {name: run.ports(count) for name, count in counts.items() if name in wanted}
         self.direct, self.shown = {}, {}                    # link name -> (address, port), past and through the proxy
         for region, index in ((c.PRIMARY, 0), (c.SECONDARY, 1)):
+            home = run.host(region)
             for name in ("pg", "redis"):
-                self._link(name, f"{name}@{region}", index)
-            self._link("s3", f"s3@{region}", index * len(s3.PORTS))
-            self._link("k8s", f"k8s@{region}", index * kubernetes.PORTS)
-            self._link("app", f"app@{region}", 0, c.LOOPBACK_ADDRESS[region])
-            self._link("app", f"app-tls@{region}", 1, c.LOOPBACK_ADDRESS[region])
-        self._link("aws", "aws", 0)
-        self._link("aws", "dns", 1)
+                self._link(name, f"{name}@{region}", index, home)
+            self._link("s3", f"s3@{region}", index * len(s3.PORTS), home)
+            self._link("k8s", f"k8s@{region}", index * kubernetes.PORTS, home)
+            self._link("app", f"app@{region}", 0, app.address(run, region))
+            self._link("app", f"app-tls@{region}", 1, app.address(run, region))
+        self._link("aws", "aws", 0, run.host())
+        self._link("aws", "dns", 1, run.host())
         self.shown = dict(self.direct)
         if options.proxy:
             for name, (address, _) in self.direct.items():
@@ -113,7 +120,7 @@ class Plan:
                 self.shown[name] = (address, twin[1] if twin else run.ports(1)[0])
             self.control = run.ports(1)[0]
 
-    def _link(self, component, name, index, address="127.0.0.1"):
+    def _link(self, component, name, index, address):
         if component in self.wanted:
             self.direct[name] = (address, self.ports[component][index])
 
@@ -139,12 +146,17 @@ class Plan:
         from components import aws
         c, o = self.c, self.options
         databases = {c.RDS_INSTANCE[r]: self._real("pg", r, dsn=(
-            f"host=127.0.0.1 port={self.direct[f'pg@{r}'][1]} user=postgres password={c.PASSWORDS['postgres']} dbname=postgres"))
+            "host={} port={}".format(*self.direct[f"pg@{r}"]) + f" user=postgres password={c.PASSWORDS['postgres']} dbname=postgres"))
             for r in c.REGIONS if "pg" in self.wanted}
         caches = {c.CACHE_GROUP[r]: self._real("redis", r, direct_port=self.direct[f"redis@{r}"][1]) for r in c.REGIONS if "redis" in self.wanted}
-        addresses = c.LOOPBACK_ADDRESS if o.client_addresses else c.PLAN_ADDRESS
+        addresses = self.client_addresses()
         return aws.start(self.run, *self.ports["aws"], databases=databases, caches=caches, cache_layout=o.redis, addresses=addresses,
                          timings={"insync_s": o.insync_s, "promote_s": o.promote_s, "promote_lag_s": o.promote_lag_s, "modify_s": o.modify_s})
+
+    def client_addresses(self):
+        from components import app
+        c = self.c
+        return {r: app.address(self.run, r) for r in c.REGIONS} if self.options.client_addresses else c.PLAN_ADDRESS
 
     def _real(self, component, region, **more):
         host, port = self.shown[f"{component}@{region}"]
@@ -155,7 +167,8 @@ class Plan:
         c, each = self.c, kubernetes.PORTS
         ports = {r: self.ports["k8s"][i * each:(i + 1) * each] for i, r in enumerate(c.REGIONS)}
         served_from = c.PRIMARY                              # both clusters use the primary region's data
-        database, cache = self.direct.get(f"pg@{served_from}", ("127.0.0.1", 5432)), self.direct.get(f"redis@{served_from}", ("127.0.0.1", 6379))
+        home = self.run.host(served_from)
+        database, cache = self.direct.get(f"pg@{served_from}", (home, 5432)), self.direct.get(f"redis@{served_from}", (home, 6379))
         values = {"database": {"host": database[0], "port": str(database[1]), "user": c.APP_USER, "password": c.PASSWORDS["app"]},
                   "redis": {"host": cache[0], "port": str(cache[1])}, "s3": {"bucket": c.BUCKET[served_from], "region": served_from}}
         return kubernetes.start(self.run, authority, ports, {r: values for r in c.REGIONS}, pod_delay=self.options.pod_delay,
@@ -169,7 +182,7 @@ class Plan:
         from components import app
         databases = None
         if self.options.app_checks_database and "pg" in self.wanted:
-            databases = {r: f"host=127.0.0.1 port={self.direct[f'pg@{r}'][1]} user=app password={self.c.PASSWORDS['app']} dbname={self.c.DATABASE}"
+            databases = {r: "host={} port={}".format(*self.direct[f"pg@{r}"]) + f" user=app password={self.c.PASSWORDS['app']} dbname={self.c.DATABASE}"
                          for r in self.c.REGIONS}
         return app.start(self.run, authority, self.ports["app"], databases, expired=self.options.expired)
 
@@ -188,7 +201,7 @@ class Plan:
     def describe(self, done, authority):
         lab = {"version": 1, "run_dir": str(self.run.folder), "lab": str(LAB / "lab.py"), "ca_file": str(authority.file),
                **self._view(done, self.shown), "direct": self._view(done, self.direct),
-               "proxy": done.get("proxy"), "processes": sorted(self.run.names())}
+               "proxy": done.get("proxy"), "namespaces": self.run.state()["namespaces"], "processes": sorted(self.run.names())}
         return lab
 
     def _view(self, done, places):
@@ -196,16 +209,16 @@ class Plan:
         c = self.c
         regions = {}
         for region in c.REGIONS:
-            entry = {"role": c.ROLE[region], "public_address": (c.LOOPBACK_ADDRESS if self.options.client_addresses else c.PLAN_ADDRESS)[region]}
+            entry = {"role": c.ROLE[region], "public_address": self.client_addresses()[region]}
             if "pg" in done:
                 port = places[f"pg@{region}"][1]
                 entry["postgres"] = {**done["pg"][region], "port": port, "dsn": {user: replace_port(dsn, port) for user, dsn in done["pg"][region]["dsn"].items()}}
             if "redis" in done:
                 entry["redis"] = {**done["redis"][region], "port": places[f"redis@{region}"][1]}
             if "s3" in done:
-                entry["s3"] = {**done["s3"][region], "endpoint": f"http://127.0.0.1:{places[f's3@{region}'][1]}"}
+                entry["s3"] = {**done["s3"][region], "endpoint": "http://{}:{}".format(*places[f"s3@{region}"])}
             if "k8s" in done:
-                entry["kubernetes"] = {**done["k8s"][region], "server": f"https://127.0.0.1:{places[f'k8s@{region}'][1]}"}
+                entry["kubernetes"] = {**done["k8s"][region], "server": "https://{}:{}".format(*places[f"k8s@{region}"])}
             if "app" in done:
                 (address, http), https = places[f"app@{region}"], places[f"app-tls@{region}"][1]
                 entry["app"] = {**done["app"][region], "http": f"http://{address}:{http}", "https": f"https://{address}:{https}",
@@ -300,7 +313,7 @@ def parse(arguments):
     parser.add_argument("--parent-pid", type=int)
     parser.add_argument("--redis", choices=("pair", "single", "cluster"), default="pair")
     parser.add_argument("--redis-cluster", dest="redis", action="store_const", const="cluster")
-    for flag in ("--proxy", "--client-addresses", "--app-checks-database", "--etcd-secure", "--expired", "--keep"):
+    for flag in ("--proxy", "--client-addresses", "--app-checks-database", "--etcd-secure", "--expired", "--keep", "--namespaces"):
         parser.add_argument(flag, action="store_true", help="keep what was started when the start fails" if flag == "--keep" else None)
     for flag, default in (("--insync-s", 1.0), ("--promote-s", 1.0), ("--promote-lag-s", 0.2), ("--modify-s", 1.0), ("--pod-delay", 0.3)):
         parser.add_argument(flag, type=float, default=default)

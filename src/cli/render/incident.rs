@@ -46,6 +46,7 @@ pub(super) fn closed(incident: &IncidentStatus, palette: Palette) -> String {
     let (symbol, ink, word) = match incident.outcome {
         Some(Outcome::Recovered) => (Symbol::Good, Ink::Good, "recovered"),
         Some(Outcome::Unwound) => (Symbol::Back, Ink::Warning, "unwound"),
+        Some(Outcome::Superseded) => (Symbol::Good, Ink::Good, "done by break-glass"),
         Some(Outcome::Aborted) => (Symbol::Left, Ink::Warning, "aborted"),
         None => (Symbol::Unknown, Ink::Warning, "closed"),
     };

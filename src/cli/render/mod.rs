@@ -12,4 +12,4 @@ mod table;
 pub use palette::{Ink, Palette, Symbol};
 pub use plan::plan;
 pub use status::status;
-pub use table::{Column, Table};
+pub use table::{Column, Table, paragraph};

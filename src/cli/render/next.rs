@@ -52,7 +52,11 @@ pub(super) fn next(status: &Status) -> Commands {
         for_open(&mut commands, incident);
     }
     for pending in &status.pending {
-        if pending.guards.iter().any(|guard| guard.kind == GuardKind::Drift) && !status.placement.is_empty() {
+        let drift = pending.guards.iter().find(|guard| guard.kind == GuardKind::Drift);
+        if drift.is_some_and(|drift| drift.lifted_by.contains("ledger merge")) {
+            commands
+                .add("failoverd ledger merge FILE", "tell the daemons what break-glass did, and let them act again");
+        } else if drift.is_some() && !status.placement.is_empty() {
             commands.add("failoverd adopt", "say that the world as the probes see it is right, and the ledger is not");
         }
     }

@@ -136,7 +136,7 @@ pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// `text` wrapped into the palette's width, each line after `indent` columns and ended.
-pub(super) fn paragraph(palette: Palette, indent: usize, ink: Ink, text: &str) -> String {
+pub fn paragraph(palette: Palette, indent: usize, ink: Ink, text: &str) -> String {
     wrap(text, palette.width().saturating_sub(indent).max(WIDTH_MIN))
         .iter()
         .map(|line| format!("{}{}\n", " ".repeat(indent), palette.ink(ink, line)))

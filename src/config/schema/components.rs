@@ -116,6 +116,9 @@ pub struct Database {
     pub heartbeat_table: Option<String>,
     #[serde(default)]
     pub fence: Option<Fence>,
+    /// What makes it refuse writes by itself where its role is not confirmed any more; none leaves that to a person.
+    #[serde(default)]
+    pub demote: Option<Demote>,
     #[serde(default)]
     pub publish: Vec<Publication>,
     pub regions: BTreeMap<RegionId, DatabaseRegion>,
@@ -145,6 +148,22 @@ pub struct Fence {
     /// RDS: a security group without rules that replaces the instance's own.
     #[serde(default)]
     pub security_group: Option<String>,
+}
+
+/// A guardian beside the database of its own region.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Demote {
+    /// From the loss of the role until the database refuses writes.
+    #[serde(with = "friendly")]
+    pub deadline: Duration,
+    /// Instead of the fence: makes the database refuse writes, and says so by exit code 0. May be run again and again.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Takes back what `command` did, once the role is confirmed again.
+    #[serde(default)]
+    pub restore: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

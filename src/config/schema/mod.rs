@@ -93,9 +93,12 @@ pub struct Api {
     pub token: Option<SecretSource>,
     /// Longest request body, in bytes.
     pub body_max: usize,
-    /// A role answer is believed for this long.
+    /// A role is answered for no longer than this after the ledger was asked.
     #[serde(with = "friendly")]
     pub self_fence_after: Duration,
+    /// Whoever asks for a role asks again, and acts by the answer, within this.
+    #[serde(with = "friendly")]
+    pub role_check_period: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -229,6 +232,9 @@ pub struct Council {
 #[allow(missing_docs)]
 pub struct Seat {
     pub region: RegionId,
+    /// `host:port` of its `api.listen`, as the others reach it: it is asked before anybody goes on without the ledger.
+    #[serde(default)]
+    pub api: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

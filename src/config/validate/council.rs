@@ -37,6 +37,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let own = &config.observer;
     for (name, seat) in &council.observers {
         let key = Key::of(["council", "observers", name.as_str()]);
+        if let Some(wrong) = seat.api.as_deref().and_then(names::address) {
+            findings.wrong(key.child("api"), wrong);
+        }
         if let Some(wrong) = names::id(name.as_str()).or_else(|| names::id(seat.region.as_str())) {
             findings.wrong(key, wrong);
         }

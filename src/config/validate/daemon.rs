@@ -53,6 +53,7 @@ fn api(config: &Config, findings: &mut Findings<'_>) {
         findings.wrong(Key::of(["api", "body_max"]), format!("out of range; write 1 to {BODY_MAX} bytes"));
     }
     positive(findings, Key::of(["api", "self_fence_after"]), api.self_fence_after);
+    positive(findings, Key::of(["api", "role_check_period"]), api.role_check_period);
     positive(findings, Key::of(["heartbeat", "every"]), config.heartbeat.every);
     if config.heartbeat.url.is_none() && config.deployment.mode == Mode::Automatic {
         let text = "not set: nobody outside notices when this daemon falls silent";

@@ -100,6 +100,12 @@ pub(super) fn host_of(text: &str) -> &str {
     }
 }
 
+/// `host:port`, without a scheme.
+pub(super) fn address(text: &str) -> Option<String> {
+    let wrong = || format!("`{text}` is not an address; write \"host:port\", such as \"10.9.0.5:8780\"");
+    (text.contains("://") || reference(text).is_some()).then(wrong)
+}
+
 /// `host:port` or an address.
 pub(super) fn reference(text: &str) -> Option<String> {
     if text.contains("://") {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::daemon::positive;
 use super::{Findings, names};
 use crate::config::schema::{Cache, CacheProvider, Database, DatabaseProvider, TlsMode};
 use crate::config::{Config, Key};
@@ -16,6 +17,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         database_itself(&key, database, findings);
         database_regions(&key, database, findings);
         fence(&key, config.deployment.mode, database, findings);
+        demotion(&key, config, database, findings);
     }
     for (id, cache) in &config.caches {
         cache_itself(&Key::of(["caches", id.as_str()]), cache, findings);
@@ -132,6 +134,36 @@ fn fence(key: &Key, mode: Mode, database: &Database, findings: &mut Findings<'_>
             findings.wrong(key.child("security_group"), format!("`{group}` is not a security group; write \"sg-…\""));
         }
         (Some(_), DatabaseProvider::Rds) | (None, _) => {}
+    }
+}
+
+/// A guardian has to know how, and somebody has to serve the role that it waits for.
+fn demotion(key: &Key, config: &Config, database: &Database, findings: &mut Findings<'_>) {
+    let Some(demote) = &database.demote else { return };
+    let key = key.child("demote");
+    positive(findings, key.child("deadline"), demote.deadline);
+    if config.api.role_listen.is_none() {
+        let text = "nothing says whether the role is confirmed: write api.role_listen, or leave this out";
+        findings.wrong(key.clone(), text);
+    }
+    match (&demote.command, &demote.restore) {
+        (Some(argv), Some(back)) if argv.is_empty() || back.is_empty() => {
+            findings.wrong(key.child("command"), "empty; write [\"program\", \"argument\"]");
+        }
+        (Some(_), None) | (None, Some(_)) => {
+            let text = "`command` and `restore` go together: what one does, the other takes back";
+            findings.wrong(key.child("command"), text);
+        }
+        (None, None) if database.fence.is_none() => {
+            let text = "there is no fence to put up: write [databases.NAME.fence], or `command` and `restore`";
+            findings.wrong(key.clone(), text);
+        }
+        (None, None) if database.provider == DatabaseProvider::Rds => {
+            let text = "an RDS instance is fenced by AWS, which may be what cannot be reached; write `command` and \
+                        `restore`, or leave this out";
+            findings.wrong(key.clone(), text);
+        }
+        (Some(_), Some(_)) | (None, None) => {}
     }
 }
 

@@ -18,8 +18,11 @@ use crate::ports::{AppendError, Lease, Ledger, OperatorAnswer, OperatorRequest, 
 
 /// A frame of which nobody knows whether it is recorded is sent again after this.
 const APPEND_AGAIN: Duration = Duration::from_millis(200);
-/// A daemon inside a region that serves lets others come first for so long.
-const INSIDE_AFTER: Duration = Duration::from_secs(5);
+/// A daemon inside a region that serves lets others come first for so long. It is part of a takeover's time where nobody else is left,
+/// and they hear within milliseconds that the lead is free.
+const INSIDE_AFTER: Duration = Duration::from_secs(2);
+/// One that handed a step over lets others come first for so long: they have to hear of it, and one of them to win.
+const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(10);
 /// The ledger has been no use for so long: people are told.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 /// Whoever leads answers an order within this, or it is not known to be in effect.
@@ -98,6 +101,8 @@ impl EventLoop {
             self.parts.board.add(frame);
         }
         self.tell_applied();
+        // A role that was taken away ends now, not at the next beat.
+        self.confirm(self.now());
         self.step(Input::Tick);
     }
 
@@ -239,6 +244,8 @@ impl EventLoop {
             Fitness::Inside if should_yield => Some(Wish::Follow),
             Fitness::Inside => Some(Wish::Lead { after: INSIDE_AFTER }),
             Fitness::Outside => Some(Wish::Lead { after: Duration::ZERO }),
+            Fitness::OutOfReach if leads => Some(Wish::Follow),
+            Fitness::OutOfReach => Some(Wish::Lead { after: OUT_OF_REACH_AFTER }),
         };
         let standing = ledger.standing();
         let inability = self.parts.controller.inability(now).filter(|_| !leads);
@@ -284,7 +291,8 @@ impl EventLoop {
         match (&self.council, &self.ledger) {
             (Some(_), Some(ledger)) => {
                 let standing = ledger.standing();
-                standing.confirmed.filter(|_| standing.frames <= self.parts.next_index)
+                let confirmed = standing.confirmed.filter(|_| standing.frames <= self.parts.next_index);
+                confirmed.filter(|confirmed| self.clocks.is_since_the_jump(*confirmed))
             }
             (Some(_), None) => None,
             (None, _) => (self.lease.until > at.monotonic).then_some(at.monotonic),

@@ -71,10 +71,8 @@ impl EventLoop {
         // typo in an address would look like an outage.
         while self.parts.observations.try_recv().is_ok() {}
         let Reload { policy, policy_hash, world } = reload;
-        let instances = policy.instances().map(|instance| (instance.component, instance.region)).collect();
         let meters = Meters::new(&policy);
         self.parts.controller.reload(policy, policy_hash)?;
-        self.parts.instances = instances;
         self.parts.meters = meters;
         self.parts.executor.replace_world(world);
         self.status = None;

@@ -3,6 +3,7 @@
 //! One member is asked at a time and kept while it answers. A client that spreads its requests over all members would
 //! lose every third one while a member accepts connections and does not answer.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ struct Asked {
 struct Health {
     confirmed: Option<Duration>,
     trouble: Option<Unusable>,
+    /// What each member said last that did not do what it was asked, by its place among the endpoints.
+    silent: BTreeMap<usize, String>,
 }
 
 /// A request that did not give what was asked for. What it should have done may be done all the same.
@@ -158,8 +161,12 @@ impl Members {
                 failure.why = format!("etcd at {}: {}", self.settings.endpoints[at], failure.why);
                 if failure.kind == FailureKind::Unavailable || failure.kind == FailureKind::Refused {
                     self.leave(at);
-                    self.health.lock().unwrap_or_else(PoisonError::into_inner).trouble =
-                        Some(failure.clone().unusable());
+                    let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+                    health.silent.insert(at, failure.why.clone());
+                    // Who mends it has to know of every member, and not only of the one that was asked last.
+                    let told: Vec<&str> = health.silent.values().map(String::as_str).collect();
+                    let all = Failure { kind: failure.kind, why: told.join("; ") };
+                    health.trouble = Some(all.unusable());
                 }
                 Err(failure)
             }
@@ -188,6 +195,7 @@ impl Members {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         health.confirmed = health.confirmed.max(Some(sent.monotonic));
         health.trouble = None;
+        health.silent.clear();
     }
 
     pub(super) fn health(&self) -> (Option<Duration>, Option<Unusable>) {
@@ -225,6 +233,28 @@ impl Members {
             *asked = Asked { at: (at + 1) % self.settings.endpoints.len(), client: None };
         }
     }
+}
+
+/// Asks every member whether it is there, with or without a quorum, and whatever it thinks of our credential: where it
+/// answers, what it said; else what was seen instead.
+pub(crate) async fn answers(settings: &EtcdLedger) -> Vec<(String, Result<String, String>)> {
+    // A member without a quorum knows no users.
+    let stranger = EtcdLedger { user: None, password: None, ..settings.clone() };
+    let asked = settings.endpoints.iter().map(|endpoint| {
+        let one = EtcdLedger { endpoints: vec![endpoint.clone()], ..stranger.clone() };
+        async move {
+            let members = Members::new(one);
+            let answer = members.once(|mut client| async move { client.status().await }).await;
+            let told = match answer {
+                Ok(status) if status.leader() == 0 => Ok("it answers, without a quorum".to_owned()),
+                Ok(_) => Ok("it answers, and has a leader".to_owned()),
+                Err(Failure { kind: FailureKind::Unavailable, why }) => Err(why),
+                Err(Failure { why, .. }) => Ok(format!("it answers: {why}")),
+            };
+            (endpoint.clone(), told)
+        }
+    });
+    futures::future::join_all(asked).await
 }
 
 /// Read anew for every connection, so that rotated secrets and certificates need no restart.

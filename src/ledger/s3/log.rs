@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::store::{Store, unusable};
 use crate::adapters::aws::Trouble;
 use crate::decide::Frame;
-use crate::domain::ObserverId;
+use crate::domain::{Bug, Bugs, ObserverId};
 use crate::ledger::LedgerError;
 use crate::ledger::codec::Chain;
 use crate::ports::Unusable;
@@ -35,6 +35,7 @@ pub(super) struct Log {
     slots: Vec<u64>,
     /// There was something behind a place where nothing was, or something that cannot be: for a person.
     broken: Option<(u64, String)>,
+    bugs: Bugs,
 }
 
 /// The mark of a new leader.
@@ -92,7 +93,20 @@ pub(super) fn key(slot: u64) -> String {
 
 impl Log {
     pub(super) fn new() -> Self {
-        Self { slot: 0, chain: Chain::start(), fence: 0, fence_of: String::new(), slots: vec![], broken: None }
+        Self::with(Bugs::default())
+    }
+
+    /// With a deliberate bug, in tests.
+    pub(super) fn with(bugs: Bugs) -> Self {
+        Self {
+            slot: 0,
+            chain: Chain::start(),
+            fence: 0,
+            fence_of: String::new(),
+            slots: vec![],
+            broken: None,
+            bugs,
+        }
     }
 
     /// The next object; its frame, where it has one that counts.
@@ -121,7 +135,7 @@ impl Log {
             }
             return Ok(None);
         }
-        if Chain::after(body)?.epoch < self.fence {
+        if Chain::after(body)?.epoch < self.fence && !self.bugs.has(Bug::LowerEpochApplied) {
             return Ok(None);
         }
         let frame = self.chain.follow(body)?;

@@ -10,7 +10,12 @@
 mod append;
 mod follow;
 mod log;
+#[cfg(test)]
+mod race;
 mod store;
+
+#[cfg(test)]
+pub(crate) use race::caught;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,6 +140,18 @@ impl S3Ledger {
             is_unsettled: AtomicBool::new(false),
             follower,
         })
+    }
+
+    /// Asks the bucket whether it is there: its name, and what it said, or what was seen instead.
+    pub(crate) async fn answers(
+        settings: &schema::S3Ledger,
+        deployment: &str,
+        nameservers: &[SocketAddr],
+    ) -> (String, Result<String, String>) {
+        match Store::new(settings, deployment, nameservers) {
+            Ok(store) => (format!("s3://{}", settings.bucket), store.answers().await),
+            Err(why) => (format!("s3://{}", settings.bucket), Err(why)),
+        }
     }
 
     /// The whole record as it is now, for people. Changes nothing.

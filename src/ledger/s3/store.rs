@@ -91,6 +91,26 @@ impl Store {
         }
     }
 
+    /// Whether the bucket answers anything at all: what it said, or what was seen instead. That it has a problem of its own
+    /// is no answer that anybody could work with.
+    pub(super) async fn answers(&self) -> Result<String, String> {
+        match self.list("live/", None, true).await {
+            Ok(_) => Ok("it can be read".to_owned()),
+            Err(trouble) => match trouble.kind {
+                TroubleKind::Own | TroubleKind::Network(_) | TroubleKind::NoAnswer | TroubleKind::Broken => {
+                    Err(trouble.to_string())
+                }
+                TroubleKind::CredentialRefused
+                | TroubleKind::NotFound
+                | TroubleKind::Refused
+                | TroubleKind::Throttled
+                | TroubleKind::State
+                | TroubleKind::Overtaken
+                | TroubleKind::Unreadable => Ok(format!("it answers: {trouble}")),
+            },
+        }
+    }
+
     pub(super) async fn put(&self, key: &str, body: &[u8], condition: Condition<'_>) -> Result<Written, Trouble> {
         let name = self.name("PutObject", key);
         self.ready().await?;

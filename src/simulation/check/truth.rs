@@ -10,10 +10,19 @@ const HEARD_WITHIN: Duration = Duration::from_secs(5);
 /// An observer that is back has looked at everything, and told the others.
 const WITNESS_SPEAKS_AFTER: Duration = Duration::from_secs(30);
 
+/// After that, nobody knows whether it is not the own network that fails.
+const UNVOUCHED_FOR: Duration = Duration::from_secs(60);
+
 /// Whether a region is heard, and since when that is so.
 pub(super) struct Voice {
     is_sound: bool,
     since: Duration,
+}
+
+impl Voice {
+    pub(super) fn is_sound_for(&self, now: Duration, lasting: Duration) -> bool {
+        self.is_sound && self.since + lasting <= now
+    }
 }
 
 impl Checks {
@@ -58,6 +67,8 @@ impl Checks {
             Fact::LedgerCreated { .. }
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
+            | Fact::RegionRevoked { .. }
+            | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
@@ -74,6 +85,7 @@ impl Checks {
             | Fact::StepSkipped { .. }
             | Fact::StepCancelled { .. }
             | Fact::StepPutBack { .. }
+            | Fact::StepHandedOver { .. }
             | Fact::PlacementChanged { .. }
             | Fact::UndoStarted { .. }
             | Fact::StepUndone { .. }
@@ -89,6 +101,8 @@ impl Checks {
             | Fact::Released { .. }
             | Fact::Acknowledged { .. }
             | Fact::RetryOrdered { .. }
+            | Fact::BreakGlassBegan { .. }
+            | Fact::BreakGlassMerged { .. }
             | Fact::Halted { .. } => {}
         }
     }
@@ -97,6 +111,11 @@ impl Checks {
     fn judge_loss(&self, plan: &PlanId, part: &Part, world: &World, now: Duration, found: &mut Vec<String>) {
         let is_for_a_person = self.is_ordered(plan) || self.contradicted.contains(plan);
         let Some(incident) = self.incident_of(plan).filter(|_| !is_for_a_person) else { return };
+        let silent = world.unvouched_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        if part.moves() && silent > UNVOUCHED_FOR {
+            let silent = human(silent);
+            found.push(format!("{plan}: decided while no reference point had answered for {silent}"));
+        }
         let source = &incident.source;
         let failing = |component: &ComponentId, lasting: Duration| {
             let id = InstanceId { component: component.clone(), region: source.clone() };
@@ -130,7 +149,7 @@ impl Checks {
 
     /// The first thing that cannot be taken back waits for whoever stands inside, is heard, and sees all of it alive.
     fn judge_witness(&self, plan: &PlanId, step: &StepId, world: &World, now: Duration, found: &mut Vec<String>) {
-        let Some(incident) = self.incident_of(plan).filter(|_| !self.is_ordered(plan)) else { return };
+        let Some(incident) = self.incident_of(plan).filter(|_| !self.is_for_a_person(plan, step)) else { return };
         let is_first = !self.steps.iter().any(|((of, other), known)| of == plan && other != step && known.is_committed);
         let lately = now.saturating_sub(WITNESS_SPEAKS_AFTER);
         let is_heard = self.voices.get(&incident.source).is_some_and(|voice| voice.is_sound && voice.since < lately);
@@ -150,10 +169,15 @@ impl Checks {
         }
     }
 
+    /// A person ordered it, or that it be tried again.
+    fn is_for_a_person(&self, plan: &PlanId, step: &StepId) -> bool {
+        self.is_ordered(plan) || self.steps.get(&(plan.clone(), step.clone())).is_some_and(|known| known.is_retried)
+    }
+
     /// Clients are moved by one component's failing only when it has lasted.
     fn judge_commit_point(&self, plan: &PlanId, step: &StepId, world: &World, now: Duration, found: &mut Vec<String>) {
         let is_regional = self.incident_of(plan).is_some_and(|incident| incident.parts.contains(&Part::Region));
-        if is_regional || self.is_ordered(plan) {
+        if is_regional || self.is_for_a_person(plan, step) {
             return;
         }
         let known = self.steps.get(&(plan.clone(), step.clone()));
@@ -170,7 +194,9 @@ impl Checks {
 
     /// A database that takes no writes is as good as failing, whatever it answers.
     fn has_failed(&self, world: &World, id: &InstanceId, lasting: Duration, now: Duration) -> bool {
-        let (began, enough) = (now.saturating_sub(lasting), lasting.mul_f64(MOSTLY));
+        // What is between two probes nobody has seen.
+        let unseen = self.policy.components.get(&id.component).map_or(Duration::ZERO, |of| of.probing.interval);
+        let (began, enough) = (now.saturating_sub(lasting), lasting.mul_f64(MOSTLY).saturating_sub(unseen));
         let failing = world.failing_between(id, began, now);
         failing >= enough || world.takes_no_writes(id) || self.is_cut_off(world, id, (began, now), enough, failing)
     }
@@ -187,18 +213,24 @@ impl Checks {
     ) -> bool {
         let council = &self.policy.council;
         let heard_for = council.ballot_fresh + HEARD_WITHIN;
+        let parted_since = |region: &RegionId, began| world.network.parted_between(region, &id.region, began, ended);
         let cannot_reach = |region: &&RegionId| {
-            let parted = world.network.parted_between(region, &id.region, began, ended);
+            let parted = parted_since(region, began);
             let voice = self.voices.get(*region);
             let is_heard = voice.is_some_and(|voice| voice.is_sound || ended.saturating_sub(voice.since) < heard_for);
             is_heard && failing + parted >= enough
         };
-        let voters = council.regions().into_iter().filter(|region| **region != id.region);
         let witness = self.voices.get(&id.region).filter(|voice| voice.is_sound);
         // Whoever sees it fail as well contradicts nobody.
         let lately = ended.saturating_sub(WITNESS_SPEAKS_AFTER);
         let sees_it_fail = world.failing_between(id, lately, ended) > WITNESS_SPEAKS_AFTER / 4;
         let is_contradicted = !sees_it_fail && witness.is_some_and(|voice| voice.since < lately);
-        !council.is_alone() && !is_contradicted && voters.filter(cannot_reach).count() >= council.needed()
+        // After that a person is asked, at the first thing that cannot be taken back.
+        let held_for = council.witness_hold;
+        let holds =
+            |region: &&RegionId| parted_since(region, ended.saturating_sub(held_for)) < held_for.mul_f64(MOSTLY);
+        let others = || council.regions().into_iter().filter(|region| **region != id.region);
+        let is_contradicted = is_contradicted && others().filter(|region| !holds(region)).count() < council.needed();
+        !council.is_alone() && !is_contradicted && others().filter(cannot_reach).count() >= council.needed()
     }
 }

@@ -1,12 +1,15 @@
 //! A person who does what failoverd asks for: once a minute, one thing at a time, as the page says it.
 
 use super::*;
-use crate::decide::{IncidentStatus, Status, StepState};
+use crate::decide::{IncidentStatus, Status, StepState, StepStatus};
 
 /// From one look to the next.
 const HELP_EVERY: Duration = Duration::from_secs(60);
 /// What a person accepts who wants it to go on.
 const ACCEPTED: Duration = Duration::from_secs(24 * 3600);
+
+/// What failed so often is not tried again where a person can make sure of it.
+const ENOUGH_ATTEMPTS: u32 = 3;
 
 impl Simulation<'_> {
     pub(super) fn help(&mut self) {
@@ -75,7 +78,18 @@ fn of_incident(incident: &IncidentStatus, by: String) -> Vec<Command> {
         .steps
         .iter()
         .filter(|step| step.state == StepState::Failed || (is_stuck && step.state == StepState::Undoing));
-    failed.map(|step| Command::Retry { by: by.clone(), incident: id(), step: step.step.clone() }).collect()
+    failed
+        .map(|step| match step.attempts >= ENOUGH_ATTEMPTS && step.state == StepState::Failed && is_a_check(step) {
+            // It was made by hand meanwhile.
+            true => Command::Skip { by: by.clone(), incident: id(), step: step.step.clone() },
+            false => Command::Retry { by: by.clone(), incident: id(), step: step.step.clone() },
+        })
+        .collect()
+}
+
+/// It changes nothing: whether it is so can be seen by hand.
+fn is_a_check(step: &StepStatus) -> bool {
+    step.step.as_str().starts_with("verify-")
 }
 
 fn words(command: &Command) -> String {
@@ -85,10 +99,12 @@ fn words(command: &Command) -> String {
         Command::Resume { .. } => "resume".to_owned(),
         Command::Approve { .. } => "approve accept-unfenced accept-loss 24h".to_owned(),
         Command::Retry { step, .. } => format!("retry {step}"),
+        Command::Skip { step, .. } => format!("skip {step}"),
         Command::Failover { .. }
         | Command::Hold { .. }
         | Command::Pause { .. }
         | Command::Ack { .. }
-        | Command::Skip { .. } => format!("{command:?}"),
+        | Command::Merge { .. }
+        | Command::BreakGlass(_) => format!("{command:?}"),
     }
 }

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// A process that is starved.
+const STOPS_BRIEFLY: Duration = Duration::from_secs(20);
+/// A process that was stopped, or whose memory is swapped out.
+const STOPS_LONG: Duration = Duration::from_secs(180);
+
 impl Simulation<'_> {
     /// Whether chance strikes, with that many in a thousand.
     pub(super) fn by_chance(&mut self, thousandths: u64, what: Chance) -> bool {
@@ -11,6 +16,17 @@ impl Simulation<'_> {
             self.coverage.count("chance", what);
         }
         strikes
+    }
+
+    /// The process is stopped at the worst moment, for anything up to minutes. Whoever asks goes on after that.
+    pub(super) fn stops_by_chance(&mut self, n: usize, what: Chance) -> bool {
+        if !self.by_chance(3, what) {
+            return false;
+        }
+        let limit =
+            if self.spread(Duration::from_secs(2)) < Duration::from_secs(1) { STOPS_BRIEFLY } else { STOPS_LONG };
+        self.nodes[n].paused = Some(self.now + self.spread(limit));
+        true
     }
 
     pub(super) fn sabotage_by_chance(&mut self) -> Option<(Crash, Sabotage)> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::domain::{ObserverId, RegionId};
 use crate::ports::Candidacy;
+use crate::simulation::run::roles::Guardian;
 use crate::simulation::story::Fate;
 
 /// A place where a daemon runs.
@@ -19,8 +20,25 @@ pub(super) struct Node {
     /// It cannot reach the ledger, whatever else it reaches.
     is_silent: bool,
     /// By how much its wall clock is wrong.
-    skew: SignedDuration,
+    pub(super) skew: SignedDuration,
+    /// By how much its monotonic clock is ahead of that of the world: its machine was booted at another time.
+    ahead: Duration,
+    /// Its whole machine stands still until then, without knowing.
+    pub(super) suspended: Option<Duration>,
+    /// Beside the database of its region.
+    pub(super) guardian: Option<Guardian>,
+    /// For how long it stood still.
+    stood_still: Duration,
+    /// How many millionths it is too fast.
+    drift: i64,
 }
+
+/// Most clocks drift by less than this, in millionths.
+const DRIFT: u64 = 500;
+/// One in ten is that of a virtual machine which does not get its ticks.
+const DRIFT_BAD: u64 = 20_000;
+/// Machines were booted within so many seconds of each other.
+const BOOTED_WITHIN: u64 = 30 * 24 * 3600;
 
 impl Simulation<'_> {
     /// The daemon of the configuration first, then the others.
@@ -30,6 +48,8 @@ impl Simulation<'_> {
         let mut seats = policy.council.observers.clone();
         seats.remove(&own.0);
         for (observer, region) in [own].into_iter().chain(seats) {
+            let (ahead, drift) = self.clock_by_chance();
+            let guardian = self.guardian_of(&region);
             self.nodes.push(Node {
                 observer,
                 region,
@@ -39,6 +59,11 @@ impl Simulation<'_> {
                 is_cut_off: false,
                 is_silent: false,
                 skew: SignedDuration::ZERO,
+                ahead,
+                suspended: None,
+                guardian,
+                stood_still: Duration::ZERO,
+                drift,
             });
         }
         for n in 0..self.nodes.len() {
@@ -46,12 +71,43 @@ impl Simulation<'_> {
         }
     }
 
+    /// By how much a machine's monotonic clock is ahead, and how many millionths it is too fast: on days by chance each has
+    /// its own.
+    fn clock_by_chance(&mut self) -> (Duration, i64) {
+        let Some(dice) = self.dice.as_mut().filter(|_| self.is_rough) else { return (Duration::ZERO, 0) };
+        let most = if dice.below(10) == 0 { DRIFT_BAD } else { DRIFT };
+        let drift =
+            i64::try_from(dice.below(2 * most + 1)).unwrap_or_default() - i64::try_from(most).unwrap_or_default();
+        (Duration::from_secs(dice.below(BOOTED_WITHIN)), drift)
+    }
+
+    /// What a node's monotonic clock says at a moment of the world.
+    pub(super) fn monotonic(&self, n: usize, at: Duration) -> Duration {
+        let Some(node) = self.nodes.get(n) else { return at };
+        let drifted =
+            i128::try_from((at.saturating_sub(START - WARM_UP)).as_nanos()).unwrap_or(0) * i128::from(node.drift);
+        let drifted = drifted / 1_000_000;
+        let by = Duration::from_nanos(u64::try_from(drifted.unsigned_abs()).unwrap_or(0));
+        let at = at + node.ahead;
+        let at = if drifted < 0 { at.saturating_sub(by) } else { at + by };
+        at.saturating_sub(node.stood_still)
+    }
+
+    /// How long it takes in the world until that has gone by on a node's clock.
+    pub(super) fn takes(&self, n: usize, by_its_clock: Duration) -> Duration {
+        let drift = self.nodes.get(n).map_or(0, |node| node.drift);
+        let nanos = i128::try_from(by_its_clock.as_nanos()).unwrap_or(0) * 1_000_000;
+        // Rounded up: a timer never fires early.
+        let nanos = (nanos + i128::from(999_999 + drift)) / i128::from(1_000_000 + drift);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
     pub(super) fn clock(&self, n: usize) -> Now {
         let since = SignedDuration::try_from(self.now).unwrap_or_default();
         let start = SignedDuration::try_from(START).unwrap_or_default();
         let from = self.story.settings.from;
         let skew = self.nodes.get(n).map_or(SignedDuration::ZERO, |node| node.skew);
-        Now { monotonic: self.now, wall: from.checked_add(since - start + skew).unwrap_or(from) }
+        Now { monotonic: self.monotonic(n, self.now), wall: from.checked_add(since - start + skew).unwrap_or(from) }
     }
 
     pub(super) fn vantage(&self, n: usize) -> Vantage {
@@ -117,7 +173,15 @@ impl Simulation<'_> {
             }
             Fate::Stops(lasting) => self.die(n, lasting),
             Fate::Pauses(lasting) => self.nodes[n].paused = Some(self.now + lasting),
-            Fate::ClockSteps(by) => self.nodes[n].skew = self.nodes[n].skew.saturating_add(by),
+            Fate::IsSuspended(lasting) => {
+                self.nodes[n].paused = Some(self.now + lasting);
+                self.nodes[n].suspended = Some(self.now + lasting);
+                self.nodes[n].stood_still += lasting;
+            }
+            Fate::ClockSteps(by) => {
+                self.checks.clock_was_set();
+                self.nodes[n].skew = self.nodes[n].skew.saturating_add(by);
+            }
             Fate::LinkCut(cut) => self.nodes[n].is_cut_off = cut,
         }
         Ok(())
@@ -168,6 +232,7 @@ impl Simulation<'_> {
             self.step(n, Input::Restarted);
         }
         self.begin_to_probe(n);
+        self.for_daemon(n, CLAIMS_EVERY, ForDaemon::Claims);
         if !is_alone {
             let after = self.spread(self.beat_every());
             self.for_daemon(n, after, ForDaemon::Beat);

@@ -6,6 +6,16 @@ use crate::ports::Setback;
 /// The longest that a mutating call is on its way; its timeout.
 const CALL_TAKES_MAX: Duration = Duration::from_secs(10);
 
+/// What may not be sent asks again after this.
+const GATE_RETRY: Duration = Duration::from_secs(1);
+
+/// A clock that was wrong is set by up to this, and a little more.
+const CLOCK_SET_BY: Duration = Duration::from_secs(120);
+/// An answer that comes twice does so within this, in milliseconds.
+const SOON_AFTER: u64 = 10_000;
+/// Or within this.
+const LONG_AFTER: u64 = 180_000;
+
 /// A mutating call under way. It arrives, even if whoever sent it is dead by then.
 pub(super) struct Sent {
     n: usize,
@@ -34,7 +44,7 @@ impl Simulation<'_> {
                 Effect::Survey => {
                     let takes = LATENCY + self.spread(Duration::from_secs(1));
                     let claims = self.world.claims(self.now, &self.vantage(n));
-                    self.answer(n, takes, Input::Surveyed { claims });
+                    self.answer(n, takes, Input::Surveyed { asked: self.clock(n).monotonic, claims });
                 }
                 Effect::Cancel { plan, step } => {
                     let key = format!("{plan}/{step}");
@@ -102,7 +112,7 @@ impl Simulation<'_> {
                 let text = if replace { "claim the clusters, replacing other claims" } else { "claim the clusters" };
                 self.note(What::Does { text: text.to_owned() });
                 let claims = self.world.claims(self.now, &here);
-                return self.answer(n, LATENCY, Input::Surveyed { claims });
+                return self.answer(n, LATENCY, Input::Surveyed { asked: self.clock(n).monotonic, claims });
             }
             effect @ (Effect::Look { .. }
             | Effect::Survey
@@ -116,7 +126,7 @@ impl Simulation<'_> {
         if self.setup.bugs.has(Bug::KeyChangesAtRestart) {
             running.salt = format!("--run-{n}-{}", self.nodes[n].run);
         }
-        let found = self.checks.starts(&running, self.clock(n));
+        let found = self.checks.starts(&running, self.clock(n), self.now);
         self.broken(found);
         let Some(daemon) = self.daemon_mut(n) else { return };
         let id = daemon.next_task;
@@ -144,10 +154,19 @@ impl Simulation<'_> {
             && dice.percent() < 20
         {
             self.coverage.count("chance", Chance::AnswerTwice);
-            let later = Duration::from_millis(dice.below(10_000));
+            // Most of what comes twice comes soon. Some of it has been waiting somewhere, until somebody has tried again.
+            let later = if dice.below(4) == 0 { LONG_AFTER } else { SOON_AFTER };
+            let later = Duration::from_millis(dice.below(later));
             self.for_daemon(n, after + later, ForDaemon::Deliver(Box::new(input.clone())));
         }
         self.for_daemon(n, after, ForDaemon::Deliver(Box::new(input)));
+    }
+
+    /// Somebody else may have taken over.
+    pub(super) fn watch_claims(&mut self, n: usize) {
+        self.for_daemon(n, CLAIMS_EVERY, ForDaemon::Claims);
+        let claims = self.world.claims(self.now, &self.vantage(n));
+        self.step(n, Input::ClaimsSeen { asked: self.clock(n).monotonic, claims });
     }
 
     /// One call of a task.
@@ -161,7 +180,9 @@ impl Simulation<'_> {
             return self.ended(n, &running, StepOutcome::Cancelled);
         }
         if let Some(why) = running.out_of_time(self.now) {
-            return self.ended(n, &running, StepOutcome::Failed { why });
+            let is_unanswered = running.is_unanswered;
+            let outcome = if is_unanswered { StepOutcome::OutOfReach { why } } else { StepOutcome::Failed { why } };
+            return self.ended(n, &running, outcome);
         }
         let (key, action) = (running.key(), running.action());
         let here = self.vantage(n);
@@ -182,7 +203,7 @@ impl Simulation<'_> {
 
     /// A mutating call leaves the daemon.
     fn send(&mut self, n: usize, id: u64, mut running: Running) {
-        let Some(left) = self.before_a_call(n, &mut running) else { return };
+        let Some(left) = self.before_a_call(n, id, &mut running) else { return };
         running.acted = true;
         running.phase = Phase::Sent;
         let sent = Sent {
@@ -201,6 +222,12 @@ impl Simulation<'_> {
         // On a bad day a call takes as long as its timeout, which ends before the permit does.
         if self.by_chance(100, Chance::CallLate) {
             let takes = self.spread(CALL_TAKES_MAX.min(left));
+            if self.by_chance(20, Chance::ClockSetMeanwhile) {
+                self.checks.clock_was_set();
+                let by = SignedDuration::from_secs(2)
+                    + SignedDuration::try_from(self.spread(CLOCK_SET_BY)).unwrap_or_default();
+                self.nodes[n].skew += by;
+            }
             return self.schedule(self.now + takes, Event::Call(Box::new(sent)));
         }
         if self.by_chance(50, Chance::CallLost) {
@@ -223,7 +250,8 @@ impl Simulation<'_> {
             }
         };
         if made.is_ok() {
-            let found = self.checks.accepted(&self.world);
+            let mut found = self.checks.accepted(&self.world);
+            found.extend(self.checks.promoted_too_early(&sent.action, self.now));
             self.broken(found);
         }
         if let Some(next) = self.world.next() {
@@ -276,7 +304,20 @@ impl Simulation<'_> {
     }
 
     /// The permit, and a crash before the call is sent. How long the call may take; none means that there is no call.
-    fn before_a_call(&mut self, n: usize, running: &mut Running) -> Option<Duration> {
+    fn before_a_call(&mut self, n: usize, id: u64, running: &mut Running) -> Option<Duration> {
+        if self.stops_by_chance(n, Chance::StopsBeforeCall) {
+            self.again(n, id, running.clone(), Duration::ZERO);
+            return None;
+        }
+        let is_unsent = !running.acted && matches!(running.work, Work::Perform(_));
+        if is_unsent && self.by_chance(4, Chance::PausedAtTheGate) {
+            self.pause_for_a_moment(n);
+            self.again(n, id, running.clone(), GATE_RETRY);
+            return None;
+        }
+        if self.by_chance(2, Chance::HaltsBeforeCall) {
+            self.breaks_inside(n);
+        }
         let nth = self.counts.calls;
         self.counts.calls += 1;
         let dies = self.crashes(|crash| crash == Crash::Call { nth, sent: false });
@@ -294,19 +335,57 @@ impl Simulation<'_> {
             self.ended(n, running, StepOutcome::Failed { why });
             return None;
         }
+        if let Some(why) = self.forbidden(n, running, now) {
+            self.coverage.count("refusal", Refusal::StoodStill);
+            // Where nothing was sent yet nothing waits for leave: by then the world is another one.
+            match (&running.work, running.acted) {
+                (Work::Perform(_), false) => self.ended(n, running, StepOutcome::NotBegun { why }),
+                (Work::Perform(_) | Work::Undo { .. } | Work::Fence { .. }, _) => {
+                    self.again(n, id, running.clone(), GATE_RETRY);
+                }
+            }
+            return None;
+        }
         if let Some(renewed) = running.permit.renewed(&lease, now, permit) {
             running.permit = renewed;
         }
         let Ok(left) = running.permit.time_left(now) else {
-            let why = "the permit ran out".to_owned();
             self.coverage.count("refusal", Refusal::PermitRanOut);
-            self.ended(n, running, StepOutcome::Failed { why });
+            self.again(n, id, running.clone(), GATE_RETRY);
             return None;
         };
         let is_halted = self.daemon(n).is_some_and(|daemon| daemon.controller.halted().is_some());
-        let found = self.checks.call(running, &self.world, self.now, is_halted);
+        let found = self.checks.call(running, &self.world, is_halted);
         self.broken(found);
         Some(left)
+    }
+
+    /// Somebody thinks better of it, while a step has started and has sent nothing.
+    fn pause_for_a_moment(&mut self, n: usize) {
+        let lasting = Duration::from_secs(30) + self.spread(Duration::from_secs(300));
+        let wall = self.clock(n).wall;
+        let until = wall.checked_add(lasting).unwrap_or(wall);
+        let (by, reason) = ("operator".to_owned(), "wait a moment".to_owned());
+        self.command(n, Command::Pause { by, until, reason });
+    }
+
+    /// An invariant breaks in the daemon. Somebody starts it anew after a while.
+    fn breaks_inside(&mut self, n: usize) {
+        let run = self.nodes[n].run;
+        if let Some(daemon) = self.daemon_mut(n) {
+            daemon.controller.halt("an invariant broke".to_owned());
+        }
+        let text = self.of_node(n, "halts: an invariant broke");
+        self.note(What::Daemon { text });
+        self.schedule(self.now + MENDED_AFTER, Event::Mend(n, run));
+    }
+
+    /// What people paused or hold, as `daemon::gate` has it.
+    fn forbidden(&self, n: usize, running: &Running, now: Now) -> Option<String> {
+        let (Work::Perform(task) | Work::Undo { task, .. }) = &running.work else { return None };
+        let standstill = self.daemon(n)?.controller.standstill(now);
+        let is_held = standstill.held.contains(&task.plan);
+        standstill.paused.or_else(|| is_held.then(|| "a person holds the incident".to_owned()))
     }
 
     fn again(&mut self, n: usize, id: u64, running: Running, wait: Duration) {
@@ -324,7 +403,7 @@ impl Simulation<'_> {
         let takes = LATENCY + self.spread(Duration::from_secs(1));
         let told = match outcome.clone() {
             StepOutcome::Reached { note, .. } => Ok(note),
-            StepOutcome::Failed { why } => Err(why),
+            StepOutcome::Failed { why } | StepOutcome::OutOfReach { why } => Err(why),
             StepOutcome::Cancelled => Err("cancelled".to_owned()),
             StepOutcome::NotBegun { why } => Err(why),
         };

@@ -48,7 +48,8 @@ impl Simulation<'_> {
         let jitter = self.spread(interval / 10);
         self.for_daemon(n, interval - jitter, ForDaemon::Round(interval));
         let here = self.vantage(n);
-        let began = self.now.saturating_sub(LATENCY);
+        let moment = self.clock(n).monotonic;
+        let began = moment.saturating_sub(LATENCY);
         let policy = &self.setup.policy;
         let with_interval = |id: &&InstanceId| {
             policy.components.get(&id.component).is_some_and(|component| component.probing.interval == interval)
@@ -68,7 +69,7 @@ impl Simulation<'_> {
         let asked: Vec<_> = asked.map(|(id, reference)| (id.clone(), reference.probing.timeout)).collect();
         for (reference, timeout) in asked {
             if self.world.reference_answers(&here, &reference) {
-                let answered = ReferenceObservation { reference, began, ended: self.now, answer: Ok(()) };
+                let answered = ReferenceObservation { reference, began, ended: moment, answer: Ok(()) };
                 self.step(n, Input::ReferenceObserved(answered));
             } else {
                 let answer = Err("no answer".to_owned());
@@ -81,8 +82,8 @@ impl Simulation<'_> {
     pub(super) fn probe(&mut self, n: usize, id: InstanceId) {
         let dice = self.probe_dice.percent();
         let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, &self.vantage(n));
-        let observation =
-            Observation { instance: id.clone(), began: self.now, ended: self.now + takes, finding, evidence };
+        let began = self.clock(n).monotonic;
+        let observation = Observation { instance: id.clone(), began, ended: began + takes, finding, evidence };
         self.for_daemon(n, takes, ForDaemon::Observed(Box::new(observation)));
         let interval = self.interval(&id);
         let jitter = self.spread(interval / 10);
@@ -94,7 +95,8 @@ impl Simulation<'_> {
         let answers = self.world.reference_answers(&self.vantage(n), &id);
         let takes = if answers { LATENCY } else { probing.timeout };
         let answer = if answers { Ok(()) } else { Err("no answer".to_owned()) };
-        let answered = ReferenceObservation { reference: id.clone(), began: self.now, ended: self.now + takes, answer };
+        let began = self.clock(n).monotonic;
+        let answered = ReferenceObservation { reference: id.clone(), began, ended: began + takes, answer };
         self.for_daemon(n, takes, ForDaemon::Answered(answered));
         self.for_daemon(n, probing.interval.max(takes + Duration::from_millis(1)), ForDaemon::Ask(id));
     }

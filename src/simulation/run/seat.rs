@@ -8,7 +8,9 @@ use crate::ports::{AppendError, Candidacy};
 /// A lease is renewed after this part of it.
 const RENEWALS_PER_LEASE: u32 = 4;
 /// A daemon inside a region that serves lets others come first for so long.
-const INSIDE_AFTER: Duration = Duration::from_secs(5);
+const INSIDE_AFTER: Duration = Duration::from_secs(2);
+/// And one that handed a step over, for so long.
+const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(10);
 /// Through the ledger.
 pub(super) const NEWS_TAKES: Duration = Duration::from_millis(50);
 /// A frame of which nobody knows whether it is recorded is sent again after this.
@@ -20,6 +22,9 @@ impl Simulation<'_> {
         self.for_daemon(n, self.beat_every(), ForDaemon::Beat);
         let reaches = self.reaches_ledger(n);
         self.follow(n);
+        self.confirm_roles(n, reaches);
+        self.ask_the_others(n);
+        self.tell_the_guardian(n);
         self.cast(n, reaches);
         let now = self.clock(n);
         let Some(daemon) = self.daemon_mut(n) else { return };
@@ -31,7 +36,7 @@ impl Simulation<'_> {
             self.coverage.look(guards, states);
             let Some(daemon) = self.daemon_mut(n) else { return };
             let should_yield = fitness == Fitness::Inside && daemon.controller.should_yield(now);
-            if is_idle && (should_yield || matches!(fitness, Fitness::Unfit(_))) {
+            if is_idle && (should_yield || matches!(fitness, Fitness::Unfit(_) | Fitness::OutOfReach)) {
                 let _ = daemon.ledger.resign().now_or_never();
                 return self.deposed(n, "it gave the lead up");
             }
@@ -41,6 +46,7 @@ impl Simulation<'_> {
             Fitness::Unfit(_) => return,
             Fitness::Inside => INSIDE_AFTER,
             Fitness::Outside => Duration::ZERO,
+            Fitness::OutOfReach => OUT_OF_REACH_AFTER,
         };
         if !reaches || daemon.ledger.standing().leader.is_some() {
             daemon.vacant_since = None;
@@ -115,6 +121,7 @@ impl Simulation<'_> {
             daemon.next_index = frame.index + 1;
             daemon.controller.apply(frame.at, &frame.facts);
         }
+        self.confirm_roles(n, false);
     }
 
     /// Shows the others what this one sees.
@@ -140,15 +147,22 @@ impl Simulation<'_> {
 
     /// The frame is not known to be recorded.
     pub(super) fn not_appended(&mut self, n: usize, error: AppendError, frame: Frame, perform: Vec<Effect>) {
-        let now = self.now;
+        let now = self.clock(n).monotonic;
         match &error {
             AppendError::Unknown(_) => self.coverage.count("refusal", Refusal::FrameUnknown),
             AppendError::Fenced { .. } => self.coverage.count("refusal", Refusal::FrameFenced),
             AppendError::Halted(_) => {}
         }
+        let is_taken_for_a_failure = self.setup.bugs.has(Bug::LostAppendIsFailure);
+        let recorded = self.disk.frames().len() as u64;
         let Some(daemon) = self.daemon_mut(n) else { return };
         match error {
             AppendError::Halted(why) => self.append_failed(n, why, frame, perform),
+            AppendError::Unknown(_) if is_taken_for_a_failure => {
+                daemon.controller.apply(frame.at, &[]);
+                daemon.next_index = recorded;
+                self.step(n, Input::Tick);
+            }
             AppendError::Unknown(_) if now < daemon.lease.until => {
                 daemon.open = Some((frame, perform));
                 self.for_daemon(n, APPEND_AGAIN, ForDaemon::Appended);

@@ -1,6 +1,8 @@
 //! What the story says happens, and the orders in it.
 
 use super::*;
+use crate::decide::BreakGlassRecord;
+use crate::ports::Term;
 
 impl Simulation<'_> {
     pub(super) fn tell(&mut self, n: usize) -> Result<(), SetupError> {
@@ -19,7 +21,7 @@ impl Simulation<'_> {
                 self.world.befall(self.now, which, condition).map_err(at_line)?;
             }
             Happening::References { which, answers } => {
-                self.world.set_references(which.as_ref(), *answers).map_err(at_line)?;
+                self.world.set_references(self.now, which.as_ref(), *answers).map_err(at_line)?;
             }
             Happening::Link { cut } => self.befall_own(Fate::LinkCut(*cut)).map_err(at_line)?,
             Happening::Partition { between: (one, other), one_way, cut } => {
@@ -36,7 +38,10 @@ impl Simulation<'_> {
             Happening::Restart(lasting) => self.befall_own(Fate::Stops(*lasting)).map_err(at_line)?,
             Happening::Works { work, behaviour } => {
                 self.coverage.count("work", behaviour);
-                self.world.set_behaviour(work, behaviour);
+                self.world.set_behaviour(self.now, work, behaviour);
+                if let Some(next) = self.world.next() {
+                    self.schedule(next, Event::World);
+                }
             }
             Happening::Claimed { region, ledger } => self.world.claim_as_another(region, ledger),
             Happening::Operator(order) => self.order(order.clone()).map_err(at_line)?,
@@ -68,7 +73,12 @@ impl Simulation<'_> {
         let latest = daemon.controller.status(now).incidents.first().map(|incident| incident.incident.clone());
         let is_about_one = !matches!(
             order,
-            Order::Pause { .. } | Order::Resume | Order::Failover { .. } | Order::Adopt(_) | Order::Help
+            Order::Pause { .. }
+                | Order::Resume
+                | Order::Failover { .. }
+                | Order::Adopt(_)
+                | Order::Merge { .. }
+                | Order::Help
         );
         if latest.is_none() && is_about_one {
             let why = "there is no incident that an operator could mean".to_owned();
@@ -101,6 +111,23 @@ impl Simulation<'_> {
             Order::Skip(step) => Command::Skip { by, incident: incident(), step },
             Order::Abort => Command::Abort { by, incident: incident() },
             Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
+            Order::Merge { ledger, placement, owed } => {
+                let record = BreakGlassRecord {
+                    ledger,
+                    term: Term { epoch: 1, since: now.wall },
+                    frames: 9,
+                    head: "of the story".to_owned(),
+                    departs_from: None,
+                    by: "alice".to_owned(),
+                    reason: "the story says so".to_owned(),
+                    began: now.wall,
+                    placement: placement.into_iter().collect(),
+                    owed: owed.into_iter().collect(),
+                    fenced: BTreeSet::new(),
+                    incidents: Vec::new(),
+                };
+                Command::Merge { by, record: Box::new(record), unfinished: false }
+            }
             Order::Help => return Ok(()),
         };
         self.command(n, command);

@@ -53,13 +53,18 @@ impl Network {
         Ok(())
     }
 
+    /// Every region has reached every other one for so long.
+    pub(in crate::simulation) fn has_been_whole(&self, now: Duration, lasting: Duration) -> bool {
+        self.parted.is_empty() && self.past.values().flatten().all(|(_, ended)| *ended + lasting <= now)
+    }
+
     /// Whether what stands there cannot reach that region.
     pub(super) fn is_parted(&self, from: &Vantage, to: &RegionId) -> bool {
         from.is_cut_off || (!self.parted.is_empty() && self.parted.contains_key(&(from.region.clone(), to.clone())))
     }
 
     /// Since when two regions do not hear each other, both ways round.
-    pub(super) fn parted_since(&self, one: &RegionId, other: &RegionId) -> Option<Duration> {
+    pub(in crate::simulation) fn parted_since(&self, one: &RegionId, other: &RegionId) -> Option<Duration> {
         if self.parted.is_empty() {
             return None;
         }

@@ -26,6 +26,18 @@ impl World {
         }
     }
 
+    /// Pods that could not start do so by themselves once the cause is gone: the cluster has not forgotten that they were
+    /// to be restarted.
+    pub(super) fn go_on_with_what_hung(&mut self, now: Duration) {
+        for place in 0..self.under_way.len() {
+            let Operation { done, key, action } = self.under_way[place].clone();
+            let is_rollout = matches!(action, Action::RolledOut { .. });
+            if done.is_none() && is_rollout && self.behaviour(&key, &action) == Behaviour::Works {
+                self.under_way[place].done = Some(now + self.usual_time(&action));
+            }
+        }
+    }
+
     pub(in crate::simulation) fn look(
         &self,
         now: Duration,
@@ -154,7 +166,7 @@ impl World {
             Action::Fenced { database } => {
                 if let Some(instance) = self.instances.get_mut(database) {
                     instance.fenced = false;
-                    instance.silent_since = None;
+                    instance.silent_since = instance.silent_since.filter(|_| instance.demoted);
                 }
             }
             Action::IncidentDeclared { cluster, .. } => {
@@ -257,7 +269,7 @@ impl World {
             }
             Action::RolledOut { cluster, workload, .. } => {
                 let place = (cluster.clone(), workload.clone());
-                text(cluster, format!("restarted {workload}"), key) && !self.lacking.contains_key(&place)
+                text(cluster, restarted(workload, key), key) && !self.lacking.contains_key(&place)
             }
             Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
             Action::StorageReachable { storage } => self.reaches(now, from, storage),
@@ -279,6 +291,7 @@ impl World {
             Action::DatabasePromoted { database, .. } => {
                 if let Some(instance) = self.instances.get_mut(database) {
                     instance.writable = true;
+                    instance.demoted = false;
                 }
             }
             Action::CacheActive { cache, .. } => {
@@ -297,7 +310,8 @@ impl World {
                 self.texts.insert((cluster.clone(), format!("{name}/{key}")), value_text(value));
             }
             Action::RolledOut { cluster, workload, .. } => {
-                self.texts.insert((cluster.clone(), format!("restarted {workload}")), operation.key.clone());
+                let mark = restarted(workload, &operation.key);
+                self.texts.insert((cluster.clone(), mark), operation.key.clone());
                 let place = (cluster.clone(), workload.clone());
                 if self.lacking.get(&place).is_some_and(|lack| lack.until_restarted) {
                     self.lacking.remove(&place);
@@ -309,6 +323,11 @@ impl World {
             Action::StorageReachable { .. } | Action::Verified { .. } => {}
         }
     }
+}
+
+/// Two plans may restart one workload, so each restart has a mark of its own.
+fn restarted(workload: &str, key: &str) -> String {
+    format!("restarted {workload} for {key}")
 }
 
 fn work_of(action: &Action) -> Work {

@@ -127,5 +127,7 @@ pub(crate) fn ballot(observer: &str, sequence: u64) -> Ballot {
         abstains: None,
         doubts: std::collections::BTreeMap::new(),
         views: std::collections::BTreeMap::new(),
+        guards: std::collections::BTreeSet::new(),
+        revoked: std::collections::BTreeMap::new(),
     }
 }

@@ -33,6 +33,6 @@ class QuietHandler(MotoRequestHandler):
 for module in (rds, route53, elasticache):
     module.install()
 seed()
-dns_server.serve(settings.get("dns_port"))
-run_simple("127.0.0.1", settings.get("port"), faults.FaultLayer(DomainDispatcherApplication(create_backend_app)), threaded=True,
+dns_server.serve(settings.get("dns_port"), settings.get("host"))
+run_simple(settings.get("host"), settings.get("port"), faults.FaultLayer(DomainDispatcherApplication(create_backend_app)), threaded=True,
            request_handler=QuietHandler)

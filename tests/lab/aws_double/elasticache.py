@@ -248,7 +248,7 @@ def failover_global_replication_group(self):
             for other in group.members:                  # the old primary, where it can be reached, follows the new one
                 if other is not member and other.real() and member.real():
                     try:
-                        redis(other.real(), "REPLICAOF", "127.0.0.1", str(member.real()["direct_port"]))
+                        redis(other.real(), "REPLICAOF", member.real()["host"], str(member.real()["direct_port"]))
                     except OSError:
                         pass
 

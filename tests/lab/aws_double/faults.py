@@ -17,6 +17,7 @@ Effects:
   status + code   answer an AWS error (`message` too, if given) without performing the call
   hang            never answer, until the fault is lifted
   drop            close the connection without performing the call
+  hold_response   perform the call, then answer it when the fault is lifted, and not before
   drop_response   perform the call, then close the connection without an answer
   empty           perform the call, then answer 200 with an empty body
   times           only for this many calls
@@ -65,8 +66,11 @@ class FaultLayer:
         if "status" in fault:
             return answer(call, start, *error(service, fault))
         status, headers, body = run(self.app, env)
-        if fault.get("drop_response"):
+        if fault.get("hold_response") or fault.get("drop_response"):
             call["status"] = int(status.split()[0])
+        while fault.get("hold_response") and fault in _faults:
+            time.sleep(0.01)
+        if fault.get("drop_response"):
             return close(env, start)
         if fault.get("empty"):
             headers, body = [("Content-Type", "text/xml"), ("Content-Length", "0")], b""
@@ -112,7 +116,7 @@ def matches(fault, service, region, action):
 
 
 def effect_of(fault):
-    return fault and next((e for e in ("hang", "drop", "drop_response", "empty") if fault.get(e)), str(fault.get("code", fault.get("status", "delay"))))
+    return fault and next((e for e in ("hang", "drop", "hold_response", "drop_response", "empty") if fault.get(e)), str(fault.get("code", fault.get("status", "delay"))))
 
 
 def run(app, env):

@@ -4,7 +4,7 @@ import json, threading
 lock = threading.RLock()
 
 values = {
-    "port": 0, "dns_port": 0,
+    "host": "127.0.0.1", "port": 0, "dns_port": 0,
     "promote_lag_s": 0.2,       # RDS goes on saying `available` this long after it accepted a promotion
     "promote_s": 1.0,           # then it says `modifying` at least this long
     "modify_s": 1.0,            # ElastiCache says `modifying` this long

@@ -10,10 +10,10 @@ SEED = {"rds", "ec2", "ses"}
 def start(run, port, dns_port, *, databases=None, caches=None, cache_layout="pair", addresses=None, timings=None):
     """`databases` and `caches` name the real servers behind RDS instances and replication groups."""
     config = run.folder / "aws-double.json"
-    config.write_text(json.dumps({"port": port, "dns_port": dns_port, "databases": databases or {}, "caches": caches or {},
+    config.write_text(json.dumps({"host": run.host(), "port": port, "dns_port": dns_port, "databases": databases or {}, "caches": caches or {},
                                   "cache_layout": cache_layout, "addresses": addresses or {}, **(timings or {})}))
     run.spawn("aws", [python(), "-m", "aws_double", config], env={"PYTHONPATH": str(LAB), "PYTHONDONTWRITEBYTECODE": "1"})
-    double = Double(f"http://127.0.0.1:{port}")
+    double = Double(f"http://{run.host()}:{port}")
     wait_until(lambda: double.get("faults") == [], "the AWS double", run=run, process="aws")
     _seed(double.endpoint)
     double.post("calls", [])

@@ -5,6 +5,8 @@ The passwords are constants on purpose: they guard servers on loopback that live
 PRIMARY, SECONDARY = "us-east-1", "us-west-2"
 REGIONS = (PRIMARY, SECONDARY)
 ROLE = {PRIMARY: "primary", SECONDARY: "secondary"}
+THIRD = "eu-west-1"                       # where a third daemon and a third member of etcd stand
+COUNCIL = (*REGIONS, THIRD)
 
 # the addresses that api.omnimesh.com has in the plan, and ones on loopback that really answer
 PLAN_ADDRESS = {PRIMARY: "52.91.123.45", SECONDARY: "52.123.45.67"}

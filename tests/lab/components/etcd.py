@@ -1,8 +1,9 @@
-"""Three members of etcd, for a ledger that several daemons share.
+"""Three members of etcd, for a ledger that several daemons share; with namespaces, one in each region.
 
 With `secure`, clients need a certificate of the lab's authority, and the user `failoverd` with a password.
 """
 import os, subprocess
+from . import constants as c
 from .processes import program, wait_until
 
 MEMBERS = 3
@@ -18,15 +19,17 @@ def start(run, authority, ports, secure=False):
     cert, key = authority.issue("etcd")
     user_cert, user_key = authority.issue("etcd-client")
     tls = ["--cert-file", cert, "--key-file", key, "--trusted-ca-file", authority.file, "--client-cert-auth"] if secure else []
-    cluster = ",".join(f"n{i}=http://127.0.0.1:{port}" for i, port in enumerate(peers))
+    regions = c.COUNCIL if run.state()["namespaces"] else [None] * MEMBERS
+    hosts = [run.host(region) for region in regions]
+    cluster = ",".join(f"n{i}=http://{hosts[i]}:{port}" for i, port in enumerate(peers))
     for i in range(MEMBERS):
-        client, peer = f"{scheme}://127.0.0.1:{clients[i]}", f"http://127.0.0.1:{peers[i]}"
+        client, peer = f"{scheme}://{hosts[i]}:{clients[i]}", f"http://{hosts[i]}:{peers[i]}"
         run.spawn(f"etcd-{i}", [binary, "--name", f"n{i}", "--data-dir", run.data / f"etcd-{i}", "--initial-cluster", cluster,
                                 "--initial-cluster-token", "failoverd-lab", "--listen-client-urls", client,
                                 "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
                                 "--heartbeat-interval", "50", "--election-timeout", "500", "--logger", "zap", "--log-level", "error",
-                                "--enable-v2=false", *tls])
-    endpoints = [f"{scheme}://127.0.0.1:{port}" for port in clients]
+                                "--enable-v2=false", *tls], region=regions[i])
+    endpoints = [f"{scheme}://{host}:{port}" for host, port in zip(hosts, clients)]
     flags = ["--endpoints", ",".join(endpoints)]
     if secure:
         flags += ["--cacert", authority.file, "--cert", user_cert, "--key", user_key]

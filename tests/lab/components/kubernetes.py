@@ -38,7 +38,8 @@ def _start_region(run, authority, region, ports, values, pod_delay, shown_port):
     tokens = {user: secrets.token_hex(16) for user in ("admin", "failoverd")}
     (folder / "tokens.csv").write_text(f'{tokens["admin"]},admin,admin,"system:masters"\n'
                                        f'{tokens["failoverd"]},failoverd,failoverd,"failover"\n')
-    server, shown = f"https://127.0.0.1:{api}", f"https://127.0.0.1:{shown_port or api}"
+    host = run.host(region)
+    server, shown = f"https://{host}:{api}", f"https://{host}:{shown_port or api}"
     files = {}
     for user, url in (("admin", server), ("failoverd", shown)):
         (folder / f"{user}.token").write_text(tokens[user])
@@ -47,13 +48,13 @@ def _start_region(run, authority, region, ports, values, pod_delay, shown_port):
 
     run.spawn(f"etcd@{region}", [
         program("etcd", hint=hint), "--data-dir", run.data / f"etcd-{region}",
-        "--listen-client-urls", f"http://127.0.0.1:{etcd_client}", "--advertise-client-urls", f"http://127.0.0.1:{etcd_client}",
-        "--listen-peer-urls", f"http://127.0.0.1:{etcd_peer}", "--initial-advertise-peer-urls", f"http://127.0.0.1:{etcd_peer}",
-        "--initial-cluster", f"default=http://127.0.0.1:{etcd_peer}", "--unsafe-no-fsync", "--logger", "zap", "--log-level", "error",
+        "--listen-client-urls", f"http://{host}:{etcd_client}", "--advertise-client-urls", f"http://{host}:{etcd_client}",
+        "--listen-peer-urls", f"http://{host}:{etcd_peer}", "--initial-advertise-peer-urls", f"http://{host}:{etcd_peer}",
+        "--initial-cluster", f"default=http://{host}:{etcd_peer}", "--unsafe-no-fsync", "--logger", "zap", "--log-level", "error",
     ], region=region)
     run.spawn(f"k8s@{region}", [
-        program(CACHE / "bin/kube-apiserver", hint=hint), f"--etcd-servers=http://127.0.0.1:{etcd_client}",
-        "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={api}", "--endpoint-reconciler-type=none",
+        program(CACHE / "bin/kube-apiserver", hint=hint), f"--etcd-servers=http://{host}:{etcd_client}",
+        f"--bind-address={host}", f"--advertise-address={host}", f"--secure-port={api}", "--endpoint-reconciler-type=none",
         f"--tls-cert-file={cert}", f"--tls-private-key-file={key}", f"--cert-dir={folder}",
         "--service-account-issuer=https://lab", f"--service-account-key-file={sa_key}", f"--service-account-signing-key-file={sa_key}",
         "--service-cluster-ip-range=198.18.0.0/24", "--authorization-mode=RBAC", f"--token-auth-file={folder}/tokens.csv",
@@ -64,7 +65,7 @@ def _start_region(run, authority, region, ports, values, pod_delay, shown_port):
     wait_until(lambda: admin.call("GET", "/readyz", raw=True) == "ok", f"the API server in {region}", run=run, process=f"k8s@{region}")
     run.spawn(f"k8s-controllers@{region}", [
         program(CACHE / "bin/kube-controller-manager", hint=hint), f"--kubeconfig={files['admin']['kubeconfig']}",
-        "--leader-elect=false", "--bind-address=127.0.0.1", f"--secure-port={controllers}", "--port=0", f"--cert-dir={folder}",
+        "--leader-elect=false", f"--bind-address={host}", f"--secure-port={controllers}", "--port=0", f"--cert-dir={folder}",
         f"--controllers={CONTROLLERS}", "--kube-api-qps=200", "--kube-api-burst=400",
     ], region=region)
     run.spawn(f"k8s-kubelet@{region}", [python(), LAB / "kubelet.py", server, authority.file, files["admin"]["token_file"],

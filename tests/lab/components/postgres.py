@@ -49,6 +49,11 @@ host    all          all         127.0.0.1/32   scram-sha-256
 host    replication  replicator  127.0.0.1/32   scram-sha-256
 """
 
+# Regions in namespaces of their own come from outside; each of them sees nobody else.
+HBA_OF_THE_WORLD = """host    all          all         0.0.0.0/0      scram-sha-256
+host    replication  replicator  0.0.0.0/0      scram-sha-256
+"""
+
 ROLES = """
 ALTER ROLE postgres PASSWORD '{postgres}';
 CREATE ROLE app LOGIN PASSWORD '{app}';
@@ -84,16 +89,17 @@ def start_pair(run, authority, ports):
     for region in c.REGIONS:
         run.spawn(f"pg@{region}", [_binary("postgres"), "-D", folder(run, region)], region=region, cwd=run.data, user=USER)
     for region in c.REGIONS:
-        wait_until(lambda r=region: query(ports[r], "SELECT 1"), f"PostgreSQL in {region}", run=run, process=f"pg@{region}")
+        wait_until(lambda r=region: query(ports[r], "SELECT 1", host=run.host(r)), f"PostgreSQL in {region}", run=run, process=f"pg@{region}")
     streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-    wait_until(lambda: query(ports[c.PRIMARY], streaming) == 1, "streaming replication", run=run, process=f"pg@{c.SECONDARY}")
+    wait_until(lambda: query(ports[c.PRIMARY], streaming, host=run.host(c.PRIMARY)) == 1, "streaming replication", run=run, process=f"pg@{c.SECONDARY}")
     return {region: describe(run, region, ports[region], authority) for region in c.REGIONS}
 
 
 def describe(run, region, port, authority):
-    dsn = {user: f"host=127.0.0.1 port={port} user={user} password={c.PASSWORDS[user]} dbname={c.DATABASE}"
+    host = run.host(region)
+    dsn = {user: f"host={host} port={port} user={user} password={c.PASSWORDS[user]} dbname={c.DATABASE}"
            for user in ("app", "failoverd", "postgres")}
-    return {"process": f"pg@{region}", "host": "127.0.0.1", "port": port, "database": c.DATABASE, "passwords": c.PASSWORDS,
+    return {"process": f"pg@{region}", "host": host, "port": port, "database": c.DATABASE, "passwords": c.PASSWORDS,
             "dsn": dsn, "data_dir": str(folder(run, region)), "ca_file": str(authority.file),
             "rds_instance": c.RDS_INSTANCE[region]}
 
@@ -102,15 +108,15 @@ def folder(run, region):
     return run.data / f"pg-{region}"
 
 
-def query(port, statement, database="postgres", user="postgres"):
-    with _connect(port, database, user) as connection:
+def query(port, statement, database="postgres", user="postgres", host="127.0.0.1"):
+    with _connect(host, port, database, user) as connection:
         row = connection.execute(statement).fetchone()
         return row and row[0]
 
 
-def _connect(port, database="postgres", user="postgres"):
+def _connect(host, port, database, user):
     import psycopg
-    return psycopg.connect(host="127.0.0.1", port=port, user=user, password=c.PASSWORDS[user], dbname=database,
+    return psycopg.connect(host=host, port=port, user=user, password=c.PASSWORDS[user], dbname=database,
                            connect_timeout=3, autocommit=True)
 
 
@@ -125,10 +131,13 @@ def _lay_out(run, authority, base, region, ports):
     sockets = run.data / f"pg-{region}-socket"           # outside the data folder: pg_rewind would copy it
     sockets.mkdir(mode=0o700)
     with open(target / "postgresql.conf", "a") as conf:
-        conf.write(f"port = {ports[region]}\nunix_socket_directories = '{sockets}'\n")
+        conf.write(f"port = {ports[region]}\nunix_socket_directories = '{sockets}'\nlisten_addresses = '{run.host(region)}'\n")
+    if run.state()["namespaces"]:
+        with open(target / "pg_hba.conf", "a") as hba:
+            hba.write(HBA_OF_THE_WORLD)
     if region == c.SECONDARY:
         with open(target / "postgresql.conf", "a") as conf:
-            conf.write(f"primary_conninfo = 'host=127.0.0.1 port={ports[c.PRIMARY]} user=replicator "
+            conf.write(f"primary_conninfo = 'host={run.host(c.PRIMARY)} port={ports[c.PRIMARY]} user=replicator "
                        f"password={c.PASSWORDS['replicator']} application_name={region} connect_timeout=3'\n")
         (target / "standby.signal").touch()
     if USER:

@@ -6,7 +6,7 @@ their start time still matches: a recycled process id is left alone.
 
 This module deliberately knows nothing about any particular server.
 """
-import contextlib, fcntl, json, os, random, select, shutil, signal, socket, subprocess, tempfile, threading, time
+import contextlib, fcntl, json, os, pwd, random, select, shutil, signal, socket, subprocess, tempfile, threading, time
 from pathlib import Path
 
 CACHE = Path(os.environ.get("FAILOVERD_LAB_CACHE") or Path.home() / ".cache/failoverd-lab")
@@ -35,7 +35,7 @@ class Run:
         self.logs.mkdir(parents=True, exist_ok=True)
         data = tempfile.mkdtemp(prefix="failoverd-lab-", dir=place_for_data())
         os.chmod(data, 0o711)
-        self._write({"data": data, "processes": {}, "ports": []})
+        self._write({"data": data, "processes": {}, "ports": [], "namespaces": {}})
 
     def exists(self):
         return (self.folder / "state.json").exists()
@@ -43,6 +43,22 @@ class Run:
     @property
     def data(self):
         return Path(self.state()["data"])
+
+    def host(self, region=None):
+        """The address that servers of a region listen at, and (without a region) those that belong to none."""
+        from regions_net import ADDRESS, WORLD_ADDRESS
+        if not self.state()["namespaces"]:
+            return "127.0.0.1"
+        return ADDRESS[region] if region else WORLD_ADDRESS
+
+    def make_regions(self):
+        """A network namespace for each region; `spawn` then starts every process in the one of its region."""
+        from regions_net import Net
+        net = Net.named()
+        with self.change() as state:
+            state["namespaces"] = net.names
+        net.make()
+        return net
 
     def state(self):
         try:
@@ -113,9 +129,14 @@ class Run:
     def _launch(self, name, spec):
         # as another user only where we are root: servers that refuse root run as their own user
         as_user = {"user": spec["user"], "group": spec["user"], "extra_groups": []} if spec["user"] and os.getuid() == 0 else {}
+        argv = spec["argv"]
+        if names := self.state()["namespaces"]:
+            from regions_net import within
+            to_user = ["--setgid", str(pwd.getpwnam(spec["user"]).pw_gid), "--setuid", str(pwd.getpwnam(spec["user"]).pw_uid)] if spec["user"] else []
+            argv, as_user = [*within(names[spec["region"] or "world"]), *to_user, "--", *argv], {}
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "AWS_", "KUBE"))}
         with open(self.logs / f"{name}.log", "ab") as log:
-            process = subprocess.Popen(spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=spec["cwd"],
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=spec["cwd"],
                                        env={**environment, **spec["env"]}, start_new_session=True, **as_user)
         threading.Thread(target=process.wait, daemon=True).start()      # no zombies while we live
         with self.change() as state:
@@ -147,6 +168,12 @@ class Run:
                 os.kill(pid, number)
         return family
 
+    def signal_one(self, name, number):
+        """Signal the process, and nothing that it started."""
+        spec = self._spec(name)
+        if alive(spec):
+            os.kill(spec["pid"], number)
+
     def kill(self, *names):
         """SIGKILL, all of them before waiting for any, and wait until they are gone."""
         families = [pid for name in names for pid in self.signal(name, signal.SIGKILL)]
@@ -169,6 +196,9 @@ class Run:
             for port in state["ports"]:
                 (PORT_CLAIMS / str(port)).unlink(missing_ok=True)
             shutil.rmtree(state["data"], ignore_errors=True)
+            if state["namespaces"]:
+                from regions_net import Net
+                Net(state["namespaces"]).remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

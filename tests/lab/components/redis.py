@@ -15,6 +15,7 @@ def start(run, ports, layout="pair"):
     """`ports` maps region to a list of ports: nine for the primary region of a cluster, else one."""
     binary = program("redis-server", hint="tests/lab/install.sh")
     cluster = layout == "cluster"
+    host = run.host
     for region in c.REGIONS:
         for index, port in enumerate(ports[region]):
             data = run.data / f"redis-{region}-{index}"
@@ -24,21 +25,21 @@ def start(run, ports, layout="pair"):
                 extra = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
                          "--cluster-port", str(ports["bus"][index]), "--cluster-announce-ip", "127.0.0.1"]
             elif layout == "pair" and region == c.SECONDARY:
-                extra = ["--replicaof", "127.0.0.1", str(ports[c.PRIMARY][0])]
-            run.spawn(_name(region, index), [binary, "--port", port, "--bind", "127.0.0.1", "--dir", data, "--save", "",
+                extra = ["--replicaof", host(c.PRIMARY), str(ports[c.PRIMARY][0])]
+            run.spawn(_name(region, index), [binary, "--port", port, "--bind", host(region), "--protected-mode", "no", "--dir", data, "--save", "",
                                              "--appendonly", "no", "--maxmemory", "64mb", "--repl-diskless-sync-delay", "0",
                                              *extra], region=region)
     for region in c.REGIONS:
         for index, port in enumerate(ports[region]):
-            wait_until(lambda p=port: command(p, "PING") == "PONG", f"Redis in {region}", run=run, process=_name(region, index))
+            wait_until(lambda p=port, h=host(region): command(p, "PING", host=h) == "PONG", f"Redis in {region}", run=run, process=_name(region, index))
     if cluster:
         _create_cluster(ports[c.PRIMARY])
     elif layout == "pair":
-        command(ports[c.PRIMARY][0], "SET", "session:1", "seed")
-        wait_until(lambda: "master_link_status:up" in command(ports[c.SECONDARY][0], "INFO", "replication"),
+        command(ports[c.PRIMARY][0], "SET", "session:1", "seed", host=host(c.PRIMARY))
+        wait_until(lambda: "master_link_status:up" in command(ports[c.SECONDARY][0], "INFO", "replication", host=host(c.SECONDARY)),
                    "Redis replication", run=run, process=_name(c.SECONDARY, 0))
-    return {region: {"process": _name(region, 0), "host": "127.0.0.1", "port": ports[region][0], "layout": layout,
-                     "nodes": [f"127.0.0.1:{p}" for p in ports[region]], "replication_group": c.CACHE_GROUP[region]}
+    return {region: {"process": _name(region, 0), "host": host(region), "port": ports[region][0], "layout": layout,
+                     "nodes": [f"{host(region)}:{p}" for p in ports[region]], "replication_group": c.CACHE_GROUP[region]}
             for region in c.REGIONS}
 
 

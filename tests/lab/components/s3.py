@@ -18,13 +18,13 @@ def start(run, ports):
         data = run.data / f"s3-{region}"
         data.mkdir()
         flags = [f"-{flag}={port}" for flag, port in zip(PORTS, ports[region])]
-        run.spawn(f"s3@{region}", [weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        run.spawn(f"s3@{region}", [weed, "mini", f"-dir={data}", f"-ip={run.host(region)}", f"-ip.bind={run.host(region)}",
                                    "-master.telemetry=false",      # on by default
                                    "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *flags],
                   region=region, cwd=data, env=KEYS)
     found = {}
     for region in c.REGIONS:
-        endpoint = f"http://127.0.0.1:{ports[region][0]}"
+        endpoint = f"http://{run.host(region)}:{ports[region][0]}"
         wait_until(lambda e=endpoint: urllib.request.urlopen(e + "/healthz", timeout=2).status == 200,
                    f"S3 in {region}", run=run, process=f"s3@{region}")
         wait_until(lambda: _seed(endpoint, region), f"the bucket in {region}", run=run, process=f"s3@{region}")

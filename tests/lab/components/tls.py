@@ -4,13 +4,14 @@ rustls wants a CA and a leaf: one self-signed certificate for both is refused. K
 making an RSA key takes longer than starting the servers that use it.
 """
 import datetime, ipaddress
+import regions_net
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NAMES = ["localhost", "kubernetes", "api.omnimesh.com"]
-ADDRESSES = ["127.0.0.1", "127.0.1.1", "127.0.2.1"]
+ADDRESSES = ["127.0.0.1", "127.0.1.1", "127.0.2.1", *regions_net.ADDRESSES]
 
 
 class Authority:

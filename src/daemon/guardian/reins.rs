@@ -1,0 +1,83 @@
+//! How a guardian makes a database refuse writes: by the fence that failoverd puts up anyway, or by a command.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::failure::describe;
+use crate::adapters::{command, world};
+use crate::config::Config;
+use crate::config::schema::{CommandCheck, Demote};
+use crate::domain::{ComponentId, InstanceId, Policy};
+use crate::ledger::Permit;
+use crate::plan::Action;
+use crate::ports::{Actuator, Clock, Setback};
+
+/// Stands in the place of plan and step.
+const KEY: &str = "guardian/fence";
+
+/// What a guardian holds its databases by.
+pub(super) struct Reins {
+    demotions: BTreeMap<ComponentId, Demote>,
+    actuator: Arc<dyn Actuator>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Reins {
+    /// Contacts nobody.
+    pub(super) fn new(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+        let adapters = world::build(config, policy, clock).map_err(|error| describe(&error))?;
+        let demotions = config.databases.iter().filter_map(|(id, of)| Some((id.clone(), of.demote.clone()?)));
+        Ok(Self { demotions: demotions.collect(), actuator: adapters.actuator, clock: clock.clone() })
+    }
+
+    /// Whether it refuses writes already. Where a command does that, nobody knows, and both may be run again.
+    pub(super) async fn look(&self, database: &InstanceId) -> Result<bool, String> {
+        if self.commands(database).is_some() {
+            return Ok(false);
+        }
+        let look = self.actuator.look(KEY, &fenced(database)).await.map_err(told)?;
+        Ok(look.satisfied)
+    }
+
+    /// Makes it refuse writes, and sees that it does.
+    pub(super) async fn demote(&self, database: &InstanceId) -> Result<String, String> {
+        let deadline = self.demotions.get(&database.component).map_or(Duration::ZERO, |demote| demote.deadline);
+        if let Some((demote, _)) = self.commands(database) {
+            return run(demote, database, deadline).await;
+        }
+        let permit = Permit::for_self_fencing(self.clock.now().monotonic + deadline);
+        let action = fenced(database);
+        let nothing =
+            crate::ports::Look { satisfied: false, summary: String::new(), previous: serde_json::Value::Null };
+        self.actuator.act(KEY, &action, &nothing, &permit).await.map_err(told)?;
+        self.actuator.verify(KEY, &action).await.map_err(told)
+    }
+
+    /// Takes that back, before `until`.
+    pub(super) async fn restore(&self, database: &InstanceId, until: Duration) -> Result<String, String> {
+        if let Some((_, restore)) = self.commands(database) {
+            return run(restore, database, until.saturating_sub(self.clock.now().monotonic)).await;
+        }
+        let permit = Permit::for_self_fencing(until);
+        self.actuator.undo(KEY, &fenced(database), &serde_json::Value::Null, &permit).await.map_err(told)
+    }
+
+    fn commands(&self, database: &InstanceId) -> Option<(&Vec<String>, &Vec<String>)> {
+        let demote = self.demotions.get(&database.component)?;
+        demote.command.as_ref().zip(demote.restore.as_ref())
+    }
+}
+
+async fn run(argv: &[String], database: &InstanceId, limit: Duration) -> Result<String, String> {
+    let check = CommandCheck { argv: argv.to_vec(), repeatable: true };
+    command::run(&check, &database.region, limit).await.map_err(told)
+}
+
+fn fenced(database: &InstanceId) -> Action {
+    Action::Fenced { database: database.clone() }
+}
+
+fn told(setback: Setback) -> String {
+    setback.to_string()
+}

@@ -1,0 +1,114 @@
+//! What a daemon knows of the roles, and for how long it may be believed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Controller;
+use crate::domain::{ComponentId, InstanceId, Now, ObserverId, RegionId};
+
+/// Others are asked where the ledger has confirmed nothing for this part of `self_fence_after`, in percent.
+const ASK_AFTER_PERCENT: u32 = 60;
+
+/// Where each component is served.
+pub type Roles = BTreeMap<ComponentId, BTreeSet<RegionId>>;
+
+/// What is known of the roles, and until when it may be believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// When the question was sent whose answer confirmed it, monotonic; none before the first answer.
+    pub at: Option<Duration>,
+    /// Both clocks when that was said last: where they have jumped apart since, it says nothing.
+    pub said: Option<Now>,
+    /// The same as `at`, where the ledger itself confirmed it.
+    pub by_ledger: Option<Duration>,
+    /// Where each component is served.
+    pub roles: Roles,
+    /// Hash of the policy in force.
+    pub policy: String,
+    /// The databases that this daemon guards, as the ledger has it.
+    pub guarded: BTreeSet<InstanceId>,
+}
+
+/// What a daemon knows of the roles, for the others (`GET /v1/roles`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Who says so.
+    pub observer: ObserverId,
+    /// Hash of the policy that it works by.
+    pub policy: String,
+    /// Where each component is served.
+    pub roles: Roles,
+}
+
+impl Confirmed {
+    /// Whether `region` serves `component`, for sure, no longer than `within` ago.
+    pub fn serves(&self, region: &RegionId, component: &ComponentId, within: Duration, now: Now) -> bool {
+        let is_steady = self.said.is_some_and(|said| now.jumped_since(said).is_none());
+        let is_fresh = is_steady && self.at.is_some_and(|at| now.monotonic.saturating_sub(at) <= within);
+        is_fresh && self.roles.get(component).is_some_and(|regions| regions.contains(region))
+    }
+
+    /// What is known now; `by_ledger` where that was confirmed once more. Returns whether anything is new.
+    pub fn confirm(&mut self, next: Self, now: Now) -> bool {
+        let by_ledger = self.by_ledger.max(next.by_ledger);
+        let next = Self { at: self.at.max(by_ledger), by_ledger, said: Some(now), ..next };
+        let is_news = *self != next;
+        *self = next;
+        is_news
+    }
+
+    /// Every other daemon knows of the same roles; `at` is when they were asked.
+    pub fn promised(&mut self, at: Duration) {
+        self.at = self.at.max(Some(at));
+    }
+
+    /// Nothing is confirmed any more.
+    pub fn void(&mut self) {
+        (self.at, self.by_ledger) = (None, None);
+    }
+
+    /// For how long the ledger has confirmed nothing, where that is long enough to ask the others; none where it never has,
+    /// so that there is nothing to keep.
+    pub fn is_to_be_promised(&self, within: Duration, now: Now) -> Option<Duration> {
+        let age = now.monotonic.saturating_sub(self.by_ledger?);
+        (age >= within * ASK_AFTER_PERCENT / 100).then_some(age)
+    }
+
+    /// What `observer`, whose knowledge this is, tells the others.
+    pub fn known(&self, observer: &ObserverId) -> Known {
+        Known { observer: observer.clone(), policy: self.policy.clone(), roles: self.roles.clone() }
+    }
+}
+
+impl Known {
+    /// Whether `said` means the same, by whoever says so; else what is different.
+    ///
+    /// # Errors
+    /// The difference, as a clause after the other's name.
+    pub fn agrees(&self, said: &Self) -> Result<(), &'static str> {
+        if said.policy != self.policy {
+            return Err("works by another configuration");
+        }
+        if said.roles != self.roles {
+            return Err("knows of other roles");
+        }
+        Ok(())
+    }
+}
+
+impl Controller {
+    /// Where each component is served, according to the durable facts.
+    pub fn roles(&self) -> Roles {
+        let mut roles = Roles::new();
+        for (component, policy) in &self.policy.components {
+            let serving = policy.regions.iter().filter(|region| self.serves(region, component));
+            let serving: BTreeSet<RegionId> = serving.cloned().collect();
+            if !serving.is_empty() {
+                roles.insert(component.clone(), serving);
+            }
+        }
+        roles
+    }
+}

@@ -1,0 +1,80 @@
+//! What reaches the world: in the right order, by whoever leads, and once.
+
+use super::*;
+
+impl Checks {
+    /// A mutating call is about to be sent.
+    pub(in crate::simulation) fn call(&self, running: &Running, world: &World, is_halted: bool) -> Vec<String> {
+        let mut found = Vec::new();
+        if is_halted {
+            found.push(format!("{}: a call was sent while halted", running.key()));
+        }
+        let Work::Perform(task) = &running.work else { return found };
+        // A share of the clients finds the database wherever it is.
+        let is_share = self.known(task).is_some_and(Known::is_share);
+        if let (Action::Traffic { weights, .. }, false) = (&task.action, is_share) {
+            // Who gets the clients has to have the databases that this plan moves there, and did when it began to move them.
+            let began = self.known(task).and_then(|known| known.started).unwrap_or(usize::MAX);
+            for ((plan, step), known) in &self.steps {
+                if *plan == task.plan
+                    && let Action::DatabasePromoted { database, .. } = &known.step.action
+                    && weights.get(&database.region).copied().unwrap_or(0) > 0
+                    && known.planned < began
+                    && known.undo_attempts == 0
+                    && !known.parts.iter().all(|part| self.unwinding.contains(&(plan.clone(), part.clone())))
+                    && world.takes_no_writes(database)
+                {
+                    found.push(format!("{}: traffic moved before {step} made {database} writable", task.key()));
+                }
+            }
+        }
+        found
+    }
+
+    /// A mutating call reaches the world: those of a former leader have all ended when a later one makes its first.
+    pub(in crate::simulation) fn arrives(&mut self, epoch: u64, key: &str) -> Vec<String> {
+        if epoch < self.acting_epoch {
+            let acting = self.acting_epoch;
+            return vec![format!("{key}: a call of epoch {epoch} arrived after one of epoch {acting}")];
+        }
+        self.acting_epoch = epoch;
+        Vec::new()
+    }
+
+    /// A call was accepted: nothing irreversible happens twice, and nothing is lost that nobody accepted.
+    pub(in crate::simulation) fn accepted(&self, world: &World) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        for Promotion { database, key, .. } in world.promotions.iter().filter(|promotion| !promotion.hangs) {
+            if !seen.insert((database, plan_of(key))) {
+                found.push(format!("{database} was promoted twice in {}", plan_of(key)));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (traffic, key) in &world.traffic_changes {
+            if !seen.insert((traffic, unsalted(key))) {
+                found.push(format!("{traffic} was changed twice by {}", unsalted(key)));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (cluster, workload, key) in &world.restarts {
+            if !seen.insert((cluster, workload, unsalted(key))) {
+                found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
+            }
+        }
+        if let Some(Promotion { database, key, lost, .. }) = world.promotions.last()
+            && let Some((plan, step)) = key.split_once('/')
+            && let Some(incident) = self.incident_of(&plan.into())
+            && let Some(known) = self.steps.get(&(plan.into(), step.into()))
+        {
+            let rpo = self.policy.objectives(incident.level).rpo;
+            if *lost > rpo + Duration::from_secs(30) && !known.is_loss_accepted {
+                let (lost, rpo) = (human(*lost), human(rpo));
+                found.push(format!(
+                    "promoting {database} lost {lost} of writes, the RPO is {rpo}, and nobody accepted it"
+                ));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,82 @@
+//! Roles: at every moment one region at most acts by one, and nothing is given to another region before that is over.
+
+use super::*;
+use crate::domain::RolePolicy;
+
+/// Who acts by which role.
+#[derive(Debug, Default)]
+pub(super) struct Acting {
+    /// When a daemon said last that a region serves what only one may serve.
+    said: BTreeMap<(ComponentId, RegionId), Duration>,
+    /// When a person said last what is served where.
+    ordered: Option<Duration>,
+    /// Told once.
+    shared: BTreeSet<ComponentId>,
+}
+
+impl Checks {
+    /// A daemon is asked for every role that only one region may have: whoever asked may act by the answer until it asks
+    /// again.
+    pub(in crate::simulation) fn hear_of_roles(
+        &mut self,
+        now: Duration,
+        serves: impl Fn(&RegionId, &ComponentId) -> bool,
+    ) {
+        let writers = self.policy.components.iter().filter(|(_, of)| matches!(of.kind, Kind::Database | Kind::Cache));
+        for (component, of) in writers {
+            for region in of.regions.iter().filter(|region| serves(region, component)) {
+                self.acting.said.insert((component.clone(), region.clone()), now);
+            }
+        }
+    }
+
+    /// A person says where it is served: that is so, whoever acted by what.
+    pub(super) fn take_a_persons_word(&mut self, now: Duration) {
+        self.acting.said.clear();
+        self.acting.ordered = Some(now);
+    }
+
+    /// Whether somebody in the region may still act by its role.
+    fn acts(&self, roles: RolePolicy, component: &ComponentId, region: &RegionId, now: Duration) -> bool {
+        let said = self.acting.said.get(&(component.clone(), region.clone()));
+        said.is_some_and(|said| now < *said + roles.check_period)
+    }
+
+    /// Two databases may take writes for a moment: what would have kept them apart stands still.
+    pub(in crate::simulation) fn except(&mut self, component: &ComponentId) {
+        self.excepted.insert(component.clone());
+    }
+
+    /// Never two regions with one role.
+    pub(super) fn shared_roles(&mut self, now: Duration) -> Vec<String> {
+        let Some(roles) = self.policy.roles else { return Vec::new() };
+        let is_being_told = self.acting.ordered.is_some_and(|at| now < at + roles.wait(Duration::ZERO));
+        if is_being_told {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let components: BTreeSet<ComponentId> =
+            self.acting.said.keys().map(|(component, _)| component.clone()).collect();
+        for component in components {
+            let regions = self.policy.components.get(&component).map(|of| &of.regions);
+            let acting = regions.into_iter().flatten().filter(|region| self.acts(roles, &component, region, now));
+            let acting: Vec<&str> = acting.map(RegionId::as_str).collect();
+            if acting.len() < 2 {
+                self.acting.shared.remove(&component);
+            } else if !self.acting.shared.contains(&component) {
+                found.push(format!("{} have the role of {component} at the same time", acting.join(" and ")));
+                self.acting.shared.insert(component);
+            }
+        }
+        found
+    }
+
+    /// A database is promoted: whoever had it serves it no more, and nobody acts as if it did.
+    pub(in crate::simulation) fn promoted_too_early(&self, action: &Action, now: Duration) -> Option<String> {
+        let (roles, Action::DatabasePromoted { database, from, .. }) = (self.policy.roles?, action) else {
+            return None;
+        };
+        let acts = self.acts(roles, &from.component, &from.region, now);
+        acts.then(|| format!("{database} is promoted while {} may still act by its role", from.region))
+    }
+}
