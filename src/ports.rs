@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::{Alarm, Command, Frame};
@@ -159,6 +160,21 @@ pub struct OperatorRequest {
     pub command: Command,
     /// The daemon that was asked.
     pub from: ObserverId,
+}
+
+impl OperatorRequest {
+    /// One that was given at this moment. Ids sort by their time, and no two runs of a daemon share one.
+    pub fn given(at: Timestamp, number: u64, command: Command, from: ObserverId) -> Self {
+        let id = format!("{:020}-{from}-{number}", at.as_nanosecond().max(0));
+        Self { id, command, from }
+    }
+
+    /// How long ago it was given, by the clocks of two machines; none where its name does not say when.
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        let (nanoseconds, _) = self.id.split_once('-')?;
+        let given = Timestamp::from_nanosecond(nanoseconds.parse().ok()?).ok()?;
+        Some(Duration::try_from(now.duration_since(given)).unwrap_or_default())
+    }
 }
 
 /// What became of an operator's request.

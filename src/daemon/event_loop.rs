@@ -30,7 +30,7 @@ use super::prober::Sighting;
 use super::pulse::Pulse;
 use super::seat::News;
 use super::supervise::panic_message;
-use crate::decide::{Alarm, Confirmed, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
+use crate::decide::{Alarm, Confirmed, Controller, Decision, Effect, Fact, Frame, Input, Roles, Severity, Status};
 use crate::domain::{Now, PlanId, StepId};
 use crate::ports::{AppendError, Clock, Durable, Lease, Ledger};
 use crate::telemetry::{self, Meters};
@@ -106,6 +106,8 @@ struct Open {
     perform: Vec<Effect>,
     /// When the input that led to it was taken in.
     decided: Duration,
+    /// It was sent before, and nobody knows what became of that.
+    is_again: bool,
     append: BoxFuture<'static, Appended>,
 }
 
@@ -370,22 +372,24 @@ impl EventLoop {
         let frame = Frame { index, epoch: self.lease.epoch, at: now, facts: record };
         let shown = Arc::new(frame.clone());
         let append = Box::pin(async move { ledger.append(frame).await });
-        self.open = Some(Open { frame: shown, perform, decided: now.monotonic, append });
+        self.open = Some(Open { frame: shown, perform, decided: now.monotonic, is_again: false, append });
     }
 
     fn appended(&mut self, result: Appended) {
         let Some(open) = self.open.take() else { return };
-        let Open { frame, perform, decided, .. } = open;
         let durable = match result {
             Ok(durable) => durable,
-            Err(error) if self.council.is_some() => return self.not_appended(error, frame, perform, decided),
+            Err(error) if self.council.is_some() => return self.not_appended(error, open),
             Err(error) => {
-                // A file ledger never becomes healthy again; with others, resigning and a restart is the safe way too.
+                // A file ledger never becomes healthy again; with others, resigning and a restart is the safe way too. It may
+                // be on the disk all the same, and then the next start goes on from there.
                 let why = error.to_string();
+                self.reply_unknown(&open.perform, &why);
                 self.halt(why.clone());
-                return self.perform_harmless(perform, &why);
+                return self.perform_harmless(open.perform, &why);
             }
         };
+        let Open { frame, perform, decided, .. } = open;
         let now = self.now();
         telemetry::append_took(now.monotonic.saturating_sub(decided));
         // Something may have broken meanwhile. The facts are durable all the same.
@@ -484,6 +488,17 @@ impl EventLoop {
         }
     }
 
+    /// The frame may be recorded, or not: so may the order in it be in effect.
+    fn reply_unknown(&mut self, effects: &[Effect], why: &str) {
+        for effect in effects {
+            if let Effect::Reply { id, answer: Ok(_) } = effect {
+                let text =
+                    format!("it may be recorded, and then it is carried out: look at `failoverd status` ({why})");
+                self.reply(*id, Answer::Unknown(text));
+            }
+        }
+    }
+
     /// Stop acting, at once and until a restart: an invariant broke, or the ledger did.
     fn halt(&mut self, why: String) {
         if self.broken.is_some() {
@@ -494,6 +509,10 @@ impl EventLoop {
         self.parts.controller.halt(why.clone());
         self.ledger = None;
         self.broken = Some(why.clone());
+        // Whoever can do nothing leads nobody: another one takes over, and follows what this one had begun.
+        if let Some(council) = &self.council {
+            council.resign();
+        }
         self.parts.board.set_ledger_healthy(false);
         self.status = None;
         self.raise("halted", Severity::Page, format!("failoverd is halted and performs nothing: {why}"));
@@ -551,8 +570,14 @@ impl EventLoop {
         let confirmed = self.confirmed(at).filter(|_| self.is_in_charge == Some(true));
         let controller = &self.parts.controller;
         let guarded = controller.guarded_by(controller.observer());
-        let (roles, policy) = (controller.roles(), controller.policy_hash().to_owned());
-        self.parts.board.confirm(Confirmed { at: None, said: None, by_ledger: confirmed, roles, policy, guarded });
+        // Under another one's claim nobody is told of a role, neither by this daemon nor by others that ask it.
+        let is_anothers = self.is_in_charge == Some(false);
+        if is_anothers {
+            self.parts.board.void();
+        }
+        let roles = if is_anothers { Roles::new() } else { controller.roles() };
+        let policy = controller.policy_hash().to_owned();
+        self.parts.board.confirm(Confirmed { by_ledger: confirmed, roles, policy, guarded, ..Confirmed::default() });
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn keep_roles(config: Arc<Config>, observer: ObserverId, board:
     loop {
         tick.tick().await;
         let own = board.known(&observer);
-        let sent = clock.now().monotonic;
+        let sent = clock.now();
         let Some(age) = board.is_to_be_promised(within) else {
             if std::mem::take(&mut is_on) {
                 info!("the ledger confirms the roles again");

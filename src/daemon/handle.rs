@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::decide::{Command, Confirmed, DryRun, Frame, Known, Scope, Status};
-use crate::domain::{ComponentId, ObserverId, Policy, RegionId};
+use crate::domain::{ComponentId, Now, ObserverId, Policy, RegionId};
 use crate::ports::Clock;
 
 /// A turn of the loop takes microseconds; a loop that does not answer within this is in trouble.
@@ -244,14 +244,16 @@ impl Board {
         self.confirmed.send_if_modified(|confirmed| confirmed.confirm(next, now));
     }
 
-    /// Every other daemon knows of the same roles; `at` is when they were asked.
-    pub(super) fn promised(&self, at: Duration) {
-        self.confirmed.send_modify(|confirmed| confirmed.promised(at));
+    /// See [`Confirmed::promised`].
+    pub(super) fn promised(&self, asked: Now) {
+        let now = self.clock.now();
+        self.confirmed.send_modify(|confirmed| confirmed.promised(asked, now));
     }
 
     /// Nothing is confirmed any more.
     pub(super) fn void(&self) {
-        self.confirmed.send_modify(Confirmed::void);
+        let now = self.clock.now();
+        self.confirmed.send_modify(|confirmed| confirmed.void(now));
     }
 
     /// See [`Confirmed::is_to_be_promised`].

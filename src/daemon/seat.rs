@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::supervise::supervise;
 use crate::decide::Frame;
 use crate::health::Ballot;
+use crate::ledger::LedgerError;
 use crate::ports::{Candidacy, Clock, Lease, Ledger};
 
 /// While another one leads, it is asked once in a while all the same: not every ledger tells.
@@ -38,6 +39,8 @@ pub enum News {
     Renewed(Lease),
     /// It does not any more.
     Deposed(String),
+    /// The record is damaged, for whoever reads it.
+    Broken(String),
     /// A ballot, a request, an answer, or who leads.
     Stirred,
 }
@@ -180,6 +183,10 @@ async fn lead(member: &Member, mut lease: Lease, wishes: &mut watch::Receiver<Wi
     let frames = loop {
         match member.ledger.read_from(next).await {
             Ok(frames) => break frames,
+            Err(error @ LedgerError::Broken { .. }) => {
+                member.tell(News::Broken(error.to_string())).await;
+                return member.ledger.resign().await;
+            }
             Err(error) if member.clock.now().monotonic >= lease.until => {
                 warn!("elected, and the ledger cannot be read: {error}");
                 return member.ledger.resign().await;
@@ -237,6 +244,10 @@ async fn follow(member: Arc<Member>) {
                 let _ = timeout(ASK_EVERY, applied.wait_for(|applied| *applied > next)).await;
             }
             Ok(_) => sleep(AGAIN).await,
+            Err(error @ LedgerError::Broken { .. }) => {
+                member.tell(News::Broken(error.to_string())).await;
+                return std::future::pending().await;
+            }
             Err(error) => {
                 debug!("the ledger cannot be followed: {error}");
                 sleep(AGAIN).await;

@@ -286,6 +286,7 @@ impl Draft<'_> {
             Readiness::Held(guards) => {
                 self.ask_for_approval(id, &guards);
                 self.hand_over_what_is_out_of_reach(id, step, &guards);
+                self.return_roles(id, step, &guards);
                 self.soft.held.insert((plan.clone(), step.id.clone()), guards);
             }
             Readiness::Looking => {}
@@ -339,7 +340,8 @@ impl Draft<'_> {
         let Some(definition) = incident.plan.step(&step).cloned() else { return };
         let Some(progress) = incident.plan.progress.get(&step) else { return };
         let is_current = progress.attempts == attempt || self.bugs.has(Bug::OldOutcomeAccepted);
-        if progress.state != StepState::Running || !is_current {
+        // What an earlier term of this daemon began and gave up says nothing: this one has looked at it anew, or will.
+        if progress.state != StepState::Running || !is_current || !self.soft.under_way.contains(&key) {
             return;
         }
         let is_fence = incident.plan.fence_of(&step).is_some();
@@ -382,7 +384,12 @@ impl Draft<'_> {
 
     pub(super) fn undo_finished(&mut self, plan: PlanId, step: StepId, attempt: u32, outcome: Result<String, String>) {
         let Some(progress) = self.hard.incident_of(&plan).and_then(|i| i.plan.progress.get(&step)) else { return };
-        if progress.state != StepState::Undoing || progress.undo_attempts != attempt || progress.undo_failed {
+        let is_under_way = self.soft.under_way.contains(&(plan.clone(), step.clone()));
+        if progress.state != StepState::Undoing
+            || progress.undo_attempts != attempt
+            || progress.undo_failed
+            || !is_under_way
+        {
             return;
         }
         if let Some(action) = self.hard.incident_of(&plan).and_then(|i| i.plan.step(&step)).map(|s| s.action.clone()) {

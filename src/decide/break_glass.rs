@@ -296,6 +296,7 @@ impl Draft<'_> {
     pub(super) fn take_clusters_over(&mut self) {
         let Some(ledger) = self.hard.ledger.clone() else { return };
         self.soft.survey = None;
+        self.soft.strangers.clear();
         self.soft.claimed.clear();
         self.soft.survey_asked = None;
         if self.policy.mode != Mode::Observe {

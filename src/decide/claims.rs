@@ -10,20 +10,40 @@ use crate::domain::{Bug, Mode, RegionId};
 use crate::ports::Claim;
 
 impl Soft {
-    /// A claim that is neither ours nor one that was merged.
+    /// A claim that is neither ours nor one that was merged. Where a cluster does not answer, what was read there last holds:
+    /// that it cannot be read makes nobody leave.
     pub(super) fn foreign_claim(&self, hard: &Hard) -> Option<(&RegionId, &Claim)> {
-        let ledger = hard.ledger.as_ref()?;
-        let (_, claims) = self.survey.as_ref()?;
-        let claims = claims.iter().filter_map(|(region, claim)| Some((region, claim.as_ref()?)));
+        let read = self.survey.as_ref().map(|(_, claims)| claims);
+        let claims = read.into_iter().flatten().filter_map(|(region, claim)| Some((region, claim.as_ref()?)));
+        let is_read = |region: &RegionId| read.is_some_and(|claims| claims.contains_key(region));
+        let before = self.strangers.iter().filter(|(region, _)| !is_read(region));
+        claims.chain(before).find(|(region, claim)| self.is_foreign(hard, region, claim))
+    }
+
+    fn is_foreign(&self, hard: &Hard, region: &RegionId, claim: &Claim) -> bool {
+        let Some(ledger) = &hard.ledger else { return false };
+        if claim.ledger != *ledger {
+            return !hard.is_merged(claim);
+        }
+        // Whoever leads wrote it, and a follower may not have heard of that yet. To a leader, whoever took over last is
+        // in charge, although it may name a ledger of the same name.
         let ours = Some(hard.term());
-        claims.into_iter().find(|(region, claim)| {
-            if claim.ledger != *ledger {
-                return !hard.is_merged(claim);
+        self.is_started && (claim.term > ours || (claim.term != ours && self.claimed.contains(region)))
+    }
+
+    /// Keeps what was read for as long as its cluster is not read again.
+    fn read_claims(&mut self, hard: &Hard, asked: Duration, claims: BTreeMap<RegionId, Option<Claim>>) {
+        for (region, claim) in &claims {
+            match claim {
+                Some(claim) if self.is_foreign(hard, region, claim) => {
+                    self.strangers.insert(region.clone(), claim.clone());
+                }
+                Some(_) | None => {
+                    self.strangers.remove(region);
+                }
             }
-            // Whoever leads wrote it, and a follower may not have heard of that yet. To a leader, whoever took over last is
-            // in charge, although it may name a ledger of the same name.
-            self.is_started && (claim.term > ours || (claim.term != ours && self.claimed.contains(*region)))
-        })
+        }
+        self.survey = Some((asked, claims));
     }
 
     /// Who claims a cluster that we believe to be in charge of, in words.
@@ -39,13 +59,18 @@ impl Soft {
 
     /// Claims that were read although nobody asked: once in a while, by whoever leads and by whoever follows. Returns
     /// whether there is something to decide.
-    pub(super) fn see_claims(&mut self, asked: Duration, claims: BTreeMap<RegionId, Option<Claim>>) -> bool {
+    pub(super) fn see_claims(
+        &mut self,
+        hard: &Hard,
+        asked: Duration,
+        claims: BTreeMap<RegionId, Option<Claim>>,
+    ) -> bool {
         let are_news = self.are_news(asked, &claims);
         if are_news && self.is_started {
             self.inbox.push_back(Input::ClaimsSeen { asked, claims });
         } else if are_news {
             // Whoever follows only tells of it.
-            self.survey = Some((asked, claims));
+            self.read_claims(hard, asked, claims);
         }
         are_news && self.is_started
     }
@@ -69,8 +94,10 @@ impl Controller {
         if self.soft.clusters.is_empty() || self.bugs.has(Bug::DriftIgnored) {
             return Some(true);
         }
-        let is_ours = self.soft.claimed_by_another(&self.hard).is_none();
-        self.soft.survey.as_ref().map(|_| is_ours)
+        if self.soft.foreign_claim(&self.hard).is_some() {
+            return Some(false);
+        }
+        self.soft.survey.as_ref().map(|_| true)
     }
 }
 
@@ -117,7 +144,7 @@ impl Draft<'_> {
         };
         let is_ours = self.soft.is_started && self.hard.is_adopted && self.policy.mode != Mode::Observe;
         self.soft.is_to_claim |= is_ours && claims.values().any(is_missing);
-        self.soft.survey = Some((asked, claims));
+        self.soft.read_claims(&self.hard, asked, claims);
     }
 
     /// A claim that was merged is still up somewhere, and gives way; nobody else's does.

@@ -29,6 +29,8 @@ pub struct Confirmed {
     pub policy: String,
     /// The databases that this daemon guards, as the ledger has it.
     pub guarded: BTreeSet<InstanceId>,
+    /// When everything that had been confirmed was taken back last, monotonic.
+    pub voided: Option<Duration>,
 }
 
 /// What a daemon knows of the roles, for the others (`GET /v1/roles`).
@@ -53,20 +55,25 @@ impl Confirmed {
     /// What is known now; `by_ledger` where that was confirmed once more. Returns whether anything is new.
     pub fn confirm(&mut self, next: Self, now: Now) -> bool {
         let by_ledger = self.by_ledger.max(next.by_ledger);
-        let next = Self { at: self.at.max(by_ledger), by_ledger, said: Some(now), ..next };
+        let at = self.at.max(by_ledger);
+        let next = Self { at, by_ledger, said: Some(now), voided: self.voided, ..next };
         let is_news = *self != next;
         *self = next;
         is_news
     }
 
-    /// Every other daemon knows of the same roles; `at` is when they were asked.
-    pub fn promised(&mut self, at: Duration) {
-        self.at = self.at.max(Some(at));
+    /// Every other daemon knows of the same roles; `asked` is when they were. An answer that was under way while everything
+    /// was taken back, or while the machine stood still, confirms nothing.
+    pub fn promised(&mut self, asked: Now, now: Now) {
+        let is_void = self.voided.is_some_and(|voided| voided >= asked.monotonic);
+        if !is_void && now.jumped_since(asked).is_none() {
+            self.at = self.at.max(Some(asked.monotonic));
+        }
     }
 
     /// Nothing is confirmed any more.
-    pub fn void(&mut self) {
-        (self.at, self.by_ledger) = (None, None);
+    pub fn void(&mut self, now: Now) {
+        (self.at, self.by_ledger, self.voided) = (None, None, Some(now.monotonic));
     }
 
     /// For how long the ledger has confirmed nothing, where that is long enough to ask the others; none where it never has,

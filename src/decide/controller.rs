@@ -70,8 +70,12 @@ pub(super) struct Soft {
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
+    /// The claims that were not ours when their clusters were read last.
+    pub(super) strangers: BTreeMap<RegionId, Claim>,
     /// Since when this leader has known that a role is taken away: whoever acts by it has so long to stop.
     pub(super) revoked_since: BTreeMap<(PlanId, ComponentId), Revoked>,
+    /// Since when something else holds the steps for which roles were taken away.
+    pub(super) roles_idle_since: BTreeMap<(PlanId, StepId), Duration>,
     /// Databases that have a guardian beside this observer.
     pub(super) guarded: BTreeSet<InstanceId>,
     /// Calls of the leader before may be under way.
@@ -187,7 +191,7 @@ impl Controller {
                 is_news
             }
             Input::Tick => true,
-            Input::ClaimsSeen { asked, claims } => self.soft.see_claims(asked, claims),
+            Input::ClaimsSeen { asked, claims } => self.soft.see_claims(&self.hard, asked, claims),
             input @ (Input::Restarted | Input::Elected { .. }) => {
                 self.soft.inbox.push_back(input);
                 true
@@ -312,6 +316,7 @@ impl Controller {
         self.soft.council = soft.council;
         self.soft.alarms = soft.alarms;
         self.soft.survey = soft.survey;
+        self.soft.strangers = soft.strangers;
         self.soft.inbox = soft.inbox;
         self.soft.halted = soft.halted;
         self.soft.stopped = soft.stopped;
@@ -471,7 +476,9 @@ impl Soft {
             under_way: BTreeSet::new(),
             survey: None,
             survey_asked: None,
+            strangers: BTreeMap::new(),
             revoked_since: BTreeMap::new(),
+            roles_idle_since: BTreeMap::new(),
             guarded: BTreeSet::new(),
             takeover: None,
             is_to_claim: false,

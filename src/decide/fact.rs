@@ -281,6 +281,16 @@ pub enum Fact {
         /// Which roles.
         components: BTreeSet<ComponentId>,
     },
+    /// It has the role for these again, because something else than the wait for their end holds the plan: it serves as well as
+    /// it did meanwhile.
+    RolesReturned {
+        /// For which plan they had been taken away.
+        plan: PlanId,
+        /// Which region.
+        region: RegionId,
+        /// Which roles.
+        components: BTreeSet<ComponentId>,
+    },
     /// The guardians that an observer has beside it changed: the databases that refuse writes where their role is not
     /// confirmed any more.
     GuardiansChanged {

@@ -17,6 +17,10 @@ impl fmt::Display for Fact {
                 write!(f, "{plan}: {region} has the role no more for ")?;
                 list(f, components.iter().map(ToString::to_string))
             }
+            Self::RolesReturned { plan, region, components } => {
+                write!(f, "{plan}: {region} has the role again for ")?;
+                list(f, components.iter().map(ToString::to_string))
+            }
             Self::GuardiansChanged { observer, databases } if databases.is_empty() => {
                 write!(f, "{observer} guards no database")
             }

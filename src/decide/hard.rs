@@ -50,6 +50,8 @@ pub(super) struct Declared {
 pub(super) struct Revoked {
     pub(super) region: RegionId,
     pub(super) plan: PlanId,
+    /// The how manyth time it is that anything was taken away.
+    pub(super) number: u64,
 }
 
 /// A fence that could not be put up, and has to be.
@@ -103,6 +105,8 @@ pub(super) struct Hard {
     pub(super) fenced: BTreeSet<InstanceId>,
     /// Roles that were taken away from the region that the placement still names.
     pub(super) revoked: BTreeMap<ComponentId, Revoked>,
+    /// How many times a role was taken away, ever.
+    pub(super) revocations: u64,
     /// The databases that each observer guards.
     pub(super) guardians: BTreeMap<ObserverId, BTreeSet<InstanceId>>,
     pub(super) paused: Option<Pause>,
@@ -270,7 +274,7 @@ impl Hard {
                 self.fenced.retain(|database| !serves(database));
                 // What is open goes on, and what it moves is nobody's until it has.
                 self.revoked.retain(|component, revoked| placement.get(component) == Some(&revoked.region));
-                self.give_roles_back();
+                self.give_roles_back(|_, _| true);
                 self.halted = None;
                 self.withheld.clear();
             }
@@ -357,10 +361,15 @@ impl Hard {
                 self.revoked.remove(component);
             }
             Fact::RegionRevoked { plan, region, components } => {
+                self.revocations += 1;
                 for component in components {
-                    let revoked = Revoked { region: region.clone(), plan: plan.clone() };
+                    let number = self.revocations;
+                    let revoked = Revoked { region: region.clone(), plan: plan.clone(), number };
                     self.revoked.insert(component.clone(), revoked);
                 }
+            }
+            Fact::RolesReturned { components, .. } => {
+                self.revoked.retain(|component, _| !components.contains(component));
             }
             Fact::GuardiansChanged { observer, databases } => {
                 self.guardians.insert(observer.clone(), databases.clone());
@@ -388,6 +397,7 @@ impl Hard {
                     self.owed.remove(&database);
                 }
                 self.in_plan(plan, stamp, fact);
+                self.give_roles_back(|hard, database| !hard.fenced.contains(database));
             }
             Fact::ApprovalRequested { plan, .. }
             | Fact::Approved { plan, .. }
@@ -404,7 +414,8 @@ impl Hard {
             | Fact::RetryOrdered { plan, .. } => self.in_plan(plan, stamp, fact),
             Fact::UnwindingStarted { plan, .. } => {
                 self.in_plan(plan, stamp, fact);
-                self.give_roles_back();
+                // A guardian that is told of its role takes a fence down, and that is the plan's to undo, when it may.
+                self.give_roles_back(|hard, database| !hard.fenced.contains(database));
             }
             Fact::PartUnwound { plan, .. } => {
                 self.in_plan(plan, stamp, fact);
@@ -412,7 +423,7 @@ impl Hard {
             }
             Fact::IncidentClosed { incident, outcome } => {
                 self.close(incident, *outcome, stamp);
-                self.give_roles_back();
+                self.give_roles_back(|_, _| true);
             }
             Fact::OwedFenceStarted { database, attempt } => {
                 self.owed.entry(database.clone()).or_default().attempts = *attempt;
@@ -463,8 +474,8 @@ impl Hard {
         }
     }
 
-    /// What no plan moves any more stays where it is.
-    fn give_roles_back(&mut self) {
+    /// What no plan moves any more stays where it is, if it may.
+    fn give_roles_back(&mut self, may: impl Fn(&Self, &InstanceId) -> bool) {
         let moving: BTreeSet<(PlanId, ComponentId)> = self
             .open_incidents()
             .flat_map(|incident| {
@@ -473,7 +484,12 @@ impl Hard {
                 wanted.flat_map(|step| step.places.keys()).map(|component| (plan.id.clone(), component.clone()))
             })
             .collect();
-        self.revoked.retain(|component, revoked| moving.contains(&(revoked.plan.clone(), component.clone())));
+        let mut revoked = std::mem::take(&mut self.revoked);
+        revoked.retain(|component, revoked| {
+            let instance = InstanceId { component: component.clone(), region: revoked.region.clone() };
+            moving.contains(&(revoked.plan.clone(), component.clone())) || !may(self, &instance)
+        });
+        self.revoked = revoked;
     }
 
     /// A database that serves, and whose promotion elsewhere was given up, does not have to be fenced any more.

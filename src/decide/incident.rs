@@ -509,6 +509,7 @@ impl Plan {
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
+            | Fact::RolesReturned { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }

@@ -1,10 +1,11 @@
 //! Who leads: a daemon takes the ledger over, waits out its predecessor, and follows when another one leads.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::controller::{Controller, Draft, Soft};
 use super::{Effect, Fact, Guard, GuardKind};
-use crate::domain::{Bug, Mode, Now, ObserverId, time::human};
+use crate::domain::{Bug, Mode, Now, ObserverId, RegionId, time::human};
 
 impl Controller {
     /// Another observer leads from now on. What was seen still holds, and the record so far; whatever was going on is the
@@ -18,6 +19,7 @@ impl Controller {
         self.soft.council = soft.council;
         self.soft.stopped = soft.stopped;
         self.soft.guarded = soft.guarded;
+        self.soft.strangers = soft.strangers;
         self.soft.halted = halted;
         self.hard.is_own_clock = false;
         self.is_recording = false;
@@ -44,12 +46,14 @@ impl Controller {
         self.read_draft(now, |draft| draft.fitness())
     }
 
-    /// An observer that is better placed to lead can be heard, and nothing is under way that it would have to take over.
+    /// Somebody else should lead, and can be heard; or this observer must not.
     pub fn should_yield(&mut self, now: Now) -> bool {
-        self.read_draft(now, |draft| {
-            draft.fitness() == Fitness::Inside
-                && draft.hard.open_incidents().next().is_none()
-                && draft.is_better_placed_heard()
+        self.read_draft(now, |draft| match draft.fitness() {
+            Fitness::Outside => false,
+            Fitness::Inside => draft.hard.open_incidents().next().is_none() && draft.is_better_placed_heard(),
+            // Who else is heard and knows better; where all are in doubt, one of them takes orders and says so.
+            Fitness::InDoubt(_) => draft.is_anybody_sound(|_| true),
+            Fitness::OutOfReach | Fitness::Outnumbered(_) | Fitness::Unfit(_) => true,
         })
     }
 
@@ -68,17 +72,54 @@ pub enum Fitness {
     Inside,
     /// It cannot reach what a step needs, and others come first.
     OutOfReach,
+    /// It doubts itself, for this reason: nothing moves by itself while it leads, and people can still order it.
+    InDoubt(String),
+    /// More of those that are heard work by another configuration, and agree on that.
+    Outnumbered(String),
     /// It must not, for this reason.
     Unfit(String),
 }
 
+/// A daemon inside a region that serves lets others come first for so long. It is part of a takeover's time where nobody else is
+/// left, and they hear within milliseconds that the lead is free.
+const INSIDE_AFTER: Duration = Duration::from_secs(2);
+/// One that others should lead instead of lets them come first for so long: they have to hear of it, and one of them to win.
+const LAST_AFTER: Duration = Duration::from_secs(10);
+
+impl Fitness {
+    /// How long nobody has to have led before it stands for it; none where it never does.
+    pub fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Outside => Some(Duration::ZERO),
+            Self::Inside => Some(INSIDE_AFTER),
+            Self::OutOfReach | Self::InDoubt(_) | Self::Outnumbered(_) => Some(LAST_AFTER),
+            Self::Unfit(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Fitness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Outside => f.write_str("it could lead"),
+            Self::Inside => f.write_str("it could lead, from inside a region that serves"),
+            Self::OutOfReach => f.write_str("it cannot reach what a step needs"),
+            Self::InDoubt(why) | Self::Outnumbered(why) | Self::Unfit(why) => f.write_str(why),
+        }
+    }
+}
+
 impl Draft<'_> {
     fn fitness(&self) -> Fitness {
-        if let Some(why) = self.soft.halted.as_ref().or(self.hard.halted.as_ref()) {
+        // What halts everybody is in the record, and lifted by an order that somebody has to take.
+        if let Some(why) = &self.soft.halted {
             return Fitness::Unfit(format!("halted: {why}"));
         }
         if let Some(doubt) = self.unvouched() {
-            return Fitness::Unfit(doubt);
+            return Fitness::InDoubt(doubt);
+        }
+        if let Some(why) = self.outnumbered() {
+            return Fitness::Outnumbered(why);
         }
         if self.has_handed_over() {
             return Fitness::OutOfReach;
@@ -88,10 +129,37 @@ impl Draft<'_> {
     }
 
     fn is_better_placed_heard(&self) -> bool {
+        self.is_anybody_sound(|region| !self.is_serving(region))
+    }
+
+    /// Another observer, in such a region, can be heard and has no doubt about what serves: it would lead.
+    fn is_anybody_sound(&self, is_there: impl Fn(&RegionId) -> bool) -> bool {
         let others = self.policy.council.observers.iter().filter(|(observer, _)| **observer != self.policy.observer);
-        others
-            .filter(|(_, region)| !self.hard.placement.values().any(|serving| serving == *region))
-            .any(|(observer, _)| self.has_voice(observer))
+        others.filter(|(_, region)| is_there(region)).any(|(observer, _)| {
+            let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic);
+            ballot.is_ok_and(|ballot| !ballot.doubts.keys().any(|region| self.is_serving(region)))
+        })
+    }
+
+    fn is_serving(&self, region: &RegionId) -> bool {
+        self.hard.placement.values().any(|serving| serving == region)
+    }
+
+    /// Of those that are heard, more work by one other configuration than by this one: they would be a quorum, and this one
+    /// could only keep them from acting.
+    fn outnumbered(&self) -> Option<String> {
+        let now = self.now.monotonic;
+        let policies = self.soft.council.policies(self.policy.council.ballot_fresh, now);
+        let own = 1 + policies.values().filter(|policy| **policy == self.policy_hash).count();
+        let mut others: BTreeMap<&str, Vec<&ObserverId>> = BTreeMap::new();
+        for (observer, policy) in &policies {
+            if **policy != *self.policy_hash && self.policy.council.observers.contains_key(*observer) {
+                others.entry(policy).or_default().push(observer);
+            }
+        }
+        let most = others.into_values().max_by_key(Vec::len)?;
+        let names: Vec<&str> = most.iter().map(|observer| observer.as_str()).collect();
+        (most.len() > own).then(|| format!("{} work by another configuration, and agree on it", names.join(" and ")))
     }
 
     /// A restart is an input: a new epoch begins, and whatever was under way is looked at and performed again.
@@ -106,6 +174,7 @@ impl Draft<'_> {
         self.soft.survey = None;
         self.soft.claimed.clear();
         self.soft.revoked_since.clear();
+        self.soft.roles_idle_since.clear();
         let is_another = epoch.is_some_and(|epoch| epoch != self.hard.epoch);
         let former = self.hard.leader.clone().filter(|_| is_another);
         self.soft.takeover = former.map(|former| Takeover { former, until: None });

@@ -10,8 +10,12 @@ use std::time::Duration;
 use super::controller::{Controller, Draft};
 use super::incident::Incident;
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{Bug, ComponentId, InstanceId, Kind, ObserverId, RegionId, RolePolicy, time::human};
-use crate::plan::{Action, Step};
+use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, ObserverId, RegionId, RolePolicy, time::human};
+use crate::plan::{Action, Part, Step};
+
+/// A plan that has taken roles away is held by something else for so long: longer than a look, a takeover or a lost ballot
+/// takes.
+const RETURNED_AFTER: Duration = Duration::from_secs(15);
 
 /// Since when a role has been known to be taken away.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +78,37 @@ impl Draft<'_> {
         })
     }
 
+    /// A region whose plan does not go on, once its roles were taken away, gets them back: it would serve nobody, and nobody
+    /// else does. The next attempt takes them away anew. A fence that stands is the plan's to undo.
+    pub(super) fn return_roles(&mut self, id: &IncidentId, step: &Step, guards: &[Guard]) {
+        let Some(incident) = self.incident(id) else { return };
+        let (plan, region) = (incident.plan.id.clone(), incident.source.clone());
+        let is_committed = |part: &Part| incident.plan.is_committed(part);
+        let is_idle = step.commit_point
+            && guards.iter().any(|guard| guard.kind != GuardKind::Role)
+            && !incident.plan.needed_by.get(&step.id).into_iter().flatten().any(is_committed);
+        let is_to_return = |component: &ComponentId| {
+            let revoked = self.hard.revoked.get(component);
+            let instance = InstanceId { component: component.clone(), region: region.clone() };
+            revoked.is_some_and(|revoked| revoked.plan == plan) && !self.hard.fenced.contains(&instance)
+        };
+        let moving = if is_idle { self.moving_with(incident, step) } else { BTreeSet::new() };
+        let components: BTreeSet<ComponentId> = moving.into_iter().filter(is_to_return).collect();
+        let key = (plan.clone(), step.id.clone());
+        if components.is_empty() {
+            self.soft.roles_idle_since.remove(&key);
+            return;
+        }
+        let since = *self.soft.roles_idle_since.entry(key.clone()).or_insert(self.now.monotonic);
+        let until = since + RETURNED_AFTER;
+        if until > self.now.monotonic {
+            self.wake(until, "roles were taken away for a plan that does not go on");
+            return;
+        }
+        self.soft.roles_idle_since.remove(&key);
+        self.record(Fact::RolesReturned { plan, region, components });
+    }
+
     /// The components that are moved by what the step is decided together with.
     fn moving_with(&self, incident: &Incident, step: &Step) -> BTreeSet<ComponentId> {
         let plan = &incident.plan;
@@ -108,13 +143,14 @@ impl Draft<'_> {
         until.saturating_sub(now)
     }
 
-    /// Every daemon says that it knows the role to be taken away.
+    /// Every daemon says that it knows the role to be taken away; not that it knew it of an earlier time.
     fn is_told(&self, component: &ComponentId, region: &RegionId) -> bool {
+        let Some(number) = self.hard.revoked.get(component).map(|revoked| revoked.number) else { return false };
         let council = &self.policy.council;
         let others = council.observers.keys().filter(|observer| **observer != self.policy.observer);
         others.into_iter().all(|observer| {
             let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic);
-            ballot.is_ok_and(|ballot| ballot.revoked.get(component) == Some(region))
+            ballot.is_ok_and(|ballot| ballot.revoked.get(component) == Some(region) && ballot.revocations >= number)
         })
     }
 

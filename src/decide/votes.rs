@@ -75,6 +75,7 @@ impl Controller {
             doubts: draft.doubts(),
             views: draft.views(),
             guards: draft.soft.guarded.clone(),
+            revocations: draft.hard.revocations,
             revoked: draft.hard.revoked.iter().map(|(id, revoked)| (id.clone(), revoked.region.clone())).collect(),
         })
     }

@@ -37,6 +37,9 @@ pub struct Ballot {
     /// Roles that this observer knows to be taken away from a region that the placement still names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<ComponentId, RegionId>,
+    /// How many times a role was taken away, as far as this observer knows. It tells one taking from the next.
+    #[serde(default)]
+    pub revocations: u64,
     /// Databases with a guardian beside this observer, which makes them refuse writes where their role is not confirmed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub guards: BTreeSet<InstanceId>,
@@ -81,6 +84,7 @@ impl Ballot {
             && self.views == other.views
             && self.guards == other.guards
             && self.revoked == other.revoked
+            && self.revocations == other.revocations
     }
 
     /// What it says of `instance`.

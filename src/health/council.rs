@@ -120,6 +120,15 @@ impl Council {
         views.filter(|(_, view)| view.failing_for.is_some()).map(|(instance, _)| instance)
     }
 
+    /// The hash of the policy of everybody who is heard, whether or not its ballot counts.
+    pub fn policies(&self, fresh: Duration, now: Duration) -> BTreeMap<&ObserverId, &str> {
+        let heard = self.seats.iter().filter(|(_, seat)| !seat.is_void && now.saturating_sub(seat.heard) <= fresh);
+        heard
+            .filter(|(_, seat)| seat.is_live(fresh))
+            .map(|(observer, seat)| (observer, seat.ballot.policy.as_str()))
+            .collect()
+    }
+
     /// When an observer was heard last.
     pub fn heard(&self, observer: &ObserverId) -> Option<Duration> {
         self.seats.get(observer).filter(|seat| !seat.is_void).map(|seat| seat.heard)
@@ -143,6 +152,7 @@ mod tests {
             doubts: BTreeMap::new(),
             views: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            revocations: 0,
             guards: Default::default(),
         }
     }

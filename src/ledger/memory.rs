@@ -391,7 +391,9 @@ impl MemoryLedger {
                 let _ = self.record(member, &lease, frame);
                 Err(self.halt("the daemon died after the frame was written"))
             }
-            Some(Sabotage::RequestLost | Sabotage::Full) => unknown(),
+            // It lives, and others use it; whoever is told so has to stop.
+            Some(Sabotage::Full) => Err(AppendError::Halted("the frame cannot be recorded".to_owned())),
+            Some(Sabotage::RequestLost) => unknown(),
             Some(Sabotage::AnswerLost | Sabotage::Lost) => {
                 let _ = self.record(member, &lease, frame);
                 unknown()

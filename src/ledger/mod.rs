@@ -27,9 +27,9 @@ pub(crate) use etcd::answers as etcd_answers;
 pub use file::{Contents, FileLedger, Opening, in_use, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
+pub use s3::S3Ledger;
 #[cfg(test)]
 pub(crate) use s3::caught;
-pub use s3::S3Ledger;
 
 /// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick alike,
 /// which is why it is a share: a clock may be slower than the ledger's by a tenth (the worst that was simulated is a fiftieth),

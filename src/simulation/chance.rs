@@ -17,12 +17,18 @@ const TROUBLES_UNTIL: u64 = 75 * 60;
 pub(super) const CALM_FROM: u64 = 90 * 60;
 /// A story lasts two hours.
 pub(super) const LASTS: Duration = Duration::from_secs(2 * 3600);
+/// One day of so many is a simple one: what is judged only where all else is well would hardly ever be.
+const SIMPLE_EVERY: u64 = 16;
+/// Which of them.
+const SIMPLE_AT: u64 = 2;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
 /// The story of a seed. Half of them have the settings `now_and_then` on top.
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
-    let mut teller = Teller { policy, dice: Dice::new(seed), mode: None, is_new: false, lines: Vec::new() };
+    let is_simple = seed % SIMPLE_EVERY == SIMPLE_AT;
+    let dice = Dice::new(seed);
+    let mut teller = Teller { policy, dice, mode: None, is_new: false, is_simple, lines: Vec::new() };
     teller.tell();
     let mut text = String::new();
     let on_top = if teller.dice.below(2) == 0 { now_and_then } else { &[] };
@@ -44,6 +50,8 @@ struct Teller<'a> {
     mode: Option<&'static str>,
     /// Nobody has told the ledger yet what is served where.
     is_new: bool,
+    /// One database fails, and all else is well.
+    is_simple: bool,
     /// Seconds after the beginning, and what happens.
     lines: Vec<(u64, String)>,
 }
@@ -76,6 +84,10 @@ impl Teller<'_> {
         let episodes = 2 + self.dice.below(3);
         for _ in 0..episodes {
             let at = 30 + self.dice.below(TROUBLES_UNTIL - 30);
+            if self.is_simple {
+                self.lose_a_database(at);
+                break;
+            }
             self.episode(at);
         }
         self.calm();
@@ -83,12 +95,11 @@ impl Teller<'_> {
 
     /// One trouble, and what comes along with it.
     fn episode(&mut self, at: u64) {
-        match self.dice.below(12) {
+        match self.dice.below(11) {
             0..=3 => self.lose(self.region_with(Role::Primary), at),
             4 => self.lose(self.region_with(Role::Secondary), at),
             5 | 6 => self.cut_off(self.region_with(Role::Primary), at),
             7 => self.starve(self.region_with(Role::Primary), at),
-            8 => return self.lose_a_database(at),
             _ => self.trouble(at),
         }
         for _ in 0..self.dice.below(5) {

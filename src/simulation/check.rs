@@ -302,6 +302,7 @@ impl Checks {
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
+            | Fact::RolesReturned { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }

@@ -419,7 +419,7 @@ impl<'a> Simulation<'a> {
         }
         let leads = daemon.controller.leads();
         daemon.controller.clocks_jumped(now);
-        daemon.confirmed.void();
+        daemon.confirmed.void(now);
         self.coverage.count("refusal", Refusal::ClocksJumped);
         if leads && !self.is_alone() {
             if let Some(daemon) = self.daemon_mut(n) {

@@ -95,6 +95,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::StepOwed { .. }
         | Fact::StepSkipped { .. }
         | Fact::RegionRevoked { .. }
+        | Fact::RolesReturned { .. }
         | Fact::Paused { .. }
         | Fact::BreakGlassMerged { .. }
         | Fact::Held { .. } => Level::WARN,
@@ -143,6 +144,7 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::EpochStarted { .. } => of("epoch_started"),
         Fact::TakeoverCompleted { .. } => of("takeover_completed"),
         Fact::RegionRevoked { plan, .. } => Tags { plan: Some(plan), ..of("region_revoked") },
+        Fact::RolesReturned { plan, .. } => Tags { plan: Some(plan), ..of("roles_returned") },
         Fact::GuardiansChanged { .. } => of("guardians_changed"),
         Fact::PlacementAdopted { .. } => of("placement_adopted"),
         Fact::SeenAlive { .. } => of("seen_alive"),

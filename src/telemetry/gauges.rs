@@ -12,7 +12,8 @@ use crate::decide::{GuardKind, IncidentStatus, InstanceStatus, Severity, Status,
 use crate::domain::{InstanceId, Level, Mode, RegionId};
 
 /// Alarms that say that nobody could act: no ledger, too few voices, another one in charge, halted, our own network.
-const UNABLE: [&str; 7] = ["daemon/ledger", "daemon/voices", "voices", "drift", "halted", "daemon/halted", "unvouched"];
+const UNABLE: [&str; 8] =
+    ["daemon/ledger", "daemon/leader", "daemon/voices", "voices", "drift", "halted", "daemon/halted", "unvouched"];
 
 /// What the status does not know.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use failoverd::decide::{Command, Fact, ReferenceObservation, Status};
 use failoverd::domain::{
     Evidence, Finding, Kind, Layer, Now, Observation, ObserverId, Policy, Probing, RegionId, Serving,
 };
-use failoverd::ledger::{MemoryDisk, MemoryLedger};
+use failoverd::ledger::{MemoryDisk, MemoryLedger, Sabotage};
 use failoverd::ports::{Clock, Lease, Ledger};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -166,6 +166,65 @@ async fn a_leader_whose_clocks_jump_apart_gives_the_lead_up_and_campaigns_anew()
     assert_eq!(*town.world.acts.lock().unwrap(), [""; 0]);
 }
 
+#[tokio::test]
+async fn a_leader_that_halts_gives_the_lead_back_and_never_leads_again() {
+    let town = Town::of_three();
+    town.adopted().await;
+    let former = town.leader().await.expect("one leads");
+    let region = town.region_of(&former);
+    let epochs_so_far = epochs(&town.facts()).len();
+    town.members[region.as_str()].ledger.sabotage_next(Sabotage::Full);
+    let resume = Command::Resume { by: "test".to_owned() };
+    let answer = town.members[region.as_str()].running.handle.command(resume.clone()).await;
+    assert!(matches!(answer, Answer::Unknown(_)), "nobody knows what a ledger that failed has kept: {answer:?}");
+    town.until("another one takes over", |facts| epochs(facts).len() > epochs_so_far).await;
+    sleep(LONG).await;
+    let status = town.status(&region).await;
+    assert!(!leads(&status) && status.alarms.iter().any(|alarm| alarm.key == "daemon/halted"), "{:?}", status.alarms);
+    assert_ne!(town.leader().await.expect("one leads"), former);
+    let answer =
+        town.members[town.region_of(&town.leader().await.unwrap()).as_str()].running.handle.command(resume).await;
+    assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
+    // The others know that it says nothing, and why.
+    let seen = town.status(&town.region_of(&town.leader().await.unwrap())).await;
+    let seat = seen.observers.iter().find(|observer| observer.observer == former).expect("it has a seat");
+    assert!(seat.without_voice.as_ref().is_some_and(|why| why.contains("halted")), "{:?}", seat);
+}
+
+#[tokio::test]
+async fn an_order_whose_record_got_no_answer_is_not_called_without_effect() {
+    let town = Town::of_three();
+    town.adopted().await;
+    let former = town.leader().await.expect("one leads");
+    let region = town.region_of(&former);
+    // Its frame is recorded; the answer is lost, and then the ledger itself until its lease has run out.
+    town.members[region.as_str()].ledger.sabotage_next(Sabotage::AnswerLost);
+    let until = town.clock.now().wall + Duration::from_secs(600);
+    let pause = Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() };
+    let order = town.members[region.as_str()].running.handle.command(pause);
+    let cut = town.until("the order is recorded", |facts| facts.iter().any(|fact| matches!(fact, Fact::Paused { .. })));
+    let (answer, ()) = tokio::join!(order, async {
+        cut.await;
+        town.disk.cut(&former);
+    });
+    assert!(matches!(&answer, Answer::Unknown(why) if why.contains("it may be recorded")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn where_everybody_doubts_itself_one_leads_all_the_same_says_so_and_takes_orders() {
+    let town = Town::of_three();
+    town.adopted().await;
+    town.troubles.lock().unwrap().references_fail = true;
+    sleep(2 * LONG).await;
+    let leader = town.leader().await.expect("one leads");
+    town.lose(EAST);
+    sleep(LONG).await;
+    assert_eq!(*town.world.acts.lock().unwrap(), [""; 0], "nothing moves by itself");
+    let hold = Command::Resume { by: "somebody".to_owned() };
+    let answer = town.members[town.region_of(&leader).as_str()].running.handle.command(hold).await;
+    assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
+}
+
 fn leads(status: &Status) -> bool {
     status.observers.iter().any(|observer| observer.leads && observer.observer == status.observer)
 }
@@ -196,6 +255,7 @@ impl Clock for RuntimeClock {
 
 struct Member {
     running: Running,
+    ledger: Arc<MemoryLedger>,
     /// Of its own clock.
     ahead: Arc<AtomicU64>,
     looking: tokio::task::AbortHandle,
@@ -206,6 +266,7 @@ struct Member {
 struct Troubles {
     lost: BTreeSet<RegionId>,
     blind: BTreeSet<(RegionId, RegionId)>,
+    references_fail: bool,
 }
 
 struct Town {
@@ -251,15 +312,16 @@ impl Town {
         let mut policy = self.policy.clone();
         policy.observer = self.name(region);
         policy.observer_region = region.into();
-        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::join(&self.disk, policy.observer.clone(), LEASE));
+        let ledger = Arc::new(MemoryLedger::join(&self.disk, policy.observer.clone(), LEASE));
+        let used: Arc<dyn Ledger> = ledger.clone();
         let nobodys = Lease { epoch: 0, until: Duration::ZERO };
         let among_others = Some(Duration::from_millis(500));
         let ahead = Arc::<AtomicU64>::default();
         let clock = Arc::new(RuntimeClock { ahead: ahead.clone(), ..self.clock.as_ref().clone() });
-        let running = Running::begin(&policy, clock.clone(), (ledger, nobodys), &self.disk, &self.world, among_others);
+        let running = Running::begin(&policy, clock.clone(), (used, nobodys), &self.disk, &self.world, among_others);
         let sightings = running.sightings.clone();
         let looking = tokio::spawn(look(policy, clock, self.world.clone(), self.troubles.clone(), sightings));
-        Member { running, ahead, looking: looking.abort_handle() }
+        Member { running, ledger, ahead, looking: looking.abort_handle() }
     }
 
     fn name(&self, region: &str) -> ObserverId {
@@ -358,7 +420,9 @@ async fn look(
     loop {
         let now = clock.now().monotonic;
         for reference in policy.references.keys().cloned() {
-            let seen = ReferenceObservation { reference, began: now, ended: now, answer: Ok(()) };
+            let fails = troubles.lock().unwrap().references_fail;
+            let answer = if fails { Err("no route".to_owned()) } else { Ok(()) };
+            let seen = ReferenceObservation { reference, began: now, ended: now, answer };
             let _ = sightings.send(Sighting::Reference(seen)).await;
         }
         for instance in policy.instances() {

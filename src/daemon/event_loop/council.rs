@@ -12,23 +12,23 @@ use tracing::{error, warn};
 use super::super::handle::label;
 use super::super::seat::{News, Seat, Wish};
 use super::{Answer, EventLoop, Open};
-use crate::decide::{Command, Effect, Fitness, Frame, Input, Severity};
+use crate::decide::{Command, Fitness, Frame, Input, Severity};
 use crate::domain::Now;
-use crate::ports::{AppendError, Lease, Ledger, OperatorAnswer, OperatorRequest, Unusable};
+use crate::ports::{AppendError, Lease, Ledger, OperatorAnswer, OperatorRequest, Standing, Unusable};
 
 /// A frame of which nobody knows whether it is recorded is sent again after this.
 const APPEND_AGAIN: Duration = Duration::from_millis(200);
-/// A daemon inside a region that serves lets others come first for so long. It is part of a takeover's time where nobody else is left,
-/// and they hear within milliseconds that the lead is free.
-const INSIDE_AFTER: Duration = Duration::from_secs(2);
-/// One that handed a step over lets others come first for so long: they have to hear of it, and one of them to win.
-const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(10);
 /// The ledger has been no use for so long: people are told.
 const TROUBLE_AFTER: Duration = Duration::from_secs(10);
 /// Whoever leads answers an order within this, or it is not known to be in effect.
 const ORDER_WITHIN: Duration = Duration::from_secs(14);
 /// Nobody led for so long: an order is for nobody.
 const LEADER_WITHIN: Duration = Duration::from_secs(5);
+/// Nobody led for so long beyond the lease of a leader that died, in which the last of all may stand for it: people are told.
+const LEADERLESS_AFTER: Duration = Duration::from_secs(30);
+/// An order that was given longer ago is not carried out: whoever gave it was told that nobody knows what became of it, and
+/// may have done something else since. Daemons and stores may differ by some of it.
+const ORDER_LIFE: Duration = Duration::from_secs(120);
 
 /// What the loop knows of its place among others.
 #[derive(Debug)]
@@ -41,12 +41,28 @@ pub struct Council {
     /// Orders of other daemons that were taken in, by their ids.
     taken: BTreeSet<String>,
     trouble_since: Option<Duration>,
+    /// Nobody has led since, as far as is seen from here.
+    leaderless_since: Option<Duration>,
 }
 
 impl Council {
     /// A place that was just taken. `run` is when this run of the daemon began.
     pub fn new(seat: Seat, ballot_every: Duration, run: Timestamp) -> Self {
-        Self { seat, ballot_every, run, sequence: 0, cast_at: None, taken: BTreeSet::new(), trouble_since: None }
+        Self {
+            seat,
+            ballot_every,
+            run,
+            sequence: 0,
+            cast_at: None,
+            taken: BTreeSet::new(),
+            trouble_since: None,
+            leaderless_since: None,
+        }
+    }
+
+    /// Gives the lead back, or does not take it.
+    pub(super) fn resign(&self) {
+        self.seat.wish(Wish::Follow);
     }
 }
 
@@ -63,6 +79,8 @@ impl EventLoop {
         self.status = None;
         match news {
             News::Frames(frames) => self.follow(frames),
+            // It was elected while it halted.
+            News::Elected(..) if self.broken.is_some() => {}
             News::Elected(lease, frames) => {
                 self.follow(frames);
                 self.lease = lease;
@@ -77,9 +95,10 @@ impl EventLoop {
             // the lead is given back, and a new epoch begins with a look at what is there.
             News::Renewed(_) => {
                 if let Some(council) = &self.council {
-                    council.seat.wish(Wish::Follow);
+                    council.resign();
                 }
             }
+            News::Broken(why) => self.halt(why),
             News::Deposed(why) => self.deposed(&why),
             News::Stirred => self.look_around(),
         }
@@ -119,7 +138,9 @@ impl EventLoop {
         }
         warn!("leads no more: {why}");
         self.lease = Lease { epoch: 0, until: Duration::ZERO };
-        self.open = None;
+        if let Some(open) = self.open.take() {
+            self.reply_unknown(&open.perform, why);
+        }
         self.parts.executor.cancel_all();
         self.parts.controller.step_down();
         // What people were told stays true until whoever leads now says otherwise, under the same keys.
@@ -133,36 +154,35 @@ impl EventLoop {
     }
 
     /// The frame is not known to be recorded.
-    pub(super) fn not_appended(
-        &mut self,
-        error: AppendError,
-        frame: Arc<Frame>,
-        perform: Vec<Effect>,
-        decided: Duration,
-    ) {
+    pub(super) fn not_appended(&mut self, error: AppendError, open: Open) {
         match error {
             AppendError::Unknown(why) if self.now().monotonic < self.lease.until => {
-                warn!("frame {} is sent again: {why}", frame.index);
+                warn!("frame {} is sent again: {why}", open.frame.index);
                 let Some(ledger) = self.ledger.clone() else { return };
-                let again = frame.as_ref().clone();
+                let again = open.frame.as_ref().clone();
                 let append = Box::pin(async move {
                     sleep(APPEND_AGAIN).await;
                     ledger.append(again).await
                 });
-                self.open = Some(Open { frame, perform, decided, append });
+                self.open = Some(Open { is_again: true, append, ..open });
             }
             AppendError::Unknown(why) => {
-                self.perform_harmless(perform, &why);
+                self.reply_unknown(&open.perform, &why);
+                self.perform_harmless(open.perform, &why);
                 self.deposed(&why);
             }
             AppendError::Fenced { epoch } => {
                 let why = format!("only epoch {epoch} and later ones can record");
-                self.perform_harmless(perform, &why);
+                if open.is_again {
+                    self.reply_unknown(&open.perform, &why);
+                }
+                self.perform_harmless(open.perform, &why);
                 self.deposed(&why);
             }
             AppendError::Halted(why) => {
+                self.reply_unknown(&open.perform, &why);
                 self.halt(why.clone());
-                self.perform_harmless(perform, &why);
+                self.perform_harmless(open.perform, &why);
             }
         }
     }
@@ -195,6 +215,8 @@ impl EventLoop {
         let id = self.next_command;
         self.next_command += 1;
         self.waiting.insert(id, (label(&request.command), answer));
+        let is_old = request.age(self.now().wall).is_none_or(|age| age > ORDER_LIFE);
+        let name = request.id.clone();
         tokio::spawn(async move {
             let Ok(Ok(answer)) = timeout(ORDER_WITHIN, answered).await else { return };
             let answer = match answer {
@@ -208,6 +230,12 @@ impl EventLoop {
                 warn!("the answer to the order {} may not have arrived: {error}", request.id);
             }
         });
+        if is_old {
+            warn!("the order {name} was given too long ago, and is not carried out");
+            let text =
+                format!("it came more than {ORDER_LIFE:?} after it was given, and was not carried out; give it again");
+            return self.reply(id, Answer::NotRecorded(text));
+        }
         self.step(Input::Commanded { id, command: request.command });
     }
 
@@ -216,9 +244,7 @@ impl EventLoop {
         let Some((label, answer)) = self.waiting.remove(&id) else { return };
         let Some(ledger) = self.ledger.clone() else { return };
         let from = self.parts.controller.observer().clone();
-        // Ids sort by their time, and no two runs of a daemon share one.
-        let name = format!("{:020}-{from}-{id}", self.now().wall.as_nanosecond().max(0));
-        let request = OperatorRequest { id: name, command, from };
+        let request = OperatorRequest::given(self.now().wall, id, command, from);
         tokio::spawn(async move {
             let outcome = order(&*ledger, &request).await;
             crate::telemetry::command_ended(label, "passed_on");
@@ -228,7 +254,9 @@ impl EventLoop {
 
     /// Once a second: says what it sees, and whether it wants to lead.
     pub(super) fn beat_council(&mut self, now: Now) {
-        let Some(ledger) = self.ledger.clone().filter(|_| self.council.is_some()) else { return };
+        if self.council.is_none() {
+            return;
+        }
         let is_draining = self.parts.gate.draining().is_cancelled();
         let leads = self.parts.controller.leads();
         let is_idle = self.open.is_none() && self.parts.executor.under_way() == 0;
@@ -238,16 +266,11 @@ impl EventLoop {
             self.parts.controller.fitness(now)
         };
         let should_yield = leads && self.parts.controller.should_yield(now);
-        let wish = match fitness {
+        let wish = match fitness.patience() {
             _ if leads && !is_idle => None,
-            Fitness::Unfit(_) => Some(Wish::Follow),
-            Fitness::Inside if should_yield => Some(Wish::Follow),
-            Fitness::Inside => Some(Wish::Lead { after: INSIDE_AFTER }),
-            Fitness::Outside => Some(Wish::Lead { after: Duration::ZERO }),
-            Fitness::OutOfReach if leads => Some(Wish::Follow),
-            Fitness::OutOfReach => Some(Wish::Lead { after: OUT_OF_REACH_AFTER }),
+            Some(after) if !should_yield => Some(Wish::Lead { after }),
+            Some(_) | None => Some(Wish::Follow),
         };
-        let standing = ledger.standing();
         let inability = self.parts.controller.inability(now).filter(|_| !leads);
         let Some(council) = &mut self.council else { return };
         if let Some(wish) = wish {
@@ -259,11 +282,34 @@ impl EventLoop {
             council.sequence += 1;
             council.seat.cast(self.parts.controller.ballot(now, council.run, council.sequence));
         }
-        council.trouble_since = standing.trouble.as_ref().map(|_| council.trouble_since.unwrap_or(now.monotonic));
-        let is_lasting =
-            council.trouble_since.is_some_and(|since| now.monotonic.saturating_sub(since) >= TROUBLE_AFTER);
-        self.parts.board.set_ledger_healthy(standing.trouble.is_none() && self.broken.is_none());
-        match standing.trouble.filter(|_| is_lasting) {
+        match inability {
+            Some(why) => self.raise(
+                "voices",
+                Severity::Page,
+                format!("if a region were lost now, failoverd would not act by itself: {why}"),
+            ),
+            None => self.clear("voices"),
+        }
+        // Halted, it has told why it uses none.
+        if let Some(ledger) = self.ledger.clone() {
+            self.watch_the_ledger(&ledger.standing(), leads, &fitness, now);
+        }
+    }
+
+    /// How the ledger is, and whether anybody leads.
+    fn watch_the_ledger(&mut self, standing: &Standing, leads: bool, fitness: &Fitness, now: Now) {
+        let Some(council) = &mut self.council else { return };
+        let lasts = |since: Option<Duration>, enough: Duration| {
+            since.is_some_and(|since| now.monotonic.saturating_sub(since) >= enough)
+        };
+        let trouble = standing.trouble.as_ref();
+        council.trouble_since = trouble.map(|_| council.trouble_since.unwrap_or(now.monotonic));
+        let is_lasting = lasts(council.trouble_since, TROUBLE_AFTER);
+        let is_leaderless = standing.leader.is_none() && trouble.is_none() && !leads;
+        council.leaderless_since = is_leaderless.then(|| council.leaderless_since.unwrap_or(now.monotonic));
+        let is_leaderless = lasts(council.leaderless_since, LEADERLESS_AFTER);
+        self.parts.board.set_ledger_healthy(trouble.is_none() && self.broken.is_none());
+        match trouble.filter(|_| is_lasting) {
             Some(Unusable::Unavailable(why) | Unusable::Refused(why) | Unusable::Halted(why)) => {
                 self.raise(
                     "ledger",
@@ -273,13 +319,14 @@ impl EventLoop {
             }
             None => self.clear("ledger"),
         }
-        match inability {
-            Some(why) => self.raise(
-                "voices",
+        if is_leaderless {
+            self.raise(
+                "leader",
                 Severity::Page,
-                format!("if a region were lost now, failoverd would not act by itself: {why}"),
-            ),
-            None => self.clear("voices"),
+                format!("no daemon leads, so nothing would be done; the one here: {fitness}"),
+            );
+        } else {
+            self.clear("leader");
         }
     }
 

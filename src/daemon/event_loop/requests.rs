@@ -89,7 +89,7 @@ impl EventLoop {
         }
         let mut status = self.parts.controller.status(now);
         status.alarms.extend(self.alarms.values().cloned());
-        if let Some(alarm) = self.alarms.get("daemon/ledger") {
+        if let Some(alarm) = self.alarms.get("daemon/ledger").or_else(|| self.alarms.get("daemon/leader")) {
             status.headline = format!("NOBODY CAN ACT: {}; {}", alarm.text, status.headline);
         }
         let status = Arc::new(status);

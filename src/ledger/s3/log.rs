@@ -98,15 +98,7 @@ impl Log {
 
     /// With a deliberate bug, in tests.
     pub(super) fn with(bugs: Bugs) -> Self {
-        Self {
-            slot: 0,
-            chain: Chain::start(),
-            fence: 0,
-            fence_of: String::new(),
-            slots: vec![],
-            broken: None,
-            bugs,
-        }
+        Self { slot: 0, chain: Chain::start(), fence: 0, fence_of: String::new(), slots: vec![], broken: None, bugs }
     }
 
     /// The next object; its frame, where it has one that counts.

@@ -68,6 +68,7 @@ impl Checks {
             | Fact::EpochStarted { .. }
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
+            | Fact::RolesReturned { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }

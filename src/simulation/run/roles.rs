@@ -89,7 +89,7 @@ impl Simulation<'_> {
             && others.iter().all(agrees)
             && let Some(daemon) = self.daemon_mut(n)
         {
-            daemon.confirmed.promised(now.monotonic);
+            daemon.confirmed.promised(now, now);
             self.coverage.count("role", RoleMatter::Promised);
         }
     }

@@ -2,15 +2,10 @@
 //! `daemon::seat` and `daemon::event_loop::council` do, in virtual time.
 
 use super::*;
-use crate::decide::Fitness;
 use crate::ports::{AppendError, Candidacy};
 
 /// A lease is renewed after this part of it.
 const RENEWALS_PER_LEASE: u32 = 4;
-/// A daemon inside a region that serves lets others come first for so long.
-const INSIDE_AFTER: Duration = Duration::from_secs(2);
-/// And one that handed a step over, for so long.
-const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(10);
 /// Through the ledger.
 pub(super) const NEWS_TAKES: Duration = Duration::from_millis(50);
 /// A frame of which nobody knows whether it is recorded is sent again after this.
@@ -35,19 +30,13 @@ impl Simulation<'_> {
             let (guards, states) = daemon.controller.at_work();
             self.coverage.look(guards, states);
             let Some(daemon) = self.daemon_mut(n) else { return };
-            let should_yield = fitness == Fitness::Inside && daemon.controller.should_yield(now);
-            if is_idle && (should_yield || matches!(fitness, Fitness::Unfit(_) | Fitness::OutOfReach)) {
+            if is_idle && daemon.controller.should_yield(now) {
                 let _ = daemon.ledger.resign().now_or_never();
                 return self.deposed(n, "it gave the lead up");
             }
             return self.renew(n);
         }
-        let patience = match fitness {
-            Fitness::Unfit(_) => return,
-            Fitness::Inside => INSIDE_AFTER,
-            Fitness::Outside => Duration::ZERO,
-            Fitness::OutOfReach => OUT_OF_REACH_AFTER,
-        };
+        let Some(patience) = fitness.patience() else { return };
         if !reaches || daemon.ledger.standing().leader.is_some() {
             daemon.vacant_since = None;
             return;

@@ -129,5 +129,6 @@ pub(crate) fn ballot(observer: &str, sequence: u64) -> Ballot {
         views: std::collections::BTreeMap::new(),
         guards: std::collections::BTreeSet::new(),
         revoked: std::collections::BTreeMap::new(),
+        revocations: 0,
     }
 }
