@@ -154,20 +154,6 @@ async fn what_an_operator_had_set_is_set_again() {
     assert_eq!(std::fs::read_to_string(&auto).unwrap(), before);
 }
 
-#[tokio::test]
-async fn two_that_fence_at_once_do_not_take_each_others_setting_for_the_operators() {
-    let pair = Pair::up();
-    let other = pair.again(&Differences::default());
-    for _ in 0..10 {
-        let (fence, nothing, permit) = (fence(), nothing_seen(), permit());
-        let (one, two) =
-            tokio::join!(pair.postgres.act(KEY, &fence, &nothing, &permit), other.act(KEY, &fence, &nothing, &permit));
-        one.and(two).unwrap();
-        pair.postgres.undo(KEY, &fence, &json!({}), &permit).await.unwrap();
-        app_writes(&pair, EAST).await.unwrap();
-    }
-}
-
 /// The key is documented in `fence.rs`.
 #[tokio::test]
 async fn one_at_a_time_is_at_the_fence_and_whoever_stops_in_the_middle_is_not_waited_for_for_ever() {
