@@ -70,6 +70,9 @@ const OBSERVATIONS_MAX: usize = 4096;
 const OUTCOMES_MAX: usize = 1024;
 /// After the longest mutating call, this is left for everything else when the daemon ends.
 const GRACE: Duration = Duration::from_secs(15);
+/// A guardian leaves once what its daemon said last is fresh for nobody (`council.ballot_fresh`), and the ledger was asked
+/// once more.
+const GUARDIAN_LEAVES: Duration = Duration::from_secs(5);
 /// And this for a loop that does not end.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 /// A socket of systemd that is full may hold the end up for so long.
@@ -261,7 +264,7 @@ impl Daemon {
         }
         info!(api = %listeners.api_address, role = listeners.role_address.map(|a| a.to_string()), "listening");
         herald.say(Word::Ready);
-        let grace = config.ledger.call_timeout + GRACE;
+        let grace = config.ledger.call_timeout + GRACE.max(config.council.ballot_fresh + GUARDIAN_LEAVES);
         let reloader = Reloader {
             paths,
             config,

@@ -108,7 +108,36 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api", format!("{:?}", old.api), format!("{:?}", new.api)),
         ("ledger", format!("{:?}", old.ledger), format!("{:?}", new.ledger)),
         ("heartbeat", format!("{:?}", old.heartbeat), format!("{:?}", new.heartbeat)),
+        // Whoever answers for roles asks all of them: one set for as long as it runs.
+        ("council.observers", format!("{:?}", old.council.observers), format!("{:?}", new.council.observers)),
         ("observer", format!("{:?}", old.observer), format!("{:?}", new.observer)),
     ];
     pairs.into_iter().filter(|(_, old, new)| old != new).map(|(name, _, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn configured(more: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let text = include_str!("../../tests/it/config_cases/sound.toml").to_owned()
+            + "\n[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\n[council.observers]\n\
+               observer.region = \"office\"\neast.region = \"us-east-1\"\nwest.region = \"us-west-2\"\n"
+            + more;
+        let path = folder.path().join("failoverd.toml");
+        std::fs::write(&path, text).unwrap();
+        crate::config::load(&[path], &BTreeMap::new()).unwrap().config
+    }
+
+    #[test]
+    fn whom_everybody_asks_does_not_change_while_the_daemon_runs() {
+        let old = configured("");
+        assert_eq!(needs_restart(&old, &configured("")), [""; 0]);
+        let asked_elsewhere = configured("east.api = \"10.1.0.5:8781\"\n");
+        assert_eq!(needs_restart(&old, &asked_elsewhere), ["council.observers"]);
+        assert_eq!(needs_restart(&old, &configured("one_more.region = \"office\"\n")), ["council.observers"]);
+    }
 }

@@ -114,6 +114,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"10s\"",
     ),
     (
+        "roles that end between two looks at the bucket",
+        "[api]\n",
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"15s\"\nlease = \"60s\"\n[api]\n\
+         role_listen = \"127.0.0.1:8781\"\n",
+    ),
+    (
         "two ledgers",
         "",
         "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\n[ledger.etcd]\n\

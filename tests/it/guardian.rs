@@ -101,8 +101,118 @@ async fn a_role_that_moves_away_is_taken_at_once() {
     daemon.kill();
 }
 
+#[tokio::test]
+async fn a_guardian_without_a_predecessor_fences_what_was_guarded_until_the_role_is_confirmed() {
+    let pair = Pair::up();
+    let mut daemon = Guarded::start(&pair.lab);
+    daemon.is_armed().await;
+    // As a restart of the machine leaves it: nobody is there, and the database takes writes.
+    daemon.kill();
+    daemon.end_guardians();
+    let writer = Writer::start(&pair, EAST).await;
+    writer.goes_on().await;
+    let guardian = daemon.guardian_alone();
+    writer.end().await;
+    eventually("nobody comes in", async || pair.connect(EAST, "app").await.is_err().then_some(())).await;
+    daemon.run();
+    eventually("it takes writes again", async || pair.connect(EAST, "app").await.ok()).await;
+    daemon.is_armed().await;
+    drop(guardian);
+    // In order, there is nothing left to fence for.
+    daemon.end().await;
+    assert!(!daemon.marker().exists());
+    let mut guardian = daemon.guardian_alone();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Writer::start(&pair, EAST).await.goes_on().await;
+    guardian.kill().unwrap();
+    guardian.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_guardian_that_is_stopped_is_replaced_and_the_application_goes_on_writing() {
+    let pair = Pair::up();
+    let mut daemon = Guarded::start(&pair.lab);
+    daemon.is_armed().await;
+    let writer = Writer::start(&pair, EAST).await;
+    writer.goes_on().await;
+    let former = daemon.guardians();
+    daemon.stop_guardians();
+    let stopped = Instant::now();
+    eventually("another one", async || {
+        let now = daemon.guardians();
+        (now.len() == 1 && now.is_disjoint(&former)).then_some(())
+    })
+    .await;
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+    tokio::time::sleep(SELF_FENCE_AFTER + Duration::from_secs(2)).await;
+    writer.goes_on().await;
+    daemon.is_armed().await;
+    // Nor does one that hangs keep the next daemon's from its place.
+    let former = daemon.guardians();
+    daemon.stop_guardians();
+    daemon.kill();
+    daemon.run();
+    eventually("another one", async || {
+        let now = daemon.guardians();
+        (now.len() == 1 && now.is_disjoint(&former)).then_some(())
+    })
+    .await;
+    eventually("it takes writes", async || pair.connect(EAST, "app").await.ok()).await;
+    daemon.end().await;
+}
+
+#[tokio::test]
+async fn a_reload_after_the_program_was_replaced_leaves_the_database_to_the_application() {
+    let pair = Pair::up();
+    let program = pair.lab.folder().join("failoverd-to-be-replaced");
+    std::fs::copy(env!("CARGO_BIN_EXE_failoverd"), &program).unwrap();
+    let mut daemon = Guarded::start_as(&pair.lab, program.clone());
+    daemon.is_armed().await;
+    let writer = Writer::start(&pair, EAST).await;
+    let former = daemon.guardians();
+    std::fs::remove_file(&program).unwrap();
+    daemon.signal("HUP");
+    eventually("another guardian", async || {
+        let now = daemon.guardians();
+        (now.len() == 1 && now.is_disjoint(&former)).then_some(())
+    })
+    .await;
+    tokio::time::sleep(SELF_FENCE_AFTER + Duration::from_secs(2)).await;
+    writer.goes_on().await;
+    daemon.end().await;
+}
+
+#[tokio::test]
+async fn a_guardian_that_nobody_feeds_any_more_is_an_alarm() {
+    let pair = Pair::up();
+    let mut daemon = Guarded::start(&pair.lab);
+    daemon.is_armed().await;
+    daemon.kill();
+    let former = daemon.guardians();
+    let config = std::fs::read_to_string(daemon.config()).unwrap();
+    let without: Vec<&str> = config.lines().filter(|line| !line.starts_with("demote")).collect();
+    std::fs::write(daemon.config(), without.join("\n")).unwrap();
+    daemon.run();
+    eventually("the alarm", async || daemon.status().contains("a guardian that an earlier run left").then_some(()))
+        .await;
+    assert_eq!(daemon.guardians(), former, "it is told nothing");
+    // What the alarm says to do.
+    std::fs::write(daemon.config(), &config).unwrap();
+    daemon.kill();
+    daemon.run();
+    eventually("it takes writes", async || pair.connect(EAST, "app").await.ok()).await;
+    daemon.is_armed().await;
+    std::fs::write(daemon.config(), without.join("\n")).unwrap();
+    daemon.signal("HUP");
+    eventually("it has left", async || daemon.guardians().is_empty().then_some(())).await;
+    Writer::start(&pair, EAST).await.goes_on().await;
+    assert!(!daemon.status().contains("guardian"), "{}", daemon.status());
+    daemon.end().await;
+}
+
 /// A daemon in the region of the primary.
 struct Guarded {
+    program: PathBuf,
     folder: PathBuf,
     deployment: String,
     daemon: Option<Child>,
@@ -110,10 +220,16 @@ struct Guarded {
 
 impl Guarded {
     fn start(lab: &Lab) -> Self {
+        Self::start_as(lab, PathBuf::from(env!("CARGO_BIN_EXE_failoverd")))
+    }
+
+    fn start_as(lab: &Lab, program: PathBuf) -> Self {
         let folder = lab.folder().to_owned();
         // A guardian's address is one for the whole machine.
         let deployment = format!("guarded-{}-{}", std::process::id(), free_port());
-        let (api, role, first, second) = (free_port(), free_port(), free_port(), free_port());
+        let (api, first, second) = (free_port(), free_port(), free_port());
+        // A port that is free may be given twice.
+        let role = std::iter::repeat_with(free_port).find(|port| *port != api).unwrap();
         let port = |region: &str| lab.number(&format!("/regions/{region}/postgres/port"));
         let config = format!(
             r#"
@@ -169,17 +285,36 @@ port = {}
         std::fs::write(folder.join("guarded.toml"), config).unwrap();
         std::fs::write(folder.join("token"), "secret").unwrap();
         std::fs::write(folder.join("password"), "lab-failoverd").unwrap();
-        let mut guarded = Self { folder, deployment, daemon: None };
+        let mut guarded = Self { program, folder, deployment, daemon: None };
         guarded.run();
         guarded
     }
 
     fn run(&mut self) {
+        self.daemon = Some(self.spawn("run"));
+    }
+
+    /// As nobody starts it but a daemon: without one, and so without leases.
+    fn guardian_alone(&self) -> Child {
+        self.spawn("guardian")
+    }
+
+    fn spawn(&self, what: &str) -> Child {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_failoverd"));
-        command.arg("run").arg("--config").arg(self.config()).stdin(Stdio::null());
+        let mut command = Command::new(&self.program);
+        command.arg(what).arg("--config").arg(self.config()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.daemon = Some(command.spawn().unwrap());
+        command.spawn().unwrap()
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.folder.join(format!("{}.in-{EAST}.guarded.json", self.deployment))
+    }
+
+    fn status(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_failoverd"));
+        let output = command.arg("status").arg("--config").arg(self.config()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn config(&self) -> PathBuf {
@@ -232,8 +367,15 @@ port = {}
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.daemon.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().unwrap().success());
+        signal(self.daemon.as_ref().unwrap().id(), name);
+    }
+
+    fn stop_guardians(&self) {
+        self.guardians().into_iter().for_each(|guardian| signal(guardian, "STOP"));
+    }
+
+    fn end_guardians(&self) {
+        self.guardians().into_iter().for_each(|guardian| signal(guardian, "KILL"));
     }
 
     fn kill(&mut self) {
@@ -248,6 +390,11 @@ port = {}
         let code = eventually("it ends", async || daemon.try_wait().unwrap()).await;
         assert!(code.success(), "{code}\n{}", std::fs::read_to_string(self.log()).unwrap());
     }
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
+    assert!(status.success(), "{name} {pid}");
 }
 
 impl Drop for Guarded {

@@ -154,6 +154,41 @@ async fn what_an_operator_had_set_is_set_again() {
     assert_eq!(std::fs::read_to_string(&auto).unwrap(), before);
 }
 
+/// The key is documented in `fence.rs`.
+#[tokio::test]
+async fn one_at_a_time_is_at_the_fence_and_whoever_stops_in_the_middle_is_not_waited_for_for_ever() {
+    let pair = Pair::up();
+    let hba = std::fs::read(pair.hba(EAST)).unwrap();
+    let dsn = pair.lab.text(&format!("/regions/{EAST}/postgres/dsn/postgres")).to_owned();
+    let dsn = dsn.parse::<tokio_postgres::Config>().unwrap().dbname("omnimesh_db").clone();
+    let (holder, connection) = dsn.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("SELECT pg_advisory_lock(x'6661696c6f766572'::bigint)").await.unwrap();
+    for waits in [
+        pair.postgres.act(KEY, &fence(), &nothing_seen(), &permit_for(Duration::from_secs(2))).await,
+        pair.postgres.undo(KEY, &fence(), &json!({}), &permit_for(Duration::from_secs(2))).await.map(drop),
+    ] {
+        let setback = waits.unwrap_err();
+        assert!(matches!(&setback, Setback::Transient(why) if why.contains("advisory lock")), "{setback:?}");
+        assert_eq!(std::fs::read(pair.hba(EAST)).unwrap(), hba);
+    }
+    holder.batch_execute("SET idle_session_timeout = '1s'").await.unwrap();
+    fenced(&pair.postgres).await;
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    eventually("nobody holds it any more", async || {
+        (pair.superuser(EAST).await.query_one(held, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_lifted_where_there_is_no_fence_whoever_else_takes_writes() {
+    let pair = Pair::up();
+    pair.superuser(WEST).await.batch_execute("SELECT pg_promote(true, 30)").await.unwrap();
+    pair.postgres.undo(KEY, &fence(), &json!({}), &permit()).await.unwrap();
+    app_writes(&pair, EAST).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_old_primary_is_not_unfenced_beside_a_promoted_standby() {
     let pair = Pair::up();

@@ -11,6 +11,10 @@
 //! goes the other way round: first the setting, then the lines, whose marker remembers what the setting was. It may be
 //! interrupted between any two statements and started again from the top.
 //!
+//! One at a time puts a fence up or takes it down: the leader and the guardian beside the database may both want to. What
+//! one of them reads of the file and of the setting would not belong together otherwise, and a fence that took the other
+//! one's setting for the operator's would leave it behind for ever.
+//!
 //! The server writes `pg_hba.conf` in place. Should it die in the middle, the reject lines are the first to be there,
 //! and `pg_hba.conf.before-failoverd` has the former text; the next look puts it back.
 //!
@@ -67,12 +71,13 @@ impl Postgres {
         if self.role(database, &session).await? == Role::Standby {
             return Ok(());
         }
+        self.take_turn(database, &session, until).await?;
+        let former = self.former_setting(database, &session).await?;
         let file = HbaFile::read(database, &session).await?;
         if file.is_whole {
             self.check_rules(database, &session, "before anything was changed").await?;
         }
         if !file.is_whole || !file.hba.fences(&fence.application_roles) {
-            let former = self.former_setting(database, &session).await?;
             let fenced = file.hba.fenced(&fence.application_roles, former.as_deref());
             let fenced = fenced.map_err(|unfit| Setback::Refused(format!("{database}: {unfit}")))?;
             if file.hba.fence.is_none() && file.is_whole {
@@ -121,8 +126,13 @@ impl Postgres {
     ) -> Result<String, Setback> {
         let fence = self.fence_settings(database)?;
         let until = self.until(Some(permit))?;
-        let unseen = self.refuse_second_primary(database, until).await?;
         let session = self.open(database, until).await?;
+        self.take_turn(database, &session, until).await?;
+        // Where there is nothing to lift, nothing becomes a primary by that.
+        let unseen = match self.is_anything_up(database, &session).await? {
+            true => self.refuse_second_primary(database, until).await?,
+            false => String::new(),
+        };
         self.lift(database, &session, Some(permit), until).await?;
         self.time_left(permit)?;
         // Even where there was nothing to lift: the reload of an earlier, interrupted attempt may be missing.
@@ -157,6 +167,35 @@ impl Postgres {
         Ok(said + &unseen)
     }
 
+    /// Until the session ends, nobody else puts the fence of this database up or takes it down.
+    ///
+    /// Whoever stops in the middle (a process that is frozen, a region that is cut off) does not keep the others waiting for
+    /// longer than its own call may last: the server ends a session that is silent for so long.
+    async fn take_turn(&self, database: &InstanceId, session: &Session, until: Instant) -> Result<(), Setback> {
+        let left = until.saturating_duration_since(Instant::now()).as_millis().clamp(2, 1 << 30);
+        // PostgreSQL 13 has no idle_session_timeout. Half of the time is for the work.
+        let turn = format!(
+            "SELECT set_config(name, '{left}', false) FROM pg_settings WHERE name = 'idle_session_timeout'; \
+             SET lock_timeout = {}; SELECT pg_advisory_lock({TURN})",
+            left / 2
+        );
+        match session.rows(&turn).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(Setback::Transient(format!(
+                "another failoverd is at the fence of {database} (it holds the advisory lock {TURN})"
+            ))),
+            Err(trouble) => Err(trouble.setback(database)),
+        }
+    }
+
+    /// Anything of a fence, as it is on the disk or as it is in force.
+    async fn is_anything_up(&self, database: &InstanceId, session: &Session) -> Result<bool, Setback> {
+        let file = HbaFile::read(database, session).await?;
+        let rows = self.run(database, session, "SELECT current_setting('default_transaction_read_only')").await?;
+        let is_read_only = rows.first().and_then(|row| row.get(0)) != Some("off");
+        Ok(file.hba.fence.is_some() || !file.is_whole || is_read_only)
+    }
+
     /// Takes the fence away, where there is one, and reloads. Nothing is verified.
     pub(super) async fn lift(
         &self,
@@ -165,6 +204,7 @@ impl Postgres {
         permit: Option<&Permit>,
         until: Instant,
     ) -> Result<(), Setback> {
+        self.take_turn(database, session, until).await?;
         let still_permitted = || permit.map_or(Ok(()), |permit| self.time_left(permit).map(|_| ()));
         let file = HbaFile::read(database, session).await?;
         match &file.hba.fence {
@@ -327,11 +367,16 @@ impl Postgres {
     }
 }
 
+/// Key of the advisory lock of whoever puts a fence up or takes it down, in the database that failoverd logs in to: "failover"
+/// in ASCII.
+const TURN: i64 = 0x6661_696c_6f76_6572;
+
 /// In `Look::previous`: the role of `prove_as` could log in from here before anything was changed.
 const COULD_LOG_IN: &str = "application_could_log_in";
 
 /// One row per session that was still there.
-const END_SESSIONS: &str = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename::text = ANY($1)";
+const END_SESSIONS: &str = "\
+SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename::text = ANY($1) AND pid <> pg_backend_pid()";
 
 const STATE: &str = "\
 SELECT current_setting('default_transaction_read_only') = 'on' AS read_only, \

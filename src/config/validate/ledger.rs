@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::daemon::positive;
 use super::{Findings, names};
-use crate::config::schema::{EtcdLedger, S3Ledger};
+use crate::config::schema::{Api, EtcdLedger, S3Ledger};
 use crate::config::{Config, Key};
 use crate::domain::time::human;
 
@@ -13,6 +13,9 @@ use crate::domain::time::human;
 const LEASE_MIN: Duration = Duration::from_secs(5);
 /// Longer, and a takeover alone takes a third of the fifteen minutes.
 const LEASE_MAX: Duration = Duration::from_secs(300);
+
+/// Looks at the bucket within `api.self_fence_after`.
+const LOOKS_PER_ROLE: u32 = 3;
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let ledger = &config.ledger;
@@ -42,6 +45,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     }
     if let Some(s3) = &ledger.s3 {
         check_s3(s3, findings);
+        check_roles(&config.api, s3, findings);
     }
 }
 
@@ -101,6 +105,22 @@ fn check_s3(s3: &S3Ledger, findings: &mut Findings<'_>) {
     positive(findings, key.child("poll"), s3.poll);
     // A leader is seen to be alive, and renews, several times within its lease.
     lease(findings, &key.child("lease"), s3.lease, (s3.poll * 4).max(LEASE_MIN));
+}
+
+/// Who follows confirms its roles once per look at the bucket, and no role may end between two of them, even where one of
+/// them is late or lost.
+fn check_roles(api: &Api, s3: &S3Ledger, findings: &mut Findings<'_>) {
+    let least = s3.poll * LOOKS_PER_ROLE;
+    if api.role_listen.is_some() && api.self_fence_after < least {
+        let text = format!(
+            "roles would end between two looks at the bucket, every {} (ledger.s3.poll); write {} or more, or a \
+             ledger.s3.poll of {} or less",
+            human(s3.poll),
+            human(least),
+            human(api.self_fence_after / LOOKS_PER_ROLE)
+        );
+        findings.wrong(Key::of(["api", "self_fence_after"]), text);
+    }
 }
 
 fn lease(findings: &mut Findings<'_>, key: &Key, lease: Duration, least: Duration) {

@@ -1,36 +1,29 @@
-//! The daemon's side: starts the guardian, passes confirmations of roles on, and tells the event loop what is guarded.
+//! The daemon's side: keeps a guardian beside the database, and tells the event loop what is guarded.
 
 use std::collections::BTreeSet;
-use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::super::handle::{Board, Handle};
+use super::super::clock::SystemClock;
+use super::super::handle::Handle;
 use super::super::supervise::supervise;
-use super::{Order, Report, address, guarded, millis};
+use super::companion::{Companion, Feed, Stranger};
+use super::{Report, guarded, marker};
 use crate::config::Config;
-use crate::decide::Input;
-use crate::domain::{ComponentId, InstanceId};
+use crate::decide::{Confirmed, Input};
+use crate::domain::InstanceId;
+use crate::ports::Clock as _;
 
-/// A guardian that has just been started is asked for again after this.
-const CONNECT_AGAIN: Duration = Duration::from_millis(50);
-/// And it has to be there within this.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A guardian that ended is started again after this.
 const START_AGAIN: Duration = Duration::from_secs(1);
-/// A local socket takes a line at once; a guardian that takes none is replaced.
-const WRITE_WITHIN: Duration = Duration::from_secs(2);
+/// Whether somebody else's guardian has left is looked at after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Key of the alarm about the guardian.
 const ALARM: &str = "guardian";
 
@@ -46,12 +39,11 @@ pub(in crate::daemon) struct Keeper {
 struct Parts {
     paths: Vec<PathBuf>,
     config: watch::Receiver<Arc<Config>>,
-    board: Arc<Board>,
     handle: Handle,
     inputs: mpsc::Sender<Input>,
     draining: CancellationToken,
     released: CancellationToken,
-    self_fence_after: Duration,
+    feed: Feed,
 }
 
 impl Keeper {
@@ -64,12 +56,14 @@ impl Keeper {
         draining: CancellationToken,
         stop: &CancellationToken,
     ) -> Self {
-        let self_fence_after = config.api.self_fence_after;
+        let feed = Feed {
+            board: handle.board().clone(),
+            region: config.observer.region.clone(),
+            self_fence_after: config.api.self_fence_after,
+        };
         let (renew, config) = watch::channel(config);
         let released = CancellationToken::new();
-        let board = handle.board().clone();
-        let parts =
-            Parts { paths, config, board, handle, inputs, draining, released: released.clone(), self_fence_after };
+        let parts = Parts { paths, config, handle, inputs, draining, released: released.clone(), feed };
         let parts = Arc::new(parts);
         let task = move || keep(parts.clone());
         tokio::spawn(supervise("guardian", stop.clone(), task));
@@ -89,29 +83,36 @@ impl Keeper {
 
 async fn keep(parts: Arc<Parts>) {
     let mut config = parts.config.clone();
+    let mut companion = None;
     loop {
         let current = config.borrow_and_update().clone();
-        if guarded(&current).is_empty() {
-            parts.guards(BTreeSet::new()).await;
-            tokio::select! {
-                _ = config.changed() => continue,
-                () = parts.draining.cancelled() => {}
-            }
-            parts.released.cancel();
-            return std::future::pending().await;
-        }
-        let why = match parts.accompany(&current, &mut config).await {
+        let end = if companion.is_none() && guarded(&current).is_empty() {
+            Ok(parts.rest(&current, &mut config).await)
+        } else {
+            parts.accompany(&current, &mut companion, &mut config).await
+        };
+        let why = match end {
             Ok(End::Renewed) => continue,
             Ok(End::Released) => {
+                companion = None;
                 parts.handle.warn(ALARM, None).await;
-                parts.released.cancel();
-                return std::future::pending().await;
+                if parts.draining.is_cancelled() {
+                    parts.released.cancel();
+                    return std::future::pending().await;
+                }
+                continue;
             }
             Err(why) => why,
         };
-        parts.guards(BTreeSet::new()).await;
         error!("the guardian is started again: {why}");
-        let text = format!("no guardian is beside the database, so it would not fence itself: {why}");
+        companion = companion.filter(|companion| !companion.ended.is_finished());
+        let text = match &companion {
+            None => {
+                parts.guards(BTreeSet::new()).await;
+                format!("no guardian is beside the database, so it would not fence itself: {why}")
+            }
+            Some(_) => format!("the guardian goes on by the former configuration, because the next one fails: {why}"),
+        };
         parts.handle.warn(ALARM, Some(text)).await;
         sleep(START_AGAIN).await;
     }
@@ -130,63 +131,84 @@ impl Parts {
         let _ = self.inputs.send(Input::Guarded(databases)).await;
     }
 
-    /// Starts one, and talks with it until it ends, or has to.
-    async fn accompany(&self, config: &Config, renewed: &mut watch::Receiver<Arc<Config>>) -> Result<End, String> {
-        let mut child = self.spawn()?;
-        let pid = child.id().ok_or("it ended at once")?;
-        let connected = tokio::select! {
-            connected = timeout(CONNECT_WITHIN, connect(config, pid)) => connected,
-            ended = child.wait() => return Err(format!("it ended at once: {ended:?}")),
-        };
-        let (mut lines, mut out) = connected.map_err(|_elapsed| "it does not answer".to_owned())??;
-        info!(pid, "a guardian is beside the database");
-        let mut confirmed = self.board.confirmations();
-        let mut is_leaving = self.draining.is_cancelled();
+    /// Nothing is to be guarded.
+    async fn rest(&self, config: &Config, renewed: &mut watch::Receiver<Arc<Config>>) -> End {
+        let since = SystemClock.now().monotonic;
+        self.guards(BTreeSet::new()).await;
+        let mut is_tidy = false;
         loop {
-            let lease = {
-                let confirmed = confirmed.borrow_and_update();
-                confirmed.at.map(|at| {
-                    let serves = |component: &&ComponentId| {
-                        confirmed.roles.get(*component).is_some_and(|regions| regions.contains(&config.observer.region))
-                    };
-                    let roles = confirmed.roles.keys().filter(serves).cloned().collect();
-                    Order::Lease { until: millis(at + self.self_fence_after), roles }
-                })
-            };
-            if let Some(lease) = lease {
-                send(&mut out, &lease).await?;
+            let mut stranger = Stranger::find(config);
+            let is_known = is_known_since(&self.feed.board.confirmations().borrow(), since + settled(config));
+            self.handle.warn(ALARM, stranger.as_ref().map(|stranger| abandoned(stranger.pid))).await;
+            // Left by a guardian that did not leave in order, and nobody relies on that one any more.
+            if !is_tidy && stranger.is_none() && is_known {
+                is_tidy = true;
+                let path = marker::place(config);
+                let removed = tokio::task::spawn_blocking(move || marker::remove(&path)).await;
+                if let Ok(Err(error)) = removed {
+                    warn!("{} cannot be removed: {error}", marker::place(config).display());
+                }
             }
-            if is_leaving && confirmed.borrow().guarded.is_empty() {
-                send(&mut out, &Order::Leave).await?;
-                let _ = timeout(CONNECT_WITHIN, child.wait()).await;
+            let look_again = async {
+                match &mut stranger {
+                    Some(stranger) => stranger.ends().await,
+                    None => sleep(LOOK_AGAIN).await,
+                }
+            };
+            tokio::select! {
+                _ = renewed.changed() => return End::Renewed,
+                () = self.draining.cancelled() => return End::Released,
+                () = look_again => {}
+            }
+        }
+    }
+
+    /// Starts one in the place of the former one, and stays with it until it ends, or has to.
+    async fn accompany(
+        &self,
+        config: &Config,
+        companion: &mut Option<Companion>,
+        renewed: &mut watch::Receiver<Arc<Config>>,
+    ) -> Result<End, String> {
+        if !guarded(config).is_empty() {
+            // Until it is there, the former one is fed.
+            *companion = Some(Companion::start(&self.paths, config, self.feed.clone()).await?);
+        }
+        let Some(companion) = companion else { return Ok(End::Released) };
+        let mut confirmed = self.feed.board.confirmations();
+        let mut is_needed = !guarded(config).is_empty() && !self.draining.is_cancelled();
+        let mut left_since = None;
+        loop {
+            if !is_needed && left_since.is_none() {
+                // Still there until the ledger knows.
+                left_since = Some(SystemClock.now().monotonic);
+                self.guards(BTreeSet::new()).await;
+            }
+            if left_since.is_some_and(|since| is_known_since(&confirmed.borrow_and_update(), since + settled(config))) {
+                companion.leave().await;
                 info!("the guardian has left: the ledger knows that nobody guards");
                 return Ok(End::Released);
             }
             tokio::select! {
-                _ = confirmed.changed() => {}
-                line = lines.next_line() => {
-                    let report = parse(line)?;
-                    self.tell(&report, is_leaving).await;
+                why = &mut companion.ended => return Err(why.unwrap_or_else(|panic| panic.to_string())),
+                Ok(()) = companion.reports.changed() => {
+                    let report = companion.reports.borrow_and_update().clone();
+                    self.tell(&report, is_needed).await;
                 }
-                () = self.draining.cancelled(), if !is_leaving => {
-                    is_leaving = true;
-                    self.guards(BTreeSet::new()).await;
-                }
-                _ = renewed.changed(), if !is_leaving => {
-                    if guarded(&renewed.borrow()).is_empty() {
-                        // Still there until the ledger knows; the next guardian would have nothing to guard.
-                        is_leaving = true;
-                        self.guards(BTreeSet::new()).await;
-                    } else {
+                _ = confirmed.changed(), if left_since.is_some() => {}
+                () = self.draining.cancelled(), if is_needed => is_needed = false,
+                _ = renewed.changed(), if !self.draining.is_cancelled() => {
+                    if !guarded(&renewed.borrow()).is_empty() {
                         return Ok(End::Renewed);
                     }
+                    is_needed = false;
                 }
             }
         }
     }
 
-    async fn tell(&self, report: &Report, is_leaving: bool) {
-        if !is_leaving {
+    async fn tell(&self, report: &Report, is_needed: bool) {
+        if is_needed {
             self.guards(report.armed.clone()).await;
         }
         let names =
@@ -194,9 +216,7 @@ impl Parts {
         let trouble: Vec<String> = report.trouble.iter().map(|(id, why)| format!("{id}: {why}")).collect();
         let text = match (report.demoted.is_empty(), trouble.is_empty()) {
             (true, true) => None,
-            (true, false) => {
-                Some(format!("the guardian could not make a database refuse writes: {}", trouble.join("; ")))
-            }
+            (true, false) => Some(format!("the guardian cannot do its work: {}", trouble.join("; "))),
             (false, _) => {
                 let mut text = format!(
                     "the guardian has made {} refuse writes, because the role is not confirmed; it takes writes again \
@@ -211,57 +231,44 @@ impl Parts {
         };
         self.handle.warn(ALARM, text).await;
     }
-
-    fn spawn(&self) -> Result<Child, String> {
-        let program = std::env::current_exe().map_err(|error| format!("this program is not to be found: {error}"))?;
-        let mut command = Command::new(program);
-        command.arg("guardian");
-        for path in &self.paths {
-            command.arg("--config").arg(path);
-        }
-        // A group of its own: what stops the daemon's group must not stop the guardian.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        command.spawn().map_err(|error| format!("it cannot be started: {error}"))
-    }
 }
 
-type Conversation = (Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf);
-
-/// Until the guardian with that process id answers: at first it may be its predecessor that does.
-async fn connect(config: &Config, pid: u32) -> Result<Conversation, String> {
-    let address = address(config).map_err(|error| format!("its address cannot be: {error}"))?;
-    loop {
-        if let Ok(stream) = StdStream::connect_addr(&address) {
-            stream.set_nonblocking(true).map_err(|error| error.to_string())?;
-            let stream = UnixStream::from_std(stream).map_err(|error| error.to_string())?;
-            let is_it =
-                stream.peer_cred().is_ok_and(|peer| peer.pid().and_then(|id| u32::try_from(id).ok()) == Some(pid));
-            if is_it {
-                let (lines, out) = stream.into_split();
-                return Ok((BufReader::new(lines).lines(), out));
-            }
-        }
-        sleep(CONNECT_AGAIN).await;
-    }
+/// Whether the ledger has confirmed at `since` or later that this daemon guards nothing.
+fn is_known_since(confirmed: &Confirmed, since: Duration) -> bool {
+    confirmed.guarded.is_empty() && confirmed.by_ledger >= Some(since)
 }
 
-async fn send(out: &mut OwnedWriteHalf, order: &Order) -> Result<(), String> {
-    let mut line = serde_json::to_vec(order).map_err(|error| error.to_string())?;
-    line.push(b'\n');
-    match timeout(WRITE_WITHIN, out.write_all(&line)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("it is gone: {error}")),
-        Err(_elapsed) => Err("it takes no leases".to_owned()),
-    }
+/// For so long what this daemon said last may count as fresh for somebody, and be recorded.
+fn settled(config: &Config) -> Duration {
+    if config.ledger.is_shared() { config.council.ballot_fresh } else { Duration::ZERO }
 }
 
-fn parse(line: std::io::Result<Option<String>>) -> Result<Report, String> {
-    match line {
-        Ok(Some(line)) => serde_json::from_str(&line).map_err(|error| {
-            warn!("the guardian said something that is no report: {error}");
-            "it says what nobody understands".to_owned()
-        }),
-        Ok(None) => Err("it ended".to_owned()),
-        Err(error) => Err(format!("it cannot be heard: {error}")),
+/// The alarm about a guardian that nobody feeds.
+fn abandoned(pid: u32) -> String {
+    format!(
+        "a guardian that an earlier run left (process {pid}) holds a database that this configuration does not guard: no role \
+         is confirmed to it, so it makes the database refuse writes, and nothing takes that back; configure `demote` as it \
+         was and a mode other than observe, restart, and take it out with a reload once the database takes writes"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guardian_leaves_by_what_the_ledger_confirmed_since_and_not_by_what_was_known_before() {
+        let at = Duration::from_secs;
+        let knows = |by_ledger: Option<u64>, guarded: &[InstanceId]| Confirmed {
+            // The other daemons promise roles too, and know nothing of guardians.
+            at: Some(at(99)),
+            by_ledger: by_ledger.map(at),
+            guarded: guarded.iter().cloned().collect(),
+            ..Confirmed::default()
+        };
+        assert!(!is_known_since(&knows(None, &[]), at(20)));
+        assert!(!is_known_since(&knows(Some(19), &[]), at(20)), "what it said may still be recorded");
+        assert!(!is_known_since(&knows(Some(21), &[InstanceId::new("database", "east")]), at(20)));
+        assert!(is_known_since(&knows(Some(20), &[]), at(20)));
     }
 }

@@ -10,8 +10,10 @@
 //! Times are `CLOCK_BOOTTIME`, which all processes of a machine share. In one network namespace there can be one
 //! guardian for each daemon's name.
 
+mod companion;
 mod guard;
 mod keeper;
+mod marker;
 mod reins;
 mod ward;
 
@@ -34,6 +36,8 @@ use crate::domain::{ComponentId, InstanceId, Mode};
 enum Order {
     /// The region has these roles, until then. Milliseconds of `CLOCK_BOOTTIME`.
     Lease {
+        /// Rises with every lease of a conversation; acknowledged in `Report::heard`.
+        number: u64,
         /// End of the confirmation.
         until: u64,
         /// The components that the region serves.
@@ -47,6 +51,7 @@ enum Order {
 
 /// What the guardian says to the daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Report {
     /// Its process.
     pid: u32,
@@ -56,6 +61,8 @@ struct Report {
     demoted: BTreeSet<InstanceId>,
     /// What keeps it from fencing, or from taking a fence down.
     trouble: BTreeMap<InstanceId, String>,
+    /// Number of the last lease that is known wherever something is guarded.
+    heard: Option<u64>,
     /// For a successor: until when each role is confirmed.
     leases: BTreeMap<InstanceId, u64>,
 }

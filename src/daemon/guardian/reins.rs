@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::adapters::failure::describe;
 use crate::adapters::{command, world};
 use crate::config::Config;
@@ -11,10 +13,15 @@ use crate::config::schema::{CommandCheck, Demote};
 use crate::domain::{ComponentId, InstanceId, Policy};
 use crate::ledger::Permit;
 use crate::plan::Action;
-use crate::ports::{Actuator, Clock, Setback};
+use crate::ports::{Actuator, Clock, Look, Setback};
 
 /// Stands in the place of plan and step.
 const KEY: &str = "guardian/fence";
+/// A fence that has to stand is looked at again after this: a failover behind the same address, or a tool that puts
+/// files back, takes it down, and what is written until then is lost. It costs two logins.
+const FENCE_EVERY: Duration = Duration::from_secs(5);
+/// A command cannot look. It is run again after this instead, seldom enough for the limits of a cloud's API.
+const COMMAND_EVERY: Duration = Duration::from_secs(30);
 
 /// What a guardian holds its databases by.
 pub(super) struct Reins {
@@ -23,21 +30,44 @@ pub(super) struct Reins {
     clock: Arc<dyn Clock>,
 }
 
+/// What a look at a database has shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seen {
+    /// It refuses writes; none where a command sees to that, because then nobody knows.
+    pub(super) refuses: Option<bool>,
+    /// For `restore`.
+    pub(super) previous: Value,
+}
+
 impl Reins {
     /// Contacts nobody.
     pub(super) fn new(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> Result<Self, String> {
         let adapters = world::build(config, policy, clock).map_err(|error| describe(&error))?;
         let demotions = config.databases.iter().filter_map(|(id, of)| Some((id.clone(), of.demote.clone()?)));
-        Ok(Self { demotions: demotions.collect(), actuator: adapters.actuator, clock: clock.clone() })
+        Ok(Self::with(demotions.collect(), adapters.actuator, clock.clone()))
     }
 
-    /// Whether it refuses writes already. Where a command does that, nobody knows, and both may be run again.
-    pub(super) async fn look(&self, database: &InstanceId) -> Result<bool, String> {
+    pub(super) fn with(
+        demotions: BTreeMap<ComponentId, Demote>,
+        actuator: Arc<dyn Actuator>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { demotions, actuator, clock }
+    }
+
+    /// Whether it refuses writes already.
+    pub(super) async fn look(&self, database: &InstanceId) -> Result<Seen, String> {
         if self.commands(database).is_some() {
-            return Ok(false);
+            return Ok(Seen { refuses: None, previous: Value::Null });
         }
-        let look = self.actuator.look(KEY, &fenced(database)).await.map_err(told)?;
-        Ok(look.satisfied)
+        let Look { satisfied, previous, summary: _ } =
+            self.actuator.look(KEY, &fenced(database)).await.map_err(told)?;
+        Ok(Seen { refuses: Some(satisfied), previous })
+    }
+
+    /// What has to refuse writes is looked at again after this.
+    pub(super) fn look_every(&self, database: &InstanceId) -> Duration {
+        if self.commands(database).is_some() { COMMAND_EVERY } else { FENCE_EVERY }
     }
 
     /// Makes it refuse writes, and sees that it does.
@@ -48,19 +78,18 @@ impl Reins {
         }
         let permit = Permit::for_self_fencing(self.clock.now().monotonic + deadline);
         let action = fenced(database);
-        let nothing =
-            crate::ports::Look { satisfied: false, summary: String::new(), previous: serde_json::Value::Null };
+        let nothing = Look { satisfied: false, summary: String::new(), previous: Value::Null };
         self.actuator.act(KEY, &action, &nothing, &permit).await.map_err(told)?;
         self.actuator.verify(KEY, &action).await.map_err(told)
     }
 
-    /// Takes that back, before `until`.
-    pub(super) async fn restore(&self, database: &InstanceId, until: Duration) -> Result<String, String> {
+    /// Takes that back, before `until`, whether or not it was done, or done to its end.
+    pub(super) async fn restore(&self, database: &InstanceId, seen: &Seen, until: Duration) -> Result<String, String> {
         if let Some((_, restore)) = self.commands(database) {
             return run(restore, database, until.saturating_sub(self.clock.now().monotonic)).await;
         }
         let permit = Permit::for_self_fencing(until);
-        self.actuator.undo(KEY, &fenced(database), &serde_json::Value::Null, &permit).await.map_err(told)
+        self.actuator.undo(KEY, &fenced(database), &seen.previous, &permit).await.map_err(told)
     }
 
     fn commands(&self, database: &InstanceId) -> Option<(&Vec<String>, &Vec<String>)> {

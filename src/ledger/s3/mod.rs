@@ -262,8 +262,9 @@ impl S3Ledger {
             if log.fence == epoch {
                 held.fenced = true;
                 self.is_unsettled.store(false, Ordering::Relaxed);
-                self.shared.confirm(sent);
+                // Only now: what was read before is said to be current by it.
                 self.shared.view.reached(log.chain.next);
+                self.shared.confirm(sent);
                 return Ok(Candidacy::Leading(self.leading(epoch, sent)));
             }
             log.check_end(&self.shared.store).await?;
@@ -284,8 +285,8 @@ impl S3Ledger {
                 Written::Done(tag) => {
                     held.tag = tag;
                     let (epoch, fenced) = (held.record.epoch, held.fenced);
-                    self.shared.confirm(sent);
                     if fenced {
+                        self.shared.confirm(sent);
                         return Ok(Some(self.leading(epoch, sent)));
                     }
                     return self.fence(office, sent).await.map(|candidacy| candidacy.lease());

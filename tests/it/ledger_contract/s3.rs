@@ -109,6 +109,32 @@ async fn a_store_that_ignores_the_conditions_of_a_write_is_refused_before_anythi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_won_the_record_and_not_set_its_fence_confirms_nothing() {
+    let store = careless::Store::start().await;
+    let rarely = Duration::from_secs(3600);
+    let settings = Settings { endpoint: Some(store.endpoint()), poll: rarely, ..settings("http://127.0.0.1:1") };
+    let ledger = open(&settings, "unfenced", "one");
+    // The one look that it has.
+    let began = SystemClock.now();
+    let confirmed = || ledger.standing().confirmed;
+    while confirmed().is_none() {
+        assert!(SystemClock.now().monotonic < began.monotonic + LEASE, "{:?}", ledger.standing());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = confirmed();
+    store.refuse("/frames/");
+    // The record is written, then renewed; what others recorded meanwhile is not known either time.
+    for _ in 0..2 {
+        ledger.campaign(SystemClock.now()).await.expect_err("there is no fence");
+        assert_eq!(confirmed(), before);
+    }
+    assert!(store.keys().iter().any(|key| key.ends_with("live/leader")), "{:?}", store.keys());
+    store.refuse("no such key");
+    ledger.campaign(SystemClock.now()).await.expect("answers").lease().expect("leads");
+    assert!(confirmed() > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_bucket_costs_when_nothing_happens_is_known() {
     let bucket = Bucket::up();
     let site = bucket.site("traffic");
@@ -237,6 +263,7 @@ mod careless {
     #[derive(Clone, Default)]
     struct Content {
         ignored: Arc<Mutex<String>>,
+        refused: Arc<Mutex<Option<String>>>,
         objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
     }
 
@@ -262,6 +289,11 @@ mod careless {
 
         pub(super) fn ignore(&self, header: &str) {
             *self.content.ignored.lock().expect("no panic") = header.to_owned();
+        }
+
+        /// Writes of keys with this in them fail from now on.
+        pub(super) fn refuse(&self, part: &str) {
+            *self.content.refused.lock().expect("no panic") = Some(part.to_owned());
         }
 
         pub(super) fn keys(&self) -> Vec<String> {
@@ -293,6 +325,10 @@ mod careless {
     ) -> Response {
         let key = uri.path().splitn(3, '/').nth(2).unwrap_or_default().to_owned();
         let ignored = store.ignored.lock().expect("no panic").clone();
+        let refused = store.refused.lock().expect("no panic").clone();
+        if method == Method::PUT && refused.is_some_and(|refused| key.contains(&refused)) {
+            return error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
+        }
         let mut objects = store.objects.lock().expect("no panic");
         let there = objects.get(&key).cloned();
         let condition = |name: &str| (name != ignored).then(|| headers.get(name)).flatten();
