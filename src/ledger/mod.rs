@@ -22,14 +22,13 @@ use crate::ports::{AppendError, Lease, Unusable};
 
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
 pub use error::LedgerError;
-pub use etcd::EtcdLedger;
-pub(crate) use etcd::answers as etcd_answers;
+pub use etcd::{EtcdLedger, answers as etcd_answers};
 pub use file::{Contents, FileLedger, Opening, in_use, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};
+pub use s3::S3Ledger;
 #[cfg(test)]
 pub(crate) use s3::caught;
-pub use s3::S3Ledger;
 
 /// A leader counts on its lease for this much less than the ledger does: a fifth. It covers clocks that do not tick alike,
 /// which is why it is a share: a clock may be slower than the ledger's by a tenth (the worst that was simulated is a fiftieth),
