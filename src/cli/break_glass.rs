@@ -18,7 +18,7 @@ use super::{Exit, Failure, Outcome, Terminal, order};
 use crate::adapters::failure::describe;
 use crate::config::Loaded;
 use crate::daemon::break_glass::{self as session, Ended, Preview, Session, Source, Told};
-use crate::decide::{BreakGlass, Command, Controller, DryRun, Fact, Scope, Status, initial_placement};
+use crate::decide::{Accepted, BreakGlass, Command, Controller, DryRun, Fact, Scope, Status, initial_placement};
 use crate::domain::{ComponentId, InstanceId, Kind, Mode, Now, Policy, RegionId, StepId};
 use crate::plan::Action;
 use crate::ports::Clock;
@@ -26,8 +26,6 @@ use crate::telemetry::{self, LogFormat};
 use asking::{Answer, Asked, ask_everybody};
 
 const HEADING: &str = "Break-glass";
-/// Where the loss is not known, and that was accepted, none is too much.
-const ANY_LOSS: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What was recorded is told anyway.
 const LOG: &str = "error,failoverd::telemetry::events=off";
 /// What ends with the program and hangs is not waited for.
@@ -102,8 +100,7 @@ async fn break_glass(args: &FailoverArgs, terminal: Terminal) -> Outcome {
         from,
         component: args.component.clone(),
         force: args.force,
-        accept_loss: seen.accepted_loss(),
-        accept_unfenced: seen.is_unfenced(),
+        accepted: seen.accepted(),
         steps: seen.plan.steps.iter().map(|step| step.id.clone()).collect::<BTreeSet<StepId>>(),
         departs_from: known.ledger.clone(),
         unproven,
@@ -284,11 +281,6 @@ impl Seen {
         self.status.instances.iter().find(|instance| instance.instance == *id)
     }
 
-    /// An old primary does not answer, so nobody can lock it.
-    fn is_unfenced(&self) -> bool {
-        self.promotions().any(|(_, from)| !self.answers(from))
-    }
-
     fn answers(&self, id: &InstanceId) -> bool {
         use crate::decide::VerdictKind;
         self.instance(id).is_some_and(|instance| {
@@ -296,10 +288,15 @@ impl Seen {
         })
     }
 
-    /// What is accepted with what is shown.
-    fn accepted_loss(&self) -> Option<Duration> {
-        let losses = self.promotions().map(|(database, _)| self.instance(database).and_then(|seen| seen.expected_loss));
-        losses.map(|loss| loss.unwrap_or(ANY_LOSS)).max()
+    /// What is accepted with what is shown: for each database that which is shown for it.
+    fn accepted(&self) -> BTreeMap<InstanceId, Accepted> {
+        let accepted = self.promotions().map(|(database, from)| {
+            // An old primary that does not answer cannot be locked by anybody.
+            let unfenced = !self.answers(from);
+            let loss = self.instance(database).and_then(|seen| seen.expected_loss);
+            (database.clone(), Accepted { unfenced, loss })
+        });
+        accepted.collect()
     }
 
     /// What nobody can know from here, one line each; it is recorded as well.

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::controller::{Controller, CorruptLedger, Draft};
 use super::hard::Hard;
-use super::incident::Incident;
+use super::incident::{Approval, Incident};
 use super::{Effect, Fact, Frame, Outcome, StepState};
+use crate::domain::time::friendly;
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, LedgerId, Mode, RegionId, StepId};
 use crate::plan::Part;
 use crate::ports::Term;
@@ -35,16 +36,32 @@ pub struct BreakGlass {
     pub component: Option<ComponentId>,
     /// Go on although the target is not known to be ready.
     pub force: bool,
-    /// The loss that was shown and accepted; also for one that is not known.
-    pub accept_loss: Option<Duration>,
-    /// It was shown that the old primary cannot be fenced, and accepted.
-    pub accept_unfenced: bool,
+    /// What was shown for each database that is promoted, and accepted for that one.
+    pub accepted: BTreeMap<InstanceId, Accepted>,
     /// The steps that were shown.
     pub steps: BTreeSet<StepId>,
     /// The ledger that is not available, where its name is known.
     pub departs_from: Option<LedgerId>,
     /// Who was asked and did not answer, and what else could not be proven.
     pub unproven: Vec<String>,
+}
+
+/// What was shown for a database that is promoted, and accepted. It says nothing of any other one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The old primary did not answer, so nobody can fence it.
+    pub unfenced: bool,
+    /// What is lost at most; none where that is not known: then whatever it is.
+    #[serde(with = "friendly::option")]
+    pub loss: Option<Duration>,
+}
+
+/// The loss that a person accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct AcceptedLoss {
+    pub(super) at_most: Option<Duration>,
+    /// Also one that is not known.
+    pub(super) unknown: bool,
 }
 
 /// What break-glass did, as it is merged: the end of its ledger, and not the way to it.
@@ -150,6 +167,28 @@ fn summary(incident: &Incident) -> BreakGlassIncident {
     BreakGlassIncident {
         incident: incident.id.clone(),
         source: incident.source.clone(),
+impl Hard {
+    /// What a person accepts to lose with the promotion of `database`, while their approval holds.
+    pub(super) fn accepted_loss(&self, database: &InstanceId, approval: Option<&Approval>) -> AcceptedLoss {
+        let Some(approval) = approval else { return AcceptedLoss::default() };
+        let ordered = AcceptedLoss { at_most: approval.accept_loss, unknown: approval.accept_loss.is_some() };
+        match self.shown_before(database).map(|shown| shown.loss) {
+            None => ordered,
+            Some(None) => AcceptedLoss { at_most: Some(Duration::MAX), unknown: true },
+            Some(loss) => AcceptedLoss { at_most: ordered.at_most.max(loss), ..ordered },
+        }
+    }
+
+    /// Whether a person accepts that `database` is promoted although its old primary is not fenced.
+    pub(super) fn accepts_unfenced(&self, database: &InstanceId, approval: &Approval) -> bool {
+        approval.accept_unfenced || self.shown_before(database).is_some_and(|shown| shown.unfenced)
+    }
+
+    fn shown_before(&self, database: &InstanceId) -> Option<&Accepted> {
+        self.break_glass.as_ref()?.accepted.get(database)
+    }
+}
+
         target: incident.target.clone(),
         outcome: incident.closed.map(|(_, outcome)| outcome),
         exceptions: incident.plan.exceptions.clone(),
@@ -210,8 +249,9 @@ impl Draft<'_> {
         }
         let (plan, hash) = (incident.plan.id.clone(), incident.plan.hash().to_owned());
         let until = self.now.wall.checked_add(self.policy.guards.approval_expires).unwrap_or(self.now.wall);
-        let (accept_unfenced, accept_loss) = (order.accept_unfenced, order.accept_loss);
-        self.record(Fact::Approved { plan, hash, by, until, accept_unfenced, accept_loss });
+            accepted: order.accepted,
+        // What was accepted is accepted for one database each.
+        self.record(Fact::Approved { plan, hash, by, until, accept_unfenced: false, accept_loss: None });
         self.advance();
         Ok(answer)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::controller::CorruptLedger;
-use super::{BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
+use super::{Accepted, BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
 use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, ObserverId, PlanId, RegionId};
 use crate::plan::{Action, Part};
 use crate::ports::{Claim, Term};
@@ -130,6 +130,7 @@ pub(super) struct Merged {
     pub(super) frames: u64,
     pub(super) head: String,
     term: Term,
+    pub(super) accepted: BTreeMap<InstanceId, Accepted>,
     pub(super) by: String,
 }
 
@@ -448,9 +449,10 @@ impl Hard {
                     moved.acknowledged = true;
                 }
             }
-            Fact::BreakGlassBegan { by, reason, departs_from, .. } => {
+            Fact::BreakGlassBegan { by, reason, departs_from, accepted, .. } => {
                 let (by, reason, departs_from) = (by.clone(), reason.clone(), departs_from.clone());
-                self.break_glass = Some(Began { by, reason, departs_from, at: at.wall });
+                let accepted = accepted.clone();
+                self.break_glass = Some(Began { by, reason, departs_from, accepted, at: at.wall });
             }
             Fact::BreakGlassMerged { by, record } => self.merge(by, record, stamp),
             Fact::Halted { why } => self.halted = Some(why.clone()),

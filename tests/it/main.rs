@@ -6,6 +6,7 @@ mod aws_rds;
 mod aws_s3;
 mod aws_traffic;
 mod break_glass;
+mod break_glass_accepts;
 mod break_glass_lab;
 mod cli;
 mod cli_daemon;
