@@ -259,8 +259,9 @@ pub(crate) fn record() -> BreakGlassRecord {
         departs_from: Some(SHARED.into()),
         by: "alice@bastion".into(),
         reason: "fire".into(),
-        began: term().since,
+        began: now(Duration::from_secs(1001)).wall,
         placement: everything("us-west-2"),
+        moved: None,
         owed: BTreeSet::from(["database@us-east-1".parse::<InstanceId>().unwrap()]),
         fenced: BTreeSet::new(),
         incidents: vec![BreakGlassIncident {

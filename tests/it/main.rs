@@ -8,6 +8,7 @@ mod aws_traffic;
 mod break_glass;
 mod break_glass_accepts;
 mod break_glass_lab;
+mod break_glass_merge;
 mod cli;
 mod cli_daemon;
 mod config;
