@@ -7,6 +7,7 @@ mod aws_s3;
 mod aws_traffic;
 mod break_glass;
 mod break_glass_accepts;
+mod break_glass_answers;
 mod break_glass_lab;
 mod break_glass_merge;
 mod cli;
