@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::args::{FailoverArgs, load, placed};
@@ -18,16 +19,14 @@ use super::{Exit, Failure, Outcome, Terminal, order};
 use crate::adapters::failure::describe;
 use crate::config::Loaded;
 use crate::daemon::break_glass::{self as session, Ended, Preview, Session, Source, Told};
-use crate::decide::{BreakGlass, Command, Controller, DryRun, Fact, Scope, Status, initial_placement};
+use crate::decide::{Accepted, BreakGlass, Command, Controller, DryRun, Fact, Scope, Status, initial_placement};
 use crate::domain::{ComponentId, InstanceId, Kind, Mode, Now, Policy, RegionId, StepId};
 use crate::plan::Action;
 use crate::ports::Clock;
 use crate::telemetry::{self, LogFormat};
-use asking::{Answer, Asked, ask_everybody};
+use asking::{Answer, Asked, ask_everybody, ask_others, who_answers};
 
 const HEADING: &str = "Break-glass";
-/// Where the loss is not known, and that was accepted, none is too much.
-const ANY_LOSS: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What was recorded is told anyway.
 const LOG: &str = "error,failoverd::telemetry::events=off";
 /// What ends with the program and hangs is not waited for.
@@ -91,6 +90,8 @@ async fn break_glass(args: &FailoverArgs, terminal: Terminal) -> Outcome {
     let shown = showing::Shown { by: &by, reason: &reason, asked: &asked, known: &known, seen: &seen, ledger: &ledger };
     terminal.print(&shown.render(&loaded.policy, &unproven, terminal.palette()))?;
     confirm(args, &expected)?;
+    // Nobody knows how long that was typed for.
+    refuse_if_anybody_answers(&ask_everybody(&loaded.config, &loaded.policy.deployment).await)?;
     session::prepare(&ledger).map_err(|error| {
         Failure::because(Exit::NotInEffect, format!("NOT IN EFFECT: {} cannot be made: {error}", ledger.display()))
             .hint("--record FOLDER names another place")
@@ -102,16 +103,18 @@ async fn break_glass(args: &FailoverArgs, terminal: Terminal) -> Outcome {
         from,
         component: args.component.clone(),
         force: args.force,
-        accept_loss: seen.accepted_loss(),
-        accept_unfenced: seen.is_unfenced(),
+        accepted: seen.accepted(),
         steps: seen.plan.steps.iter().map(|step| step.id.clone()).collect::<BTreeSet<StepId>>(),
         departs_from: known.ledger.clone(),
         unproven,
     };
     let Loaded { config, policy, .. } = loaded;
     let order = Command::BreakGlass(Box::new(order));
+    let (asking, deployment) = (config.clone(), policy.deployment.clone());
+    // This machine is not asked any more: what answers here now is break-glass itself.
+    let who_answers = Box::pin(async move { who_answers(&ask_others(&asking, &deployment).await).map(|(who, _)| who) });
     let session = Session { config, policy, ledger: ledger.clone(), by, order };
-    carry_out(session, args, terminal).await
+    carry_out(session, who_answers, args, terminal).await
 }
 
 /// What a former run of break-glass left before its end.
@@ -132,7 +135,10 @@ async fn go_on(
     let (accept_unfenced, accept_loss) = approved(file)?;
     let (config, policy, incident) = (loaded.config.clone(), loaded.policy.clone(), open.incident.clone());
     let order = Command::Approve { by: by.clone(), incident, hash: None, accept_unfenced, accept_loss };
-    carry_out(Session { config, policy, ledger: file.to_path_buf(), by, order }, args, terminal).await
+    let session = Session { config, policy, ledger: file.to_path_buf(), by, order };
+    // Nobody knows how long that was typed for; and what is open is taken up as soon as it is read, so this is the last time.
+    refuse_if_anybody_answers(&ask_everybody(&loaded.config, &loaded.policy.deployment).await)?;
+    carry_out(session, Box::pin(async { None }), args, terminal).await
 }
 
 /// What was accepted when the glass was broken. The approval may have expired since.
@@ -146,15 +152,8 @@ fn approved(file: &std::path::Path) -> Result<(bool, Option<Duration>), Failure>
 }
 
 fn refuse_if_anybody_answers(asked: &[Asked]) -> Result<(), Failure> {
-    let answers = asked.iter().filter_map(|asked| match &asked.answer {
-        Answer::Is(said, instead) => Some((&asked.whom, said, instead)),
-        Answer::Silent(_) | Answer::NotAsked(_) => None,
-    });
-    let answers: Vec<_> = answers.collect();
-    let Some((_, _, instead)) = answers.first() else { return Ok(()) };
-    let who: Vec<String> = answers.iter().map(|(whom, said, _)| format!("{whom}: {said}")).collect();
-    let text = format!("NOT IN EFFECT: the glass is not broken while anybody answers. {}", who.join("; "));
-    Err(Failure::because(Exit::NotInEffect, text).hint((*instead).clone()))
+    let Some((who, instead)) = who_answers(asked) else { return Ok(()) };
+    Err(Failure::because(Exit::NotInEffect, format!("NOT IN EFFECT: {who}")).hint(instead))
 }
 
 /// Where everything is served: what was said, else what is known here.
@@ -284,11 +283,6 @@ impl Seen {
         self.status.instances.iter().find(|instance| instance.instance == *id)
     }
 
-    /// An old primary does not answer, so nobody can lock it.
-    fn is_unfenced(&self) -> bool {
-        self.promotions().any(|(_, from)| !self.answers(from))
-    }
-
     fn answers(&self, id: &InstanceId) -> bool {
         use crate::decide::VerdictKind;
         self.instance(id).is_some_and(|instance| {
@@ -296,10 +290,15 @@ impl Seen {
         })
     }
 
-    /// What is accepted with what is shown.
-    fn accepted_loss(&self) -> Option<Duration> {
-        let losses = self.promotions().map(|(database, _)| self.instance(database).and_then(|seen| seen.expected_loss));
-        losses.map(|loss| loss.unwrap_or(ANY_LOSS)).max()
+    /// What is accepted with what is shown: for each database that which is shown for it.
+    fn accepted(&self) -> BTreeMap<InstanceId, Accepted> {
+        let accepted = self.promotions().map(|(database, from)| {
+            // An old primary that does not answer cannot be locked by anybody.
+            let unfenced = !self.answers(from);
+            let loss = self.instance(database).and_then(|seen| seen.expected_loss);
+            (database.clone(), Accepted { unfenced, loss })
+        });
+        accepted.collect()
     }
 
     /// What nobody can know from here, one line each; it is recorded as well.
@@ -359,7 +358,12 @@ fn confirm(args: &FailoverArgs, expected: &str) -> Result<(), Failure> {
     }
 }
 
-async fn carry_out(session: Session, args: &FailoverArgs, terminal: Terminal) -> Outcome {
+async fn carry_out(
+    session: Session,
+    who_answers: BoxFuture<'_, Option<String>>,
+    args: &FailoverArgs,
+    terminal: Terminal,
+) -> Outcome {
     let ledger = session.ledger.clone();
     let is_json = args.order.json;
     let mut tell = |told: Told| {
@@ -367,7 +371,7 @@ async fn carry_out(session: Session, args: &FailoverArgs, terminal: Terminal) ->
         // Whoever does not read any more has left it to itself.
         let _ = if is_json { write_error(&line) } else { terminal.print(&line) };
     };
-    let ended = session::carry_out(session, &mut tell).await;
+    let ended = session::carry_out(session, who_answers, &mut tell).await;
     let place = ledger.display();
     let go_on = format!("go on with: failoverd failover --break-glass --continue {place} --config …");
     match ended {
@@ -390,6 +394,11 @@ async fn carry_out(session: Session, args: &FailoverArgs, terminal: Terminal) ->
             Err(Failure::because(Exit::No, format!("ended before its end: {}", status.headline)).hint(go_on))
         }
         Ended::Refused(why) => Err(Failure::because(Exit::NotInEffect, format!("NOT IN EFFECT: {why}"))),
+        Ended::NotKnown(why) => {
+            let text = format!("NOT KNOWN TO BE IN EFFECT: {why}; the record is {place}");
+            Err(Failure::because(Exit::NotInEffect, text)
+                .hint(format!("{go_on}; where that says that it is no record of break-glass, nothing was begun")))
+        }
         Ended::NotBegun(_, lines) => {
             Err(Failure::because(Exit::NotInEffect, format!("NOT IN EFFECT: {}", lines.join("; "))))
         }

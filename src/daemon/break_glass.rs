@@ -71,10 +71,23 @@ pub enum Ended {
     Interrupted(Arc<Status>),
     /// The order was refused; nothing was done.
     Refused(String),
+    /// Nobody knows whether the order was recorded. Something may have been done.
+    NotKnown(String),
     /// It could not begin; a line for each reason.
     NotBegun(End, Vec<String>),
     /// It broke.
     Broken,
+}
+
+impl Ended {
+    /// How it ends with this answer to the order; none where it has begun.
+    pub fn by(answer: Answer) -> Option<Self> {
+        match answer {
+            Answer::InEffect(_) => None,
+            Answer::Refused(why) | Answer::NotRecorded(why) => Some(Self::Refused(why)),
+            Answer::Unknown(why) => Some(Self::NotKnown(why)),
+        }
+    }
 }
 
 /// Where everything would be recorded that begins now: a place where nothing is.
@@ -163,8 +176,13 @@ fn alone(mut policy: Policy) -> Policy {
     policy
 }
 
-/// Carries it out, and tells what happens. Ends with the incident, or when a person ends it.
-pub async fn carry_out(session: Session, tell: &mut (dyn FnMut(Told) + Send)) -> Ended {
+/// Carries it out, and tells what happens. Ends with the incident, or when a person ends it. `who_answers` is asked just
+/// before the order is given, and keeps it from being given.
+pub async fn carry_out(
+    session: Session,
+    who_answers: BoxFuture<'_, Option<String>>,
+    tell: &mut (dyn FnMut(Told) + Send),
+) -> Ended {
     let Session { mut config, policy, ledger, by, order } = session;
     // What is known of the shared ledger is no use here; roles are answered for by daemons; nobody waits for heartbeats.
     (config.ledger.etcd, config.ledger.s3, config.ledger.path) = (None, None, ledger.clone());
@@ -193,10 +211,10 @@ pub async fn carry_out(session: Session, tell: &mut (dyn FnMut(Told) + Send)) ->
         Ok(daemon) => daemon,
         Err(refusal) => return Ended::NotBegun(refusal.end, refusal.lines),
     };
-    let ended = daemon.follow_order(order, first_probes, tell).await;
+    let ended = daemon.follow_order(order, first_probes, who_answers, tell).await;
     match (ended, daemon.drain().await) {
         (ended, End::Asked) => ended,
-        (ended @ Ended::Closed(..), _) => ended,
+        (ended @ (Ended::Closed(..) | Ended::NotKnown(_)), _) => ended,
         (_, _) => Ended::Broken,
     }
 }
@@ -211,6 +229,7 @@ impl Daemon {
         &mut self,
         order: Command,
         first_probes: Duration,
+        who_answers: BoxFuture<'_, Option<String>>,
         tell: &mut (dyn FnMut(Told) + Send),
     ) -> Ended {
         let mut shown = 0;
@@ -221,9 +240,11 @@ impl Daemon {
                 return Ended::Refused("it was ended before it began".to_owned());
             }
         }
-        match self.handle.command(order).await {
-            Answer::InEffect(_) => {}
-            Answer::Refused(why) | Answer::NotRecorded(why) | Answer::Unknown(why) => return Ended::Refused(why),
+        if let Some(who) = who_answers.await {
+            return Ended::Refused(who);
+        }
+        if let Some(ended) = Ended::by(self.handle.command(order).await) {
+            return ended;
         }
         let mut headline = String::new();
         loop {

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::controller::{Controller, CorruptLedger, Draft};
 use super::hard::Hard;
-use super::incident::Incident;
+use super::incident::{Approval, Incident};
 use super::{Effect, Fact, Frame, Outcome, StepState};
+use crate::domain::time::friendly;
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, LedgerId, Mode, RegionId, StepId};
 use crate::plan::Part;
-use crate::ports::Term;
+use crate::ports::{Claim, Term};
 
 /// Words of other people in a record, each; more is no record of ours.
 const WORDS_MAX: usize = 2000;
@@ -35,16 +36,32 @@ pub struct BreakGlass {
     pub component: Option<ComponentId>,
     /// Go on although the target is not known to be ready.
     pub force: bool,
-    /// The loss that was shown and accepted; also for one that is not known.
-    pub accept_loss: Option<Duration>,
-    /// It was shown that the old primary cannot be fenced, and accepted.
-    pub accept_unfenced: bool,
+    /// What was shown for each database that is promoted, and accepted for that one.
+    pub accepted: BTreeMap<InstanceId, Accepted>,
     /// The steps that were shown.
     pub steps: BTreeSet<StepId>,
     /// The ledger that is not available, where its name is known.
     pub departs_from: Option<LedgerId>,
     /// Who was asked and did not answer, and what else could not be proven.
     pub unproven: Vec<String>,
+}
+
+/// What was shown for a database that is promoted, and accepted. It says nothing of any other one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The old primary did not answer, so nobody can fence it.
+    pub unfenced: bool,
+    /// What is lost at most; none where that is not known: then whatever it is.
+    #[serde(with = "friendly::option")]
+    pub loss: Option<Duration>,
+}
+
+/// The loss that a person accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct AcceptedLoss {
+    pub(super) at_most: Option<Duration>,
+    /// Also one that is not known.
+    pub(super) unknown: bool,
 }
 
 /// What break-glass did, as it is merged: the end of its ledger, and not the way to it.
@@ -68,8 +85,11 @@ pub struct BreakGlassRecord {
     pub reason: String,
     /// When.
     pub began: Timestamp,
-    /// Where everything is served since then.
+    /// Where everything is served since then. In the ledger that it is merged into: what came of it.
     pub placement: BTreeMap<ComponentId, RegionId>,
+    /// What it moved itself, and when; of everything else it had only heard. None in a record that does not tell them apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<BTreeMap<ComponentId, Timestamp>>,
     /// Old primaries that have to be fenced when they come back.
     pub owed: BTreeSet<InstanceId>,
     /// Old primaries that are fenced.
@@ -139,10 +159,33 @@ impl Hard {
             reason: began.reason.clone(),
             began: began.at,
             placement: self.placement.clone(),
+            moved: Some(self.moved.iter().map(|(component, moved)| (component.clone(), moved.stamp.at.wall)).collect()),
             owed: self.owed.keys().cloned().collect(),
             fenced: self.fenced.clone(),
             incidents: self.incidents.values().map(|incident| summary(incident)).collect(),
         })
+    }
+}
+
+impl Hard {
+    /// What a person accepts to lose with the promotion of `database`, while their approval holds.
+    pub(super) fn accepted_loss(&self, database: &InstanceId, approval: Option<&Approval>) -> AcceptedLoss {
+        let Some(approval) = approval else { return AcceptedLoss::default() };
+        let ordered = AcceptedLoss { at_most: approval.accept_loss, unknown: approval.accept_loss.is_some() };
+        match self.shown_before(database).map(|shown| shown.loss) {
+            None => ordered,
+            Some(None) => AcceptedLoss { at_most: Some(Duration::MAX), unknown: true },
+            Some(loss) => AcceptedLoss { at_most: ordered.at_most.max(loss), ..ordered },
+        }
+    }
+
+    /// Whether a person accepts that `database` is promoted although its old primary is not fenced.
+    pub(super) fn accepts_unfenced(&self, database: &InstanceId, approval: &Approval) -> bool {
+        approval.accept_unfenced || self.shown_before(database).is_some_and(|shown| shown.unfenced)
+    }
+
+    fn shown_before(&self, database: &InstanceId) -> Option<&Accepted> {
+        self.break_glass.as_ref()?.accepted.get(database)
     }
 }
 
@@ -157,6 +200,18 @@ fn summary(incident: &Incident) -> BreakGlassIncident {
 }
 
 impl BreakGlassRecord {
+    /// The components that it had a hand in.
+    fn touched(&self) -> BTreeSet<&ComponentId> {
+        let Some(moved) = &self.moved else { return self.placement.keys().collect() };
+        let fences = self.owed.iter().chain(&self.fenced).map(|database| &database.component);
+        moved.keys().chain(fences).collect()
+    }
+
+    /// When it came to know where the component is served.
+    pub(super) fn knew(&self, component: &ComponentId) -> Timestamp {
+        self.moved.as_ref().and_then(|moved| moved.get(component)).map_or(self.began, |moved| *moved)
+    }
+
     /// What people wrote, and what could be anything: this comes from a file.
     pub(super) fn words(&self) -> Result<(), String> {
         let of_incidents = self.incidents.iter().flat_map(|incident| incident.exceptions.iter());
@@ -194,6 +249,7 @@ impl Draft<'_> {
             by: by.clone(),
             reason: reason.clone(),
             departs_from: order.departs_from,
+            accepted: order.accepted,
             unproven: order.unproven,
         });
         self.put_in_charge(placement, by.clone())?;
@@ -210,14 +266,19 @@ impl Draft<'_> {
         }
         let (plan, hash) = (incident.plan.id.clone(), incident.plan.hash().to_owned());
         let until = self.now.wall.checked_add(self.policy.guards.approval_expires).unwrap_or(self.now.wall);
-        let (accept_unfenced, accept_loss) = (order.accept_unfenced, order.accept_loss);
-        self.record(Fact::Approved { plan, hash, by, until, accept_unfenced, accept_loss });
+        // What was accepted is accepted for one database each.
+        self.record(Fact::Approved { plan, hash, by, until, accept_unfenced: false, accept_loss: None });
         self.advance();
         Ok(answer)
     }
 
     /// What break-glass did comes into this ledger, which is in charge again.
-    pub(super) fn merge(&mut self, by: String, record: BreakGlassRecord, unfinished: bool) -> Result<String, String> {
+    pub(super) fn merge(
+        &mut self,
+        by: String,
+        mut record: BreakGlassRecord,
+        unfinished: bool,
+    ) -> Result<String, String> {
         record.words()?;
         let ours = self.hard.ledger.clone().ok_or_else(|| "the ledger has no identity".to_owned())?;
         if record.ledger == ours {
@@ -246,17 +307,79 @@ impl Draft<'_> {
                 open.incident
             ));
         }
-        let stranger = self.soft.foreign_claim(&self.hard).filter(|(_, claim)| claim.ledger != record.ledger);
-        if let Some((region, claim)) = stranger {
-            return Err(format!(
-                "{region} is claimed by yet another failoverd ({}, ledger {}); find out who that is first",
-                claim.holder, claim.ledger
-            ));
+        self.is_nobody_in_the_way(&record)?;
+        self.is_latest(&record)?;
+        if let Some(moved) = &record.moved {
+            // Of what it did not move it knows only what it was told.
+            let placement = &self.hard.placement;
+            record.placement.retain(|component, _| moved.contains_key(component) || !placement.contains_key(component));
         }
         self.are_places(&record.placement)?;
         self.record_merged(by, record);
         self.take_clusters_over();
         Ok("merged: this ledger is in charge again, and knows where everything is served".to_owned())
+    }
+
+    /// The claim that replaces whatever stands in the clusters may replace what the record explains, and nothing else.
+    fn is_nobody_in_the_way(&mut self, record: &BreakGlassRecord) -> Result<(), String> {
+        let has_clusters = self.policy.of_kind(Kind::Kubernetes).next().is_some();
+        let Some((read, mut claims)) = self.soft.survey.clone().filter(|_| has_clusters) else {
+            if self.has_surveyed() {
+                return Ok(());
+            }
+            return Err("the clusters' claims have not been read yet; try again in a few seconds".to_owned());
+        };
+        let is_of_record = |claim: &Claim| claim.ledger == record.ledger;
+        let is_later = |claim: &&Claim| is_of_record(claim) && claim.term > Some(record.term);
+        if let Some(claim) = claims.values().flatten().find(is_later) {
+            return Err(format!(
+                "that break-glass went on after this record ({}); merge the record as it is now",
+                claim.holder
+            ));
+        }
+        for claim in claims.values_mut().filter(|claim| claim.as_ref().is_some_and(is_of_record)) {
+            *claim = None;
+        }
+        let everything = self.soft.survey.replace((read, claims));
+        let stranger = self.soft.foreign_claim(&self.hard);
+        let stranger = stranger.map(|(region, claim)| {
+            format!(
+                "{region} is claimed by yet another failoverd ({}, ledger {}); find out who that is first",
+                claim.holder, claim.ledger
+            )
+        });
+        self.soft.survey = everything;
+        stranger.map_or(Ok(()), Err)
+    }
+
+    /// Nothing that it had a hand in was placed by somebody else after it began: nobody can tell from here which came last in
+    /// the world.
+    fn is_latest(&self, record: &BreakGlassRecord) -> Result<(), String> {
+        let later = record.touched().into_iter().find_map(|component| {
+            let placed = self.hard.placed.get(component)?;
+            (placed.at > record.began && placed.merged.as_ref() != Some(&record.ledger)).then_some((component, placed))
+        });
+        let Some((component, placed)) = later else { return Ok(()) };
+        let region = self.hard.placement.get(component).map_or("nowhere", RegionId::as_str);
+        let whose = match &placed.merged {
+            Some(ledger) => format!("the break-glass of ledger {ledger}, which was merged,"),
+            None => "this ledger".to_owned(),
+        };
+        let mut why = format!(
+            "{whose} knows since {} that {component} is served in {region}, and this break-glass began before that, at {}: \
+             see where everything is served, and state it with `failoverd adopt --placement COMPONENT=REGION`",
+            placed.at, record.began
+        );
+        let owed = record.owed.iter().filter(|database| !self.serves(database)).map(ToString::to_string);
+        let owed: Vec<String> = owed.collect();
+        if !owed.is_empty() {
+            why.push_str(&format!("; it left {} without a fence: fence that by hand", owed.join(", ")));
+        }
+        Err(why)
+    }
+
+    fn serves(&self, database: &InstanceId) -> bool {
+        self.hard.placement.get(&database.component) == Some(&database.region)
     }
 
     fn record_merged(&mut self, by: String, mut record: BreakGlassRecord) {
@@ -270,6 +393,10 @@ impl Draft<'_> {
                 record.owed.insert(old);
             }
         }
+        // What serves is never fenced, whatever the record says.
+        let (merged, known) = (&record.placement, &self.hard.placement);
+        let serving = |component: &ComponentId| merged.get(component).or_else(|| known.get(component));
+        record.owed.retain(|database| serving(&database.component) != Some(&database.region));
         self.record(Fact::BreakGlassMerged { by, record: Box::new(record) });
         // What wanted to leave a region that has been left is over. What is under way of it stops between two calls.
         let is_obsolete = |incident: &&Incident| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BreakGlassRecord, Guard};
+use super::{Accepted, BreakGlassRecord, Guard};
 use crate::domain::time::friendly;
 use crate::domain::{
     ComponentId, IncidentId, InstanceId, LedgerId, Level, Mode, Now, ObserverId, PlanId, RegionId, StepId,
@@ -437,6 +437,9 @@ pub enum Fact {
         /// The ledger that was not available, where its name was known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         departs_from: Option<LedgerId>,
+        /// What was shown for each database that is promoted, and accepted.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        accepted: BTreeMap<InstanceId, Accepted>,
         /// Who was asked and did not answer, and what else could not be proven.
         unproven: Vec<String>,
     },

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BreakGlassRecord, Fact, Guard, Outcome};
+use super::{Accepted, BreakGlassRecord, Fact, Guard, Outcome};
 use crate::domain::time::human;
 use crate::plan::{Part, Step};
 
@@ -161,10 +161,16 @@ impl fmt::Display for Fact {
                 Ok(())
             }
             Self::RetryOrdered { step, by, .. } => write!(f, "{step}: retry ordered by {by}"),
-            Self::BreakGlassBegan { by, reason, departs_from, unproven } => {
+            Self::BreakGlassBegan { by, reason, departs_from, accepted, unproven } => {
                 write!(f, "{by} broke the glass: {reason}")?;
                 if let Some(ledger) = departs_from {
                     write!(f, "; without ledger {ledger}")?;
+                }
+                for (database, Accepted { unfenced, loss }) in accepted {
+                    let fence = if *unfenced { " without a fence and" } else { "" };
+                    let loss =
+                        loss.map_or("whatever is lost".to_owned(), |loss| format!("a loss of up to {}", human(loss)));
+                    write!(f, "; accepted: {database}{fence} with {loss}")?;
                 }
                 if !unproven.is_empty() {
                     write!(f, "; not proven: ")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::controller::CorruptLedger;
-use super::{BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
+use super::{Accepted, BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
 use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, ObserverId, PlanId, RegionId};
 use crate::plan::{Action, Part};
 use crate::ports::{Claim, Term};
@@ -32,6 +32,14 @@ pub(super) struct Moved {
     pub(super) stamp: Stamp,
     pub(super) incident: Option<IncidentId>,
     pub(super) acknowledged: bool,
+}
+
+/// Since when it is known where a component is served.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Placed {
+    pub(super) at: Timestamp,
+    /// The ledger of break-glass that knew; none for this one.
+    pub(super) merged: Option<LedgerId>,
 }
 
 /// An incident that counts towards those of a day.
@@ -101,6 +109,7 @@ pub(super) struct Hard {
     pub(super) eased: BTreeMap<(RegionId, Part), Moved>,
     pub(super) unwound: Option<Stamp>,
     pub(super) moved: BTreeMap<ComponentId, Moved>,
+    pub(super) placed: BTreeMap<ComponentId, Placed>,
     pub(super) owed: BTreeMap<InstanceId, Owed>,
     pub(super) fenced: BTreeSet<InstanceId>,
     /// Roles that were taken away from the region that the placement still names.
@@ -125,6 +134,7 @@ pub(super) struct Began {
     pub(super) by: String,
     pub(super) reason: String,
     pub(super) departs_from: Option<LedgerId>,
+    pub(super) accepted: BTreeMap<InstanceId, Accepted>,
     pub(super) at: Timestamp,
 }
 
@@ -153,6 +163,9 @@ impl Hard {
                 // The person who did it has seen it.
                 self.moved.insert(component.clone(), Moved { stamp, incident: None, acknowledged: true });
             }
+            // No clock of another machine is ahead of this moment.
+            let at = record.knew(component).min(stamp.at.wall);
+            self.placed.insert(component.clone(), Placed { at, merged: Some(record.ledger.clone()) });
         }
         self.owed.extend(record.owed.iter().map(|database| (database.clone(), Owed::default())));
         self.fenced.extend(record.fenced.iter().cloned());
@@ -267,6 +280,8 @@ impl Hard {
             Fact::PlacementAdopted { placement, .. } => {
                 self.is_adopted = true;
                 self.placement.clone_from(placement);
+                let placed = |component: &ComponentId| (component.clone(), Placed { at: at.wall, merged: None });
+                self.placed = placement.keys().map(placed).collect();
                 // What serves owes no fence, and is not fenced.
                 let serves = |database: &InstanceId| placement.get(&database.component) == Some(&database.region);
                 let leaving = self.leaving();
@@ -357,6 +372,7 @@ impl Hard {
                     self.open_incidents().max_by_key(|incident| incident.number).map(|incident| incident.id.clone());
                 self.placement.insert(component.clone(), region.clone());
                 self.moved.insert(component.clone(), Moved { stamp, incident, acknowledged: false });
+                self.placed.insert(component.clone(), Placed { at: at.wall, merged: None });
                 self.fenced.remove(&InstanceId { component: component.clone(), region: region.clone() });
                 self.revoked.remove(component);
             }
@@ -459,9 +475,10 @@ impl Hard {
                     moved.acknowledged = true;
                 }
             }
-            Fact::BreakGlassBegan { by, reason, departs_from, .. } => {
+            Fact::BreakGlassBegan { by, reason, departs_from, accepted, .. } => {
                 let (by, reason, departs_from) = (by.clone(), reason.clone(), departs_from.clone());
-                self.break_glass = Some(Began { by, reason, departs_from, at: at.wall });
+                let accepted = accepted.clone();
+                self.break_glass = Some(Began { by, reason, departs_from, accepted, at: at.wall });
             }
             Fact::BreakGlassMerged { by, record } => self.merge(by, record, stamp),
             Fact::Halted { why } => self.halted = Some(why.clone()),

@@ -36,7 +36,7 @@ mod votes;
 mod watches;
 mod zones;
 
-pub use break_glass::{BreakGlass, BreakGlassIncident, BreakGlassRecord, LastKnown};
+pub use break_glass::{Accepted, BreakGlass, BreakGlassIncident, BreakGlassRecord, LastKnown};
 pub use confirmed::{Confirmed, Known, Roles};
 pub use controller::{Controller, CorruptLedger, Standstill};
 pub use disagreement::disagreements;

@@ -298,11 +298,11 @@ impl Draft<'_> {
         }
         let level = level_of(incident, step);
         let rpo = self.policy.objectives(level).rpo;
-        let accepted = self.approval(incident).and_then(|approval| approval.accept_loss);
+        let accepted = self.hard.accepted_loss(database, self.approval(incident));
         let command = format!("`failoverd approve {} --accept-loss", incident.id);
         match self.expected_loss(&database.component, &from.region, &database.region) {
             Loss::AtMost(loss) if loss <= rpo => Ok((Some(loss), None)),
-            Loss::AtMost(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
+            Loss::AtMost(loss) if accepted.at_most >= Some(loss) => {
                 Ok((Some(loss), Some(format!("a loss of {} beyond the RPO was accepted", human(loss)))))
             }
             Loss::AtMost(loss) => Err(Guard {
@@ -315,7 +315,7 @@ impl Draft<'_> {
                 ),
                 lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
             }),
-            Loss::MoreThan(loss) if accepted.is_some_and(|accepted| accepted >= loss) => {
+            Loss::MoreThan(loss) if accepted.at_most >= Some(loss) => {
                 Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
             }
             Loss::MoreThan(loss) => Err(Guard {
@@ -329,9 +329,7 @@ impl Draft<'_> {
                 ),
                 lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
             }),
-            Loss::Unknown(why) if accepted.is_some() => {
-                Ok((None, Some(format!("an unknown loss was accepted ({why})"))))
-            }
+            Loss::Unknown(why) if accepted.unknown => Ok((None, Some(format!("an unknown loss was accepted ({why})")))),
             Loss::Unknown(why) => Err(Guard {
                 kind: GuardKind::DataLoss,
                 evidence: format!("it is not known how much promoting {database} would lose: {why}"),
@@ -355,10 +353,16 @@ impl Draft<'_> {
         if allows && self.is_down(from) {
             return Ok(Some(format!("{from} could not be fenced; unfenced_promotion = \"allow\"")));
         }
-        if let Some(approval) = self.approval(incident).filter(|approval| approval.accept_unfenced) {
+        // Whoever broke the glass was promised that an old primary that answers is fenced first.
+        let must_be_fenced = self.hard.break_glass.is_some() && self.is_answering(from);
+        let approval = self.approval(incident).filter(|approval| self.hard.accepts_unfenced(database, approval));
+        if let Some(approval) = approval.filter(|_| !must_be_fenced) {
             return Ok(Some(format!("{from} is not fenced; accepted by {}", approval.by)));
         }
-        let command = format!("`failoverd approve {} --accept-unfenced`", incident.id);
+        let lifted_by = match must_be_fenced {
+            true => format!("the fence, or {from} being stopped by hand"),
+            false => format!("the fence, or `failoverd approve {} --accept-unfenced`", incident.id),
+        };
         let evidence = if self.is_answering(from) {
             format!("{from} answers and is not fenced: two databases would accept writes")
         } else if allows && let Some(watch) = self.soft.watches.get(from) {
@@ -366,7 +370,7 @@ impl Draft<'_> {
         } else {
             format!("{from} could not be reached to be fenced, and may still accept writes")
         };
-        Err(Guard { kind: GuardKind::Unfenced, evidence, lifted_by: format!("the fence, or {command}") })
+        Err(Guard { kind: GuardKind::Unfenced, evidence, lifted_by })
     }
 
     /// It fails, and no session comes about. One that lets us in and fails further on (a query, a write of our own) may be

@@ -22,8 +22,7 @@ use crate::ports::{AppendError, Lease, Unusable};
 
 pub use codec::{FRAME_BYTES_MAX, HEADER, Torn};
 pub use error::LedgerError;
-pub use etcd::EtcdLedger;
-pub(crate) use etcd::answers as etcd_answers;
+pub use etcd::{EtcdLedger, answers as etcd_answers};
 pub use file::{Contents, FileLedger, Opening, in_use, read};
 pub use memory::{MemoryDisk, MemoryLedger, Sabotage};
 pub use permit::{Durable, Permit, PermitExpired};

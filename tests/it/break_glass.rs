@@ -18,8 +18,8 @@ use failoverd::domain::{ComponentId, InstanceId, LedgerId, Now, Policy, RegionId
 use failoverd::ports::{Claim, Term};
 use jiff::Timestamp;
 
-const SHARED: &str = "0190aaaa-0000-7000-8000-000000000001";
-const BESIDE: &str = "0190bbbb-0000-7000-8000-000000000002";
+pub(crate) const SHARED: &str = "0190aaaa-0000-7000-8000-000000000001";
+pub(crate) const BESIDE: &str = "0190bbbb-0000-7000-8000-000000000002";
 
 // --- the controller ---
 
@@ -162,17 +162,24 @@ fn nobody_breaks_the_glass_through_the_api() {
     assert!(serde_json::from_str::<Command>(sent).is_err());
 }
 
-struct World {
-    controller: Controller,
-    policy: Policy,
-    at: Duration,
+pub(crate) struct World {
+    pub(crate) controller: Controller,
+    pub(crate) policy: Policy,
+    pub(crate) at: Duration,
     frames: u64,
 }
 
 impl World {
-    fn with(ledger: &str, facts: &[Fact]) -> Self {
+    pub(crate) fn with(ledger: &str, facts: &[Fact]) -> Self {
+        Self::of(Self::policy(), ledger, facts)
+    }
+
+    pub(crate) fn policy() -> Policy {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/omnimesh.toml");
-        let policy = load(&[path], &BTreeMap::new()).unwrap().policy;
+        load(&[path], &BTreeMap::new()).unwrap().policy
+    }
+
+    pub(crate) fn of(policy: Policy, ledger: &str, facts: &[Fact]) -> Self {
         let at = Duration::from_secs(1000);
         let facts = [&[Fact::LedgerCreated { ledger: LedgerId::from(ledger) }], facts].concat();
         let first = Frame { index: 0, epoch: 0, at: now(at), facts };
@@ -182,11 +189,11 @@ impl World {
         world
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         now(self.at)
     }
 
-    fn step(&mut self, input: Input) -> Decision {
+    pub(crate) fn step(&mut self, input: Input) -> Decision {
         self.at += Duration::from_millis(1);
         let at = self.now();
         let decision = self.controller.step(at, input);
@@ -197,15 +204,15 @@ impl World {
         decision
     }
 
-    fn command(&mut self, command: Command) -> Decision {
+    pub(crate) fn command(&mut self, command: Command) -> Decision {
         self.step(Input::Commanded { id: 1, command })
     }
 
-    fn merge(&mut self, record: &BreakGlassRecord, unfinished: bool) -> Result<String, String> {
+    pub(crate) fn merge(&mut self, record: &BreakGlassRecord, unfinished: bool) -> Result<String, String> {
         answer(&self.command(Command::Merge { by: "bob".into(), record: Box::new(record.clone()), unfinished }))
     }
 
-    fn order(&self, steps: BTreeSet<failoverd::domain::StepId>) -> BreakGlass {
+    pub(crate) fn order(&self, steps: BTreeSet<failoverd::domain::StepId>) -> BreakGlass {
         BreakGlass {
             by: "alice@bastion".into(),
             reason: "fire".into(),
@@ -213,8 +220,7 @@ impl World {
             from: "us-east-1".into(),
             component: None,
             force: true,
-            accept_loss: None,
-            accept_unfenced: true,
+            accepted: BTreeMap::new(),
             steps,
             departs_from: Some(SHARED.into()),
             unproven: vec!["etcd does not answer".into()],
@@ -222,7 +228,7 @@ impl World {
     }
 
     /// The plan as it would be shown.
-    fn steps_of(&self, region: &str) -> BTreeSet<failoverd::domain::StepId> {
+    pub(crate) fn steps_of(&self, region: &str) -> BTreeSet<failoverd::domain::StepId> {
         let adopted = Fact::PlacementAdopted { placement: initial_placement(&self.policy), by: "a preview".into() };
         let frame = Frame { index: 0, epoch: 0, at: self.now(), facts: vec![adopted] };
         let preview = Controller::recover(self.policy.clone(), String::new(), [frame]).unwrap();
@@ -231,20 +237,20 @@ impl World {
     }
 }
 
-fn now(at: Duration) -> Now {
+pub(crate) fn now(at: Duration) -> Now {
     Now { monotonic: at, wall: "2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap() + at }
 }
 
-fn term() -> Term {
+pub(crate) fn term() -> Term {
     Term { epoch: 1, since: "2026-03-01T03:12:01Z".parse().unwrap() }
 }
 
-fn everything(region: &str) -> BTreeMap<ComponentId, RegionId> {
+pub(crate) fn everything(region: &str) -> BTreeMap<ComponentId, RegionId> {
     let components = ["kubernetes", "database", "cache", "storage", "traffic", "api"];
     components.map(|component| (component.into(), region.into())).into()
 }
 
-fn record() -> BreakGlassRecord {
+pub(crate) fn record() -> BreakGlassRecord {
     BreakGlassRecord {
         ledger: BESIDE.into(),
         term: term(),
@@ -253,8 +259,9 @@ fn record() -> BreakGlassRecord {
         departs_from: Some(SHARED.into()),
         by: "alice@bastion".into(),
         reason: "fire".into(),
-        began: term().since,
+        began: now(Duration::from_secs(1001)).wall,
         placement: everything("us-west-2"),
+        moved: None,
         owed: BTreeSet::from(["database@us-east-1".parse::<InstanceId>().unwrap()]),
         fenced: BTreeSet::new(),
         incidents: vec![BreakGlassIncident {
@@ -267,7 +274,7 @@ fn record() -> BreakGlassRecord {
     }
 }
 
-fn answer(decision: &Decision) -> Result<String, String> {
+pub(crate) fn answer(decision: &Decision) -> Result<String, String> {
     let reply =
         decision.perform.iter().find_map(|e| if let Effect::Reply { answer, .. } = e { Some(answer) } else { None });
     reply.cloned().expect("an answer")
@@ -408,13 +415,13 @@ fn what_was_left_before_its_end_goes_on_and_what_is_merged_unfinished_says_so() 
 }
 
 /// A configuration, and nobody who runs.
-struct Desk {
-    folder: tempfile::TempDir,
+pub(crate) struct Desk {
+    pub(crate) folder: tempfile::TempDir,
     api: SocketAddr,
 }
 
 impl Desk {
-    fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (site, other, api) = (service("HTTP/1.1 200 OK"), service("HTTP/1.1 200 OK"), nobody());
         let path = |file: &str| folder.path().join(file).display().to_string();
@@ -462,11 +469,11 @@ port = 2
         Self { folder, api }
     }
 
-    fn break_glass(&self, more: &[&str]) -> Output {
+    pub(crate) fn break_glass(&self, more: &[&str]) -> Output {
         self.command(&[&["failover", "--break-glass", "--from", "east"], more].concat())
     }
 
-    fn command(&self, words: &[&str]) -> Output {
+    pub(crate) fn command(&self, words: &[&str]) -> Output {
         Process::new(env!("CARGO_BIN_EXE_failoverd"))
             .args(words)
             .env("FAILOVERD_CONFIG", self.folder.path().join("failoverd.toml"))
@@ -479,7 +486,7 @@ port = 2
     }
 
     /// A process whose lines are read until one has this in it.
-    fn begin(&self, words: &[&str], until: &str) -> (Child, Vec<String>) {
+    pub(crate) fn begin(&self, words: &[&str], until: &str) -> (Child, Vec<String>) {
         let mut child = Process::new(env!("CARGO_BIN_EXE_failoverd"))
             .args(words)
             .env("FAILOVERD_CONFIG", self.folder.path().join("failoverd.toml"))
@@ -512,7 +519,7 @@ port = 2
 }
 
 /// SIGINT, and how it ends.
-fn interrupt(child: Child) -> Output {
+pub(crate) fn interrupt(child: Child) -> Output {
     assert!(Process::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
     child.wait_with_output().unwrap()
 }
@@ -521,12 +528,12 @@ fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub(crate) fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// An address where nobody listens.
-fn nobody() -> SocketAddr {
+pub(crate) fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -32,8 +32,26 @@ pub(super) struct Asked {
 
 /// Asks the ledger, every other daemon, and whatever runs on this machine, all at the same time.
 pub(super) async fn ask_everybody(config: &Config, deployment: &str) -> Vec<Asked> {
-    let (ledger, daemons, here) = tokio::join!(ask_ledger(config, deployment), ask_daemons(config), ask_here(config));
-    [ledger, daemons, vec![here]].concat()
+    let (mut asked, here) = tokio::join!(ask_others(config, deployment), ask_here(config));
+    asked.push(here);
+    asked
+}
+
+/// Asks the ledger and every other daemon, all at the same time.
+pub(super) async fn ask_others(config: &Config, deployment: &str) -> Vec<Asked> {
+    let (ledger, daemons) = tokio::join!(ask_ledger(config, deployment), ask_daemons(config));
+    [ledger, daemons].concat()
+}
+
+/// Who of them is there, in words, and what to do instead of breaking the glass; none where nobody is.
+pub(super) fn who_answers(asked: &[Asked]) -> Option<(String, String)> {
+    let answers = asked.iter().filter_map(|asked| match &asked.answer {
+        Answer::Is(said, instead) => Some((format!("{}: {said}", asked.whom), instead)),
+        Answer::Silent(_) | Answer::NotAsked(_) => None,
+    });
+    let (who, instead): (Vec<String>, Vec<&String>) = answers.unzip();
+    let instead = instead.first()?;
+    Some((format!("the glass is not broken while anybody answers. {}", who.join("; ")), (*instead).clone()))
 }
 
 async fn ask_ledger(config: &Config, deployment: &str) -> Vec<Asked> {

@@ -84,8 +84,7 @@ impl Failure {
 
 impl Members {
     pub(super) fn new(settings: EtcdLedger) -> Self {
-        // A quarter of the lease: a renewal that one member does not answer has time for another one.
-        let limit = (settings.lease / 4).clamp(Duration::from_millis(500), Duration::from_secs(3));
+        let limit = limit(&settings);
         Self { settings, limit, asked: Mutex::default(), health: Mutex::default() }
     }
 
@@ -206,7 +205,8 @@ impl Members {
     /// A connection of its own, for a watch: it stays with one member for long.
     pub(super) async fn connect(&self, at: usize) -> Result<Client, Failure> {
         let endpoint = &self.settings.endpoints[at % self.settings.endpoints.len()];
-        let options = options(&self.settings)?;
+        // A member without a leader says so instead of keeping a watch that never hears anything.
+        let options = options(&self.settings)?.with_require_leader(true);
         let connecting = Client::connect([endpoint], Some(options));
         match tokio::time::timeout(self.limit, connecting).await {
             Ok(connected) => connected.map_err(|error| failure(&error)),
@@ -237,35 +237,44 @@ impl Members {
 
 /// Asks every member whether it is there, with or without a quorum, and whatever it thinks of our credential: where it
 /// answers, what it said; else what was seen instead.
-pub(crate) async fn answers(settings: &EtcdLedger) -> Vec<(String, Result<String, String>)> {
+pub async fn answers(settings: &EtcdLedger) -> Vec<(String, Result<String, String>)> {
     // A member without a quorum knows no users.
     let stranger = EtcdLedger { user: None, password: None, ..settings.clone() };
     let asked = settings.endpoints.iter().map(|endpoint| {
-        let one = EtcdLedger { endpoints: vec![endpoint.clone()], ..stranger.clone() };
-        async move {
-            let members = Members::new(one);
-            let answer = members.once(|mut client| async move { client.status().await }).await;
-            let told = match answer {
-                Ok(status) if status.leader() == 0 => Ok("it answers, without a quorum".to_owned()),
-                Ok(_) => Ok("it answers, and has a leader".to_owned()),
-                Err(Failure { kind: FailureKind::Unavailable, why }) => Err(why),
-                Err(Failure { why, .. }) => Ok(format!("it answers: {why}")),
-            };
-            (endpoint.clone(), told)
-        }
+        let stranger = &stranger;
+        async move { (endpoint.clone(), answer(stranger, endpoint).await) }
     });
     futures::future::join_all(asked).await
 }
 
+async fn answer(stranger: &EtcdLedger, endpoint: &str) -> Result<String, String> {
+    let limit = limit(stranger);
+    let asked = async {
+        let mut client =
+            Client::connect([endpoint], Some(options(stranger)?)).await.map_err(|error| failure(&error))?;
+        client.status().await.map_err(|error| failure(&error))
+    };
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok(status)) if status.leader() == 0 => Ok("it answers, without a quorum".to_owned()),
+        Ok(Ok(_)) => Ok("it answers, and has a leader".to_owned()),
+        // What etcd itself says of its state is an answer, whichever number it gives it.
+        Ok(Err(Failure { kind: FailureKind::Unavailable, why })) if !why.starts_with("etcdserver:") => Err(why),
+        Ok(Err(Failure { why, .. })) => Ok(format!("it answers: {why}")),
+        Err(_elapsed) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+/// A quarter of the lease: a renewal that one member does not answer has time for another one.
+fn limit(settings: &EtcdLedger) -> Duration {
+    (settings.lease / 4).clamp(Duration::from_millis(500), Duration::from_secs(3))
+}
+
 /// Read anew for every connection, so that rotated secrets and certificates need no restart.
 fn options(settings: &EtcdLedger) -> Result<ConnectOptions, Failure> {
-    let limit = (settings.lease / 4).clamp(Duration::from_millis(500), Duration::from_secs(3));
     let mut options = ConnectOptions::new()
-        .with_connect_timeout(limit)
+        .with_connect_timeout(limit(settings))
         .with_keep_alive(PING_EVERY, PING_TIMEOUT)
         .with_keep_alive_while_idle(true)
-        // A member without a leader says so instead of keeping a watch that never hears anything.
-        .with_require_leader(true)
         // The request that is sent again then was refused for its token, so it did nothing.
         .with_auto_token_refresh(true);
     if let (Some(user), Some(password)) = (&settings.user, &settings.password) {

@@ -22,7 +22,7 @@ use tokio::sync::{Mutex as Turn, Notify};
 use tokio::task::JoinHandle;
 
 use self::keys::{Keys, Leader};
-pub(crate) use self::members::answers;
+pub use self::members::answers;
 use self::members::{Failure, FailureKind, Members};
 use self::record::Tip;
 use super::view::{Kept, REQUESTS_MAX, View};

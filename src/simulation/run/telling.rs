@@ -112,6 +112,7 @@ impl Simulation<'_> {
             Order::Abort => Command::Abort { by, incident: incident() },
             Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
             Order::Merge { ledger, placement, owed } => {
+                let moved = placement.iter().map(|(component, _)| (component.clone(), now.wall)).collect();
                 let record = BreakGlassRecord {
                     ledger,
                     term: Term { epoch: 1, since: now.wall },
@@ -122,6 +123,7 @@ impl Simulation<'_> {
                     reason: "the story says so".to_owned(),
                     began: now.wall,
                     placement: placement.into_iter().collect(),
+                    moved: Some(moved),
                     owed: owed.into_iter().collect(),
                     fenced: BTreeSet::new(),
                     incidents: Vec::new(),

@@ -296,6 +296,34 @@ async fn three_daemons_with_a_ballot_every_two_seconds_need_less_than_a_kibibyte
     assert!(each < 1024.0, "{each:.0} bytes/s");
 }
 
+/// Whoever wants to break the glass is told of a member that is there although nothing can be recorded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_three_members_answers_although_it_has_no_quorum() {
+    for options in [&[][..], &["--etcd-secure"]] {
+        let cluster = Cluster::up(options);
+        let settings = cluster.site("last").settings();
+        let answers = || async { failoverd::ledger::etcd_answers(&settings).await };
+        let all = answers().await;
+        assert!(all.iter().all(|(_, answer)| answer.as_deref() == Ok("it answers, and has a leader")), "{all:?}");
+        cluster.lab.tell("kill", &["etcd-0", "etcd-1"]);
+        let began = Instant::now();
+        // It takes an election until it knows that it is alone.
+        let last = loop {
+            let all = answers().await;
+            assert!(all[0].1.is_err() && all[1].1.is_err(), "{all:?}");
+            let last = all[2].1.clone().expect("answers");
+            if !last.contains("has a leader") || began.elapsed() > Duration::from_secs(20) {
+                break last;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!(last, "it answers, without a quorum");
+        cluster.lab.tell("kill", &["etcd-2"]);
+        let nobody = answers().await;
+        assert!(nobody.iter().all(|(_, answer)| answer.is_err()), "{nobody:?}");
+    }
+}
+
 /// Appends; where the answer is not known, again.
 async fn say_until_it_is_known(daemon: &Daemon, lease: &failoverd::ports::Lease, word: &str) {
     let next = frame(daemon.next().await, lease.epoch, word);
