@@ -136,6 +136,14 @@ fn a_claim_that_the_record_does_not_explain_is_not_replaced_wherever_it_stands()
     assert!(world.merge(&record, false).is_ok());
 }
 
+#[test]
+fn a_survey_is_asked_for_where_none_has_come() {
+    let mut world = World::adopted("us-east-1");
+    world.at += Duration::from_secs(600);
+    let unread = world.send_merge(&record(), false);
+    assert!(unread.perform.contains(&Effect::Survey), "{:?}", unread.perform);
+}
+
 fn of_the_database(ledger: &str, began: u64, to: &str) -> BreakGlassRecord {
     let began = now(Duration::from_secs(began)).wall;
     let mut of = record();
@@ -151,8 +159,8 @@ fn claim(ledger: &str, term: Term) -> Claim {
 }
 
 fn merged_record(decision: &Decision) -> &BreakGlassRecord {
-    let fact = |fact| if let &Fact::BreakGlassMerged { ref record, .. } = fact { Some(&**record) } else { None };
-    decision.record.iter().find_map(fact).expect("one fact")
+    let mut facts = decision.record.iter();
+    facts.find_map(|fact| if let Fact::BreakGlassMerged { record, .. } = fact { Some(record) } else { None }).unwrap()
 }
 
 impl World {
@@ -175,12 +183,4 @@ impl World {
     fn placement(&self, component: &str) -> String {
         self.controller.status(self.now()).placement[&ComponentId::from(component)].to_string()
     }
-}
-
-#[test]
-fn a_survey_is_asked_for_where_none_has_come() {
-    let mut world = World::adopted("us-east-1");
-    world.at += Duration::from_secs(600);
-    let unread = world.send_merge(&record(), false);
-    assert!(unread.perform.contains(&Effect::Survey), "{:?}", unread.perform);
 }
