@@ -488,17 +488,6 @@ impl EventLoop {
         }
     }
 
-    /// The frame may be recorded, or not: so may the order in it be in effect.
-    fn reply_unknown(&mut self, effects: &[Effect], why: &str) {
-        for effect in effects {
-            if let Effect::Reply { id, answer: Ok(_) } = effect {
-                let text =
-                    format!("it may be recorded, and then it is carried out: look at `failoverd status` ({why})");
-                self.reply(*id, Answer::Unknown(text));
-            }
-        }
-    }
-
     /// Stop acting, at once and until a restart: an invariant broke, or the ledger did.
     fn halt(&mut self, why: String) {
         if self.broken.is_some() {

@@ -119,3 +119,37 @@ impl Controller {
         roles
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            monotonic: Duration::from_secs(seconds),
+            wall: jiff::Timestamp::UNIX_EPOCH + Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn a_promise_that_was_under_way_when_everything_was_taken_back_confirms_nothing() {
+        let mut confirmed = Confirmed::default();
+        confirmed.confirm(Confirmed { by_ledger: Some(at(100).monotonic), ..Confirmed::default() }, at(100));
+        confirmed.promised(at(108), at(109));
+        assert_eq!(confirmed.at, Some(at(108).monotonic));
+        confirmed.void(at(110));
+        confirmed.promised(at(110), at(111));
+        assert_eq!(confirmed.at, None);
+        confirmed.confirm(Confirmed::default(), at(111));
+        confirmed.promised(at(112), at(113));
+        assert_eq!(confirmed.at, Some(at(112).monotonic));
+    }
+
+    #[test]
+    fn a_promise_that_outlasted_a_suspended_machine_confirms_nothing() {
+        let mut confirmed = Confirmed::default();
+        let woken = Now { wall: at(3700).wall, ..at(101) };
+        confirmed.promised(at(100), woken);
+        assert_eq!(confirmed.at, None);
+    }
+}

@@ -193,4 +193,17 @@ mod tests {
         hear(&mut council, 14, 362);
         assert_eq!(counts(&council, 362), Ok(()));
     }
+
+    #[test]
+    fn whoever_is_heard_is_known_to_work_by_its_configuration_whether_or_not_it_counts() {
+        let mut council = Council::default();
+        let other = |sequence| Ballot { policy: "q".to_owned(), ..ballot(sequence) };
+        council.hear(other(1), FRESH, Duration::from_secs(100));
+        assert!(council.policies(FRESH, Duration::from_secs(100)).is_empty(), "nobody knows when that was cast");
+        council.hear(other(2), FRESH, Duration::from_secs(102));
+        let observer: ObserverId = "failoverd-eu".into();
+        assert_eq!(council.policies(FRESH, Duration::from_secs(102)), BTreeMap::from([(&observer, "q")]));
+        assert!(counts(&council, 102).is_err_and(|why| why.contains("another configuration")));
+        assert!(council.policies(FRESH, Duration::from_secs(113)).is_empty());
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use failoverd::decide::{Command, Controller, Effect, Fact, Input, ReferenceObservation, Status, StepOutcome, explain};
 use failoverd::domain::{Evidence, Finding, InstanceId, Kind, Layer, LedgerId, Now, Observation, Policy, Serving};
-use failoverd::ports::Look;
+use failoverd::ports::{Claim, Look};
 
 /// A deployment whose instances answer, fail or stay silent as told, probed once a second.
 struct World {
@@ -20,6 +20,9 @@ struct World {
     writable: BTreeMap<InstanceId, bool>,
     /// Steps that begin so are not begun, for this reason: the stop file was there.
     put_back: Option<(&'static str, &'static str)>,
+    /// The end of steps that begin so is not heard of; they are kept here.
+    unheard: Option<&'static str>,
+    kept: Vec<failoverd::decide::Task>,
     undone: Vec<String>,
     log: String,
 }
@@ -49,6 +52,8 @@ impl World {
                 .collect(),
             policy,
             put_back: None,
+            unheard: None,
+            kept: Vec::new(),
             undone: Vec::new(),
             log: String::new(),
         };
@@ -116,6 +121,9 @@ impl World {
                         let (plan, step, attempt) = (task.plan, task.step, task.attempt);
                         let outcome = StepOutcome::NotBegun { why };
                         inputs.insert(0, Input::Finished { plan, step, attempt, outcome });
+                    }
+                    Effect::Perform(task) if self.unheard.is_some_and(|step| task.step.as_str().starts_with(step)) => {
+                        self.kept.push(task);
                     }
                     Effect::Perform(task) => {
                         if let failoverd::plan::Action::DatabasePromoted { database, .. } = &task.action {
@@ -290,4 +298,45 @@ fn a_pause_that_put_a_step_back_is_no_stop_file() {
     world.run(5);
     assert!(!world.status().headline.contains("STOPPED"), "{}", world.status().headline);
     assert!(!explain(&world.status()).contains("removing the stop file"), "{}", explain(&world.status()));
+}
+
+#[test]
+fn a_claim_whose_cluster_cannot_be_read_any_more_still_holds() {
+    let mut world = World::new();
+    let claimed = |world: &World| world.controller.standstill(now(world.at)).claimed;
+    let see = |world: &mut World, claims: &[(&str, Option<Claim>)]| {
+        world.run(15);
+        let claims = claims.iter().map(|(region, claim)| ((*region).into(), claim.clone())).collect();
+        world.step(Input::ClaimsSeen { asked: world.at, claims });
+    };
+    let stranger = Claim { ledger: "0190-another".into(), term: None, holder: "somebody".to_owned() };
+    see(&mut world, &[("us-east-1", None), ("us-west-2", Some(stranger))]);
+    assert!(claimed(&world).is_some_and(|why| why.contains("us-west-2")));
+    // The cluster that is claimed does not answer, and another one does.
+    see(&mut world, &[("us-east-1", None)]);
+    assert!(claimed(&world).is_some_and(|why| why.contains("us-west-2")), "a look without an answer took it back");
+    assert_eq!(world.controller.is_in_charge(), Some(false));
+    // Nor does another daemon's term take it back.
+    world.controller.step_down();
+    assert_eq!(world.controller.is_in_charge(), Some(false));
+    world.step(Input::Elected { epoch: 7 });
+    see(&mut world, &[("us-east-1", None), ("us-west-2", None)]);
+    assert_eq!((claimed(&world), world.controller.is_in_charge()), (None, Some(true)));
+}
+
+#[test]
+fn what_an_earlier_term_gave_up_does_not_end_a_step_of_this_one() {
+    let mut world = World::new();
+    world.unheard = Some("promote");
+    world.fail_region("us-east-1");
+    world.run(200);
+    let task = world.kept.pop().expect("the promotion is under way");
+    world.controller.step_down();
+    world.step(Input::Elected { epoch: 7 });
+    let (plan, step, attempt) = (task.plan.clone(), task.step.clone(), task.attempt);
+    world.step(Input::Finished { plan, step, attempt, outcome: StepOutcome::Cancelled });
+    assert!(!world.log.contains("promote-database@us-west-2: cancelled"), "{}", world.log);
+    world.unheard = None;
+    world.run(60);
+    assert!(world.log.contains("promote-database@us-west-2: done"), "{}", world.log);
 }

@@ -97,9 +97,7 @@ async fn an_order_is_taken_by_every_daemon_and_recorded_by_the_one_that_leads() 
     town.adopted().await;
     let leader = town.leader().await.expect("one leads");
     let follower = [EAST, WEST, EUROPE].into_iter().find(|region| town.name(region) != leader).unwrap();
-    let until = town.clock.now().wall + Duration::from_secs(600);
-    let pause = Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() };
-    let answer = town.members[follower].running.handle.command(pause).await;
+    let answer = town.members[follower].running.handle.command(town.pause()).await;
     assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
     assert!(town.facts().iter().any(|fact| matches!(fact, Fact::Paused { by, .. } if by == "somebody")));
     let hold = Command::Hold { by: "somebody".to_owned(), incident: "inc-77".into() };
@@ -174,8 +172,7 @@ async fn a_leader_that_halts_gives_the_lead_back_and_never_leads_again() {
     let region = town.region_of(&former);
     let epochs_so_far = epochs(&town.facts()).len();
     town.members[region.as_str()].ledger.sabotage_next(Sabotage::Full);
-    let resume = Command::Resume { by: "test".to_owned() };
-    let answer = town.members[region.as_str()].running.handle.command(resume.clone()).await;
+    let answer = town.members[region.as_str()].running.handle.command(town.pause()).await;
     assert!(matches!(answer, Answer::Unknown(_)), "nobody knows what a ledger that failed has kept: {answer:?}");
     town.until("another one takes over", |facts| epochs(facts).len() > epochs_so_far).await;
     sleep(LONG).await;
@@ -188,7 +185,7 @@ async fn a_leader_that_halts_gives_the_lead_back_and_never_leads_again() {
     // The others know that it says nothing, and why.
     let seen = town.status(&town.region_of(&town.leader().await.unwrap())).await;
     let seat = seen.observers.iter().find(|observer| observer.observer == former).expect("it has a seat");
-    assert!(seat.without_voice.as_ref().is_some_and(|why| why.contains("halted")), "{:?}", seat);
+    assert!(seat.without_voice.as_ref().is_some_and(|why| why.contains("halted")), "{seat:?}");
 }
 
 #[tokio::test]
@@ -199,9 +196,7 @@ async fn an_order_whose_record_got_no_answer_is_not_called_without_effect() {
     let region = town.region_of(&former);
     // Its frame is recorded; the answer is lost, and then the ledger itself until its lease has run out.
     town.members[region.as_str()].ledger.sabotage_next(Sabotage::AnswerLost);
-    let until = town.clock.now().wall + Duration::from_secs(600);
-    let pause = Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() };
-    let order = town.members[region.as_str()].running.handle.command(pause);
+    let order = town.members[region.as_str()].running.handle.command(town.pause());
     let cut = town.until("the order is recorded", |facts| facts.iter().any(|fact| matches!(fact, Fact::Paused { .. })));
     let (answer, ()) = tokio::join!(order, async {
         cut.await;
@@ -220,8 +215,7 @@ async fn where_everybody_doubts_itself_one_leads_all_the_same_says_so_and_takes_
     town.lose(EAST);
     sleep(LONG).await;
     assert_eq!(*town.world.acts.lock().unwrap(), [""; 0], "nothing moves by itself");
-    let hold = Command::Resume { by: "somebody".to_owned() };
-    let answer = town.members[town.region_of(&leader).as_str()].running.handle.command(hold).await;
+    let answer = town.members[town.region_of(&leader).as_str()].running.handle.command(town.pause()).await;
     assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
 }
 
@@ -346,6 +340,12 @@ impl Town {
         timeout(PATIENCE, adopting).await.expect("adopted in time");
         // Whoever is best placed leads by then, and everybody has heard of everybody.
         sleep(LONG).await;
+    }
+
+    /// An order that is recorded.
+    fn pause(&self) -> Command {
+        let until = self.clock.now().wall + Duration::from_secs(600);
+        Command::Pause { by: "somebody".to_owned(), until, reason: "maintenance".to_owned() }
     }
 
     fn lose(&self, region: &str) {

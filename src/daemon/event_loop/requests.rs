@@ -18,6 +18,17 @@ impl EventLoop {
         }
     }
 
+    /// The frame may be recorded, or not: so may the order in it be in effect.
+    pub(super) fn reply_unknown(&mut self, effects: &[Effect], why: &str) {
+        for effect in effects {
+            if let Effect::Reply { id, answer: Ok(_) } = effect {
+                let text =
+                    format!("it may be recorded, and then it is carried out: look at `failoverd status` ({why})");
+                self.reply(*id, Answer::Unknown(text));
+            }
+        }
+    }
+
     pub(super) fn reply(&mut self, id: u64, answer: Answer) {
         let Some((command, waiting)) = self.waiting.remove(&id) else { return };
         let outcome = match &answer {
