@@ -179,11 +179,11 @@ async fn a_leader_that_halts_gives_the_lead_back_and_never_leads_again() {
     let status = town.status(&region).await;
     assert!(!leads(&status) && status.alarms.iter().any(|alarm| alarm.key == "daemon/halted"), "{:?}", status.alarms);
     assert_ne!(town.leader().await.expect("one leads"), former);
-    let answer =
-        town.members[town.region_of(&town.leader().await.unwrap()).as_str()].running.handle.command(resume).await;
+    let successor = town.region_of(&town.leader().await.unwrap());
+    let answer = town.members[successor.as_str()].running.handle.command(town.pause()).await;
     assert!(matches!(answer, Answer::InEffect(_)), "{answer:?}");
     // The others know that it says nothing, and why.
-    let seen = town.status(&town.region_of(&town.leader().await.unwrap())).await;
+    let seen = town.status(&successor).await;
     let seat = seen.observers.iter().find(|observer| observer.observer == former).expect("it has a seat");
     assert!(seat.without_voice.as_ref().is_some_and(|why| why.contains("halted")), "{seat:?}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::handle::{Answer, Reload, Request, label};
 use super::EventLoop;
-use crate::decide::{Input, Severity, Status};
+use crate::decide::{Effect, Input, Severity, Status};
 use crate::telemetry::{self, Meters};
 
 /// A status is not made more often than this, whoever asks.
