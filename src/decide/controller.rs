@@ -262,6 +262,10 @@ impl Controller {
         self.hard.is_own_clock = self.soft.is_started;
         for fact in facts {
             self.hard.apply(at, fact);
+            if let Fact::PlacementAdopted { .. } | Fact::BreakGlassMerged { .. } = fact {
+                // A person has settled who is in charge: what was read before says nothing any more.
+                self.soft.strangers.clear();
+            }
             if let Fact::PlacementChanged { component, region } = fact {
                 // Which role it has, and where its log stood, says nothing any more. Whether it answers still holds.
                 for (id, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component) {
