@@ -61,6 +61,7 @@ if [ -n "$WITH_REST" ]; then
   need redis-server /usr/bin/redis-server
   need etcd-server /usr/bin/etcd
   need etcd-client /usr/bin/etcdctl
+  need prometheus /usr/bin/promtool                        # promtool checks the metrics; no server is started
   if [ "$(id -u)" = 0 ]; then                              # regions as network namespaces; nobody else can make them
     need iproute2 /usr/sbin/ip /sbin/ip /usr/bin/ip
     need nftables /usr/sbin/nft /sbin/nft
