@@ -30,7 +30,7 @@ use super::prober::Sighting;
 use super::pulse::Pulse;
 use super::seat::News;
 use super::supervise::panic_message;
-use crate::decide::{Alarm, Confirmed, Controller, Decision, Effect, Fact, Frame, Input, Roles, Severity, Status};
+use crate::decide::{Alarm, Controller, Decision, Effect, Fact, Frame, Input, Severity, Status};
 use crate::domain::{Now, PlanId, StepId};
 use crate::ports::{AppendError, Clock, Durable, Lease, Ledger};
 use crate::telemetry::{self, Meters};
@@ -550,23 +550,6 @@ impl EventLoop {
         self.beat_council(now);
         let headline = self.status().headline.clone();
         self.parts.pulse.beat(&headline);
-    }
-
-    /// The roles, and since when they are certain. What is known to be taken away ends at once, whoever confirms it.
-    fn confirm(&mut self, at: Now) {
-        // A new leader has to read the claims anew; what was read before holds until then.
-        self.is_in_charge = self.parts.controller.is_in_charge().or(self.is_in_charge);
-        let confirmed = self.confirmed(at).filter(|_| self.is_in_charge == Some(true));
-        let controller = &self.parts.controller;
-        let guarded = controller.guarded_by(controller.observer());
-        // Under another one's claim nobody is told of a role, neither by this daemon nor by others that ask it.
-        let is_anothers = self.is_in_charge == Some(false);
-        if is_anothers {
-            self.parts.board.void();
-        }
-        let roles = if is_anothers { Roles::new() } else { controller.roles() };
-        let policy = controller.policy_hash().to_owned();
-        self.parts.board.confirm(Confirmed { by_ledger: confirmed, roles, policy, guarded, ..Confirmed::default() });
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::super::handle::label;
 use super::super::seat::{News, Seat, Wish};
 use super::{Answer, EventLoop, Open};
-use crate::decide::{Command, Fitness, Frame, Input, Severity};
+use crate::decide::{Command, Confirmed, Fitness, Frame, Input, Roles, Severity};
 use crate::domain::Now;
 use crate::ports::{AppendError, Lease, Ledger, OperatorAnswer, OperatorRequest, Standing, Unusable};
 
@@ -328,6 +328,23 @@ impl EventLoop {
         } else {
             self.clear("leader");
         }
+    }
+
+    /// The roles, and since when they are certain. What is known to be taken away ends at once, whoever confirms it.
+    pub(super) fn confirm(&mut self, at: Now) {
+        // A new leader has to read the claims anew; what was read before holds until then.
+        self.is_in_charge = self.parts.controller.is_in_charge().or(self.is_in_charge);
+        let confirmed = self.confirmed(at).filter(|_| self.is_in_charge == Some(true));
+        let controller = &self.parts.controller;
+        let guarded = controller.guarded_by(controller.observer());
+        // Under another one's claim nobody is told of a role, neither by this daemon nor by others that ask it.
+        let is_anothers = self.is_in_charge == Some(false);
+        if is_anothers {
+            self.parts.board.void();
+        }
+        let roles = if is_anothers { Roles::new() } else { controller.roles() };
+        let policy = controller.policy_hash().to_owned();
+        self.parts.board.confirm(Confirmed { by_ledger: confirmed, roles, policy, guarded, ..Confirmed::default() });
     }
 
     /// When it was last certain how things stand: on a ledger of our own, now, as long as it is ours.
