@@ -45,8 +45,8 @@ impl Draft<'_> {
 
     /// A step whose turn is over, or has to come again, is held by nothing.
     fn forget_what_is_not_held_any_more(&mut self, id: &IncidentId) {
-        let Some(incident) = self.incident(id) else { return };
-        let plan = incident.plan.clone();
+        let open = self.hard.incidents.get(id).filter(|incident| incident.closed.is_none());
+        let Some(plan) = open.map(|incident| &incident.plan) else { return };
         self.soft.held.retain(|(of, step), _| {
             let is_next = |step: &Step| plan.state(&step.id) == StepState::Waiting && plan.is_due(step);
             let is_again = plan.state(step) == StepState::Running;

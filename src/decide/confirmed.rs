@@ -47,9 +47,13 @@ pub struct Known {
 impl Confirmed {
     /// Whether `region` serves `component`, for sure, no longer than `within` ago.
     pub fn serves(&self, region: &RegionId, component: &ComponentId, within: Duration, now: Now) -> bool {
-        let is_steady = self.said.is_some_and(|said| now.jumped_since(said).is_none());
-        let is_fresh = is_steady && self.at.is_some_and(|at| now.monotonic.saturating_sub(at) <= within);
-        is_fresh && self.roles.get(component).is_some_and(|regions| regions.contains(region))
+        self.is_fresh(within, now) && self.roles.get(component).is_some_and(|regions| regions.contains(region))
+    }
+
+    /// Whether what is known is for sure, no longer than `within` ago.
+    pub(crate) fn is_fresh(&self, within: Duration, now: Now) -> bool {
+        let is_steady = || self.said.is_some_and(|said| now.jumped_since(said).is_none());
+        self.at.is_some_and(|at| now.monotonic.saturating_sub(at) <= within) && is_steady()
     }
 
     /// What is known now; `by_ledger` where that was confirmed once more. Returns whether anything is new.

@@ -208,6 +208,11 @@ impl Controller {
                 true
             }
         };
+        // A follower decides nothing: there is nothing to wake it for.
+        if !self.soft.is_started && self.soft.inbox.is_empty() {
+            self.deadline = None;
+            return Decision::default();
+        }
         let is_late = self.deadline.is_some_and(|(at, _)| now.monotonic >= at);
         if self.is_recording || !(is_due || is_late) {
             return Decision::default();

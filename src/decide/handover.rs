@@ -73,12 +73,12 @@ impl Draft<'_> {
     pub(super) fn has_handed_over(&self) -> bool {
         self.hard
             .open_incidents()
-            .any(|incident| incident.plan.steps.iter().any(|step| self.is_handed_over(incident, &step.id)))
+            .any(|incident| incident.plan.progress.keys().any(|step| self.is_handed_over(incident, step)))
     }
 
     /// This daemon handed the step over, and nobody has led since.
     pub(super) fn is_handed_over(&self, incident: &Incident, step: &StepId) -> bool {
         let handed = incident.plan.progress.get(step).and_then(|progress| progress.handed_over);
-        incident.plan.is_wanted(step) && handed.is_some_and(|handed| handed.epoch == self.hard.epoch)
+        handed.is_some_and(|handed| handed.epoch == self.hard.epoch) && incident.plan.is_wanted(step)
     }
 }

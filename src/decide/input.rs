@@ -1,6 +1,7 @@
 //! What can happen to the controller.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,7 +27,7 @@ pub enum Input {
     /// A reference point was asked.
     ReferenceObserved(ReferenceObservation),
     /// Another observer's ballot was read.
-    Heard(Ballot),
+    Heard(Arc<Ballot>),
     /// These databases have a guardian beside this daemon that would make them refuse writes.
     Guarded(BTreeSet<InstanceId>),
     /// A person's stop file is there, with what to tell of it; or not any more.

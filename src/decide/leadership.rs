@@ -149,11 +149,12 @@ impl Draft<'_> {
     /// could only keep them from acting.
     fn outnumbered(&self) -> Option<String> {
         let now = self.now.monotonic;
-        let policies = self.soft.council.policies(self.policy.council.ballot_fresh, now);
-        let own = 1 + policies.values().filter(|policy| **policy == self.policy_hash).count();
+        let mut own = 1;
         let mut others: BTreeMap<&str, Vec<&ObserverId>> = BTreeMap::new();
-        for (observer, policy) in &policies {
-            if **policy != *self.policy_hash && self.policy.council.observers.contains_key(*observer) {
+        for (observer, policy) in self.soft.council.policies(self.policy.council.ballot_fresh, now) {
+            if policy == self.policy_hash {
+                own += 1;
+            } else if self.policy.council.observers.contains_key(observer) {
                 others.entry(policy).or_default().push(observer);
             }
         }

@@ -65,6 +65,10 @@ impl Controller {
     /// This observer's verdicts, for the others. `run` is when this run of the daemon began, `sequence` has to rise with every
     /// call.
     pub fn ballot(&mut self, now: Now, run: Timestamp, sequence: u64) -> Ballot {
+        // Whoever leads decides first on what has ended: nothing is quiet before that.
+        if !self.leads() {
+            self.soft.watches.settle(&self.hard, &self.soft.limits, now.monotonic);
+        }
         self.read_draft(now, |draft| Ballot {
             observer: draft.policy.observer.clone(),
             region: draft.policy.observer_region.clone(),
@@ -372,8 +376,8 @@ impl Draft<'_> {
     }
 
     fn views(&self) -> BTreeMap<InstanceId, View> {
-        let restless = self.soft.watches.iter();
-        restless.filter_map(|(id, watch)| Some((id.clone(), self.view(id, watch)?))).collect()
+        let watches = self.soft.watches.not_quiet(self.now.monotonic);
+        watches.filter_map(|(id, watch)| Some((id.clone(), self.view(id, watch)?))).collect()
     }
 
     /// How an instance looks from here; none where it is well.

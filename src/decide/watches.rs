@@ -163,6 +163,17 @@ impl Watches {
         self.restless.iter().filter_map(|place| self.list.get(*place)).map(|(id, watched)| (id, watched))
     }
 
+    /// Those that may be anything but well at this moment.
+    pub(super) fn not_quiet(&self, now: Duration) -> impl Iterator<Item = (&InstanceId, &Watched)> {
+        let moment = nanoseconds(Some(now));
+        let may_be = self
+            .list
+            .iter()
+            .zip(&self.goes_stale)
+            .filter(move |((_, watched), stale)| watched.is_restless || **stale < moment);
+        may_be.map(|((id, watched), _)| (id, watched))
+    }
+
     /// After an observation of what stands there: it may have become restless. It becomes quiet in [`Self::settle`] only, so that what
     /// ended is seen to have ended.
     pub(super) fn stir(&mut self, place: usize, limits: &Limits, now: Duration) {

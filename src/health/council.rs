@@ -1,6 +1,7 @@
 //! What the other observers say, as far as it may be believed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ballot, Opinion};
@@ -18,7 +19,7 @@ pub struct Council {
 
 #[derive(Debug, Clone)]
 struct Seat {
-    ballot: Ballot,
+    ballot: Arc<Ballot>,
     /// When it was first seen, on the reader's own monotonic clock: nobody's wall clock is believed.
     heard: Duration,
     /// Since when it has been heard without a silence.
@@ -49,7 +50,7 @@ pub struct Rules<'a> {
 impl Council {
     /// Takes a ballot in. One that was heard already, or that an earlier one of the same run has overtaken, is left out.
     /// Returns whether it is news: not where it says the same as the one before, which still counted for `fresh`.
-    pub fn hear(&mut self, ballot: Ballot, fresh: Duration, now: Duration) -> bool {
+    pub fn hear(&mut self, ballot: Arc<Ballot>, fresh: Duration, now: Duration) -> bool {
         let former = self.seats.get(&ballot.observer);
         let is_old =
             former.is_some_and(|seat| seat.ballot.run == ballot.run && seat.ballot.sequence >= ballot.sequence);
@@ -121,12 +122,11 @@ impl Council {
     }
 
     /// The hash of the policy of everybody who is heard, whether or not its ballot counts.
-    pub fn policies(&self, fresh: Duration, now: Duration) -> BTreeMap<&ObserverId, &str> {
-        let heard = self.seats.iter().filter(|(_, seat)| !seat.is_void && now.saturating_sub(seat.heard) <= fresh);
+    pub fn policies(&self, fresh: Duration, now: Duration) -> impl Iterator<Item = (&ObserverId, &str)> {
+        let heard = self.seats.iter().filter(move |(_, seat)| !seat.is_void && now.saturating_sub(seat.heard) <= fresh);
         heard
-            .filter(|(_, seat)| seat.is_live(fresh))
+            .filter(move |(_, seat)| seat.is_live(fresh))
             .map(|(observer, seat)| (observer, seat.ballot.policy.as_str()))
-            .collect()
     }
 
     /// When an observer was heard last.
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn hear(council: &mut Council, sequence: u64, now: u64) -> bool {
-        council.hear(ballot(sequence), FRESH, Duration::from_secs(now))
+        council.hear(ballot(sequence).into(), FRESH, Duration::from_secs(now))
     }
 
     #[test]
@@ -197,13 +197,13 @@ mod tests {
     #[test]
     fn whoever_is_heard_is_known_to_work_by_its_configuration_whether_or_not_it_counts() {
         let mut council = Council::default();
-        let other = |sequence| Ballot { policy: "q".to_owned(), ..ballot(sequence) };
+        let other = |sequence| Arc::new(Ballot { policy: "q".to_owned(), ..ballot(sequence) });
         council.hear(other(1), FRESH, Duration::from_secs(100));
-        assert!(council.policies(FRESH, Duration::from_secs(100)).is_empty(), "nobody knows when that was cast");
+        assert!(council.policies(FRESH, Duration::from_secs(100)).next().is_none(), "nobody knows when that was cast");
         council.hear(other(2), FRESH, Duration::from_secs(102));
         let observer: ObserverId = "failoverd-eu".into();
-        assert_eq!(council.policies(FRESH, Duration::from_secs(102)), BTreeMap::from([(&observer, "q")]));
+        assert_eq!(Vec::from_iter(council.policies(FRESH, Duration::from_secs(102))), [(&observer, "q")]);
         assert!(counts(&council, 102).is_err_and(|why| why.contains("another configuration")));
-        assert!(council.policies(FRESH, Duration::from_secs(113)).is_empty());
+        assert!(council.policies(FRESH, Duration::from_secs(113)).next().is_none());
     }
 }

@@ -41,17 +41,15 @@ impl References {
     /// a gap. What seemed to fail before that, may have been our own network. None where nobody vouches now, or where
     /// there is nobody to.
     pub fn trusted_since(&self, policy: &Policy, suspected: &RegionId, now: Duration) -> Option<Duration> {
-        let outside = outside(policy, suspected);
-        let mut since: Vec<Duration> = outside
-            .iter()
+        let mut since: Vec<Duration> = outside(policy, suspected)
             .filter_map(|(id, reference)| {
-                let point = self.points.get(*id)?;
+                let point = self.points.get(id)?;
                 let is_fresh = now.saturating_sub(point.answered?) <= reference.probing.gap();
                 point.answering_since.filter(|_| is_fresh)
             })
             .collect();
         since.sort();
-        since.get(outside.len() / 2).copied()
+        since.get(outside(policy, suspected).count() / 2).copied()
     }
 
     /// The point answered the last time it was asked.
@@ -62,8 +60,18 @@ impl References {
     /// Whether this observer may speak about `suspected`, failing since `since`: a majority of the points outside both
     /// its own and the suspected region answered since then, and did so the last time they were asked.
     pub fn doubt(&self, policy: &Policy, suspected: &RegionId, since: Duration, now: Duration) -> Result<(), String> {
-        let outside = outside(policy, suspected);
-        if outside.is_empty() {
+        let has_answered = |(id, reference): &(&ReferenceId, &ReferencePolicy)| {
+            self.points.get(*id).is_some_and(|point| {
+                point.answered.is_some_and(|answered| {
+                    answered >= since
+                        && point.asked == point.answered
+                        && now.saturating_sub(answered) <= reference.probing.gap()
+                })
+            })
+        };
+        let outside = || outside(policy, suspected);
+        let (all, answering) = (outside().count(), outside().filter(has_answered).count());
+        if all == 0 {
             return match policy.mode {
                 crate::domain::Mode::Automatic => {
                     Err("no reference point outside this observer's and the suspected region is configured".to_owned())
@@ -71,28 +79,13 @@ impl References {
                 crate::domain::Mode::Observe | crate::domain::Mode::Approve => Ok(()),
             };
         }
-        let silent: Vec<&str> = outside
-            .iter()
-            .filter(|(id, reference)| {
-                let fresh = self.points.get(*id).is_some_and(|point| {
-                    point.answered.is_some_and(|answered| {
-                        answered >= since
-                            && point.asked == point.answered
-                            && now.saturating_sub(answered) <= reference.probing.gap()
-                    })
-                });
-                !fresh
-            })
-            .map(|(id, _)| id.as_str())
-            .collect();
-        let answering = outside.len() - silent.len();
-        if 2 * answering > outside.len() {
+        if 2 * answering > all {
             return Ok(());
         }
+        let silent: Vec<&str> = outside().filter(|point| !has_answered(point)).map(|(id, _)| id.as_str()).collect();
         Err(format!(
-            "only {answering} of {} reference points outside {} and {suspected} have answered since the failure began \
+            "only {answering} of {all} reference points outside {} and {suspected} have answered since the failure began \
              (silent: {}): the trouble may be this observer's own network",
-            outside.len(),
             policy.observer_region,
             silent.join(", ")
         ))
@@ -100,7 +93,10 @@ impl References {
 }
 
 /// The points outside both this observer's and the suspected region.
-fn outside<'a>(policy: &'a Policy, suspected: &RegionId) -> Vec<(&'a ReferenceId, &'a ReferencePolicy)> {
-    let is_outside = |region: &RegionId| region != suspected && *region != policy.observer_region;
-    policy.references.iter().filter(|(_, reference)| reference.region.as_ref().is_none_or(is_outside)).collect()
+fn outside<'a>(
+    policy: &'a Policy,
+    suspected: &RegionId,
+) -> impl Iterator<Item = (&'a ReferenceId, &'a ReferencePolicy)> {
+    let is_outside = move |region: &RegionId| region != suspected && *region != policy.observer_region;
+    policy.references.iter().filter(move |(_, reference)| reference.region.as_ref().is_none_or(is_outside))
 }

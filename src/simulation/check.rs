@@ -28,6 +28,8 @@ pub(super) struct Checks {
     /// By the ledger.
     placement: BTreeMap<ComponentId, RegionId>,
     databases: BTreeSet<ComponentId>,
+    /// What only one region may serve.
+    writers: Vec<ComponentId>,
     frames_read: usize,
     steps: BTreeMap<(PlanId, StepId), Known>,
     incidents: BTreeMap<IncidentId, Incident>,
@@ -110,6 +112,10 @@ impl Checks {
                 .collect(),
             placement: BTreeMap::new(),
             databases: policy.of_kind(Kind::Database).map(|(id, _)| id.clone()).collect(),
+            writers: [Kind::Database, Kind::Cache]
+                .into_iter()
+                .flat_map(|kind| policy.of_kind(kind).map(|(id, _)| id.clone()))
+                .collect(),
             frames_read: 0,
             steps: BTreeMap::new(),
             incidents: BTreeMap::new(),

@@ -348,7 +348,7 @@ impl<'a> Simulation<'a> {
                 self.reaches_ledger(n);
                 self.follow(n);
             }
-            ForDaemon::Ballot(ballot) => self.step(n, Input::Heard(ballot.as_ref().clone())),
+            ForDaemon::Ballot(ballot) => self.step(n, Input::Heard(ballot)),
             ForDaemon::Beat => self.beat(n),
             ForDaemon::Claims => self.watch_claims(n),
         }
@@ -368,15 +368,30 @@ impl<'a> Simulation<'a> {
     }
 
     fn step(&mut self, n: usize, input: Input) {
-        let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn) || self.setup.bugs.has(Bug::FailedAppendTriedAgain);
+        self.steps(n, [input]);
+    }
+
+    /// What comes at one moment.
+    fn steps(&mut self, n: usize, inputs: impl IntoIterator<Item = Input>) {
         let now = self.clock(n);
         self.watch_the_clocks(n, now);
         // Whoever was stopped for longer than its lease finds out before it says anything.
         if self.daemon(n).is_some_and(|daemon| daemon.controller.leads() && daemon.lease.until <= now.monotonic) {
             self.deposed(n, "its lease ran out");
         }
+        for input in inputs {
+            let Some(daemon) = self.daemon_mut(n) else { return };
+            let decision = daemon.controller.step(now, input);
+            if !(decision.record.is_empty() && decision.perform.is_empty()) {
+                self.decided(n, now, decision);
+            }
+        }
+        self.watch_the_deadline(n, now.monotonic);
+    }
+
+    fn decided(&mut self, n: usize, now: Now, Decision { record, perform }: Decision) {
+        let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn) || self.setup.bugs.has(Bug::FailedAppendTriedAgain);
         let Some(daemon) = self.daemon_mut(n) else { return };
-        let Decision { record, perform } = daemon.controller.step(now, input);
         let is_open = daemon.open.is_some();
         let is_broken = daemon.controller.has_broken() && !is_heedless;
         if record.is_empty() {
@@ -406,7 +421,6 @@ impl<'a> Simulation<'a> {
                 self.perform_too_early(n, perform);
             }
         }
-        self.watch_the_deadline(n);
     }
 
     /// As `daemon::event_loop::clocks` does.
@@ -429,8 +443,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn watch_the_deadline(&mut self, n: usize) {
-        let now = self.clock(n).monotonic;
+    fn watch_the_deadline(&mut self, n: usize, now: Duration) {
         let Some(daemon) = self.daemon_mut(n) else { return };
         if daemon.open.is_some() {
             return;

@@ -237,8 +237,7 @@ impl World {
     }
 
     /// Ready replicas of a workload.
-    fn ready(&self, place: &(InstanceId, String)) -> u32 {
-        let count = self.replicas.get(place).copied().unwrap_or(0);
+    fn ready(&self, place: &(InstanceId, String), count: u32) -> u32 {
         self.lacking.get(place).map_or(count, |lack| count.min(lack.ready))
     }
 
@@ -248,7 +247,8 @@ impl World {
         let mut short = Vec::new();
         for workload in &policy.workloads {
             let place = (id.clone(), workload.name.clone());
-            let (ready, wanted) = (self.ready(&place), self.replicas.get(&place).copied().unwrap_or(0));
+            let wanted = self.replicas.get(&place).copied().unwrap_or(0);
+            let ready = self.ready(&place, wanted);
             let serves = self.policy.primary() == Some(&id.region) || wanted >= workload.active;
             if serves && ready < workload.active {
                 short.push(format!("deployment {}: {ready} of {} ready", workload.name, workload.active));
@@ -256,7 +256,8 @@ impl World {
             evidence.workloads.push(WorkloadSeen { name: workload.name.clone(), ready, wanted });
         }
         for name in zones_of(id) {
-            let ready = if self.dark.contains(&(id.clone(), name.clone())) { 0 } else { NODES_OF_A_ZONE };
+            let is_dark = !self.dark.is_empty() && self.dark.contains(&(id.clone(), name.clone()));
+            let ready = if is_dark { 0 } else { NODES_OF_A_ZONE };
             evidence.zones.push(ZoneSeen { name, ready, nodes: NODES_OF_A_ZONE });
         }
         if !short.is_empty() && evidence.degraded.is_none() {
@@ -546,7 +547,7 @@ const ZONES: u32 = 3;
 const NODES_OF_A_ZONE: u32 = 4;
 
 fn zones_of(cluster: &InstanceId) -> Vec<String> {
-    ["a", "b", "c"].map(|letter| format!("{}{letter}", cluster.region)).to_vec()
+    ["a", "b", "c"].map(|letter| [cluster.region.as_str(), letter].concat()).to_vec()
 }
 
 fn is_database(policy: &Policy, id: &InstanceId) -> bool {

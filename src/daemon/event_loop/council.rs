@@ -193,7 +193,7 @@ impl EventLoop {
         let own = self.parts.controller.observer().clone();
         for ballot in ledger.ballots() {
             if ballot.observer != own {
-                self.step(Input::Heard(ballot));
+                self.step(Input::Heard(Arc::new(ballot)));
             }
         }
         if !self.parts.controller.leads() || self.broken.is_some() {

@@ -1,6 +1,7 @@
 //! Roles: at every moment one region at most acts by one, and nothing is given to another region before that is over.
 
 use super::*;
+use crate::decide::Roles;
 use crate::domain::RolePolicy;
 
 /// Who acts by which role.
@@ -17,14 +18,9 @@ pub(super) struct Acting {
 impl Checks {
     /// A daemon is asked for every role that only one region may have: whoever asked may act by the answer until it asks
     /// again.
-    pub(in crate::simulation) fn hear_of_roles(
-        &mut self,
-        now: Duration,
-        serves: impl Fn(&RegionId, &ComponentId) -> bool,
-    ) {
-        let writers = self.policy.components.iter().filter(|(_, of)| matches!(of.kind, Kind::Database | Kind::Cache));
-        for (component, of) in writers {
-            for region in of.regions.iter().filter(|region| serves(region, component)) {
+    pub(in crate::simulation) fn hear_of_roles(&mut self, now: Duration, roles: &Roles) {
+        for component in &self.writers {
+            for region in roles.get(component).into_iter().flatten() {
                 self.acting.said.insert((component.clone(), region.clone()), now);
             }
         }
@@ -55,17 +51,14 @@ impl Checks {
             return Vec::new();
         }
         let mut found = Vec::new();
-        let components: BTreeSet<ComponentId> =
-            self.acting.said.keys().map(|(component, _)| component.clone()).collect();
-        for component in components {
-            let regions = self.policy.components.get(&component).map(|of| &of.regions);
-            let acting = regions.into_iter().flatten().filter(|region| self.acts(roles, &component, region, now));
-            let acting: Vec<&str> = acting.map(RegionId::as_str).collect();
+        for component in &self.writers {
+            let of_it = self.acting.said.iter().filter(|((of, _), _)| of == component);
+            let acting = of_it.filter(|(_, said)| now < **said + roles.check_period);
+            let acting: Vec<&str> = acting.map(|((_, region), _)| region.as_str()).collect();
             if acting.len() < 2 {
-                self.acting.shared.remove(&component);
-            } else if !self.acting.shared.contains(&component) {
+                self.acting.shared.remove(component);
+            } else if self.acting.shared.insert(component.clone()) {
                 found.push(format!("{} have the role of {component} at the same time", acting.join(" and ")));
-                self.acting.shared.insert(component);
             }
         }
         found

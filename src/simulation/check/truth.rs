@@ -27,10 +27,16 @@ impl Voice {
 
 impl Checks {
     /// Which regions have an observer that runs, is not halted, and reaches the ledger.
-    pub(in crate::simulation) fn hear(&mut self, sound: &BTreeSet<RegionId>, now: Duration) {
-        for region in self.policy.council.regions() {
-            let is_sound = sound.contains(region);
-            let voice = self.voices.entry(region.clone()).or_insert(Voice { is_sound, since: now });
+    pub(in crate::simulation) fn hear(&mut self, sound: &[&RegionId], now: Duration) {
+        if self.voices.is_empty() {
+            let voices = self.policy.council.regions().into_iter().map(|region| {
+                let is_sound = sound.contains(&region);
+                (region.clone(), Voice { is_sound, since: now })
+            });
+            self.voices = voices.collect();
+        }
+        for (region, voice) in &mut self.voices {
+            let is_sound = sound.contains(&region);
             if voice.is_sound != is_sound {
                 *voice = Voice { is_sound, since: now };
             }

@@ -29,7 +29,7 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::PromotionBeforeFence, 4, "accept writes at the same time"),
     (Bug::TrafficFirst, 1, "performed before"),
     (Bug::TrafficUnconfirmed, 148, "has not failed for"),
-    (Bug::StartedStepsForgotten, 1, "does not end, and everything is well"),
+    (Bug::StartedStepsForgotten, 5, "does not end, and everything is well"),
     (Bug::ReplayAsksThePlanner, 20, "was promoted twice"),
     (Bug::KeyChangesAtRestart, 20, "was restarted twice"),
     (Bug::UnwoundAfterCommitPoint, 1, "unwinds after the commit point of"),
@@ -47,7 +47,7 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::QuorumIgnored, 5, "was not lost for"),
     (Bug::WitnessIgnored, 6, "was not lost for"),
     (Bug::AbstainerCounts, 5, "was not lost for"),
-    (Bug::TakeoverAtOnce, 26, "arrived after one of epoch"),
+    (Bug::TakeoverAtOnce, 14, "arrived after one of epoch"),
     (Bug::StaleEpochAccepted, 10, "after epoch"),
     (Bug::RoleWaitSkipped, 1, "may still act by its role"),
 ];

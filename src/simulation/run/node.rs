@@ -139,7 +139,7 @@ impl Simulation<'_> {
             let daemon = node.daemon.as_ref().filter(|daemon| daemon.controller.halted().is_none());
             runs && daemon.is_some() && !node.is_silent && self.world.network.ledger_answers(&vantage)
         };
-        let sound = self.nodes.iter().filter(is_sound).map(|node| node.region.clone()).collect();
+        let sound: Vec<&RegionId> = self.nodes.iter().filter(is_sound).map(|node| &node.region).collect();
         self.checks.hear(&sound, self.now);
     }
 

@@ -50,33 +50,35 @@ impl Simulation<'_> {
         let here = self.vantage(n);
         let moment = self.clock(n).monotonic;
         let began = moment.saturating_sub(LATENCY);
-        let policy = &self.setup.policy;
+        let mut answers = Vec::new();
+        let setup = self.setup;
+        let asked = setup.policy.references.iter().filter(|(_, reference)| reference.probing.interval == interval);
         let with_interval = |id: &&InstanceId| {
-            policy.components.get(&id.component).is_some_and(|component| component.probing.interval == interval)
+            setup.policy.components.get(&id.component).is_some_and(|component| component.probing.interval == interval)
         };
-        let instances: Vec<InstanceId> = self.world.instances().filter(with_interval).cloned().collect();
-        for id in instances {
+        let probed: Vec<InstanceId> = self.world.instances().filter(with_interval).cloned().collect();
+        for id in probed {
             let dice = self.probe_dice.percent();
             let (finding, evidence, takes) = self.world.observe(self.now, &id, dice, &here);
             let observation = Observation { instance: id, began, ended: began + takes, finding, evidence };
             if takes <= LATENCY {
-                self.step(n, Input::Observed(observation));
+                answers.push(Input::Observed(observation));
             } else {
                 self.for_daemon(n, takes - LATENCY, ForDaemon::Observed(Box::new(observation)));
             }
         }
-        let asked = self.setup.policy.references.iter().filter(|(_, reference)| reference.probing.interval == interval);
-        let asked: Vec<_> = asked.map(|(id, reference)| (id.clone(), reference.probing.timeout)).collect();
-        for (reference, timeout) in asked {
+        for (reference, policy) in asked {
+            let (reference, timeout) = (reference.clone(), policy.probing.timeout);
             if self.world.reference_answers(&here, &reference) {
                 let answered = ReferenceObservation { reference, began, ended: moment, answer: Ok(()) };
-                self.step(n, Input::ReferenceObserved(answered));
+                answers.push(Input::ReferenceObserved(answered));
             } else {
                 let answer = Err("no answer".to_owned());
                 let answered = ReferenceObservation { reference, began, ended: began + timeout, answer };
                 self.for_daemon(n, timeout.saturating_sub(LATENCY), ForDaemon::Answered(answered));
             }
         }
+        self.steps(n, answers);
     }
 
     pub(super) fn probe(&mut self, n: usize, id: InstanceId) {

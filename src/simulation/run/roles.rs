@@ -196,9 +196,9 @@ impl Simulation<'_> {
             let is_stopped = self.nodes[n].paused.is_some_and(|until| until > self.now);
             let now = self.clock(n);
             let Some(daemon) = self.nodes[n].daemon.as_ref().filter(|_| !is_stopped) else { continue };
-            self.checks.hear_of_roles(self.now, |region, component| {
-                daemon.confirmed.serves(region, component, self_fence_after, now)
-            });
+            if daemon.confirmed.is_fresh(self_fence_after, now) {
+                self.checks.hear_of_roles(self.now, &daemon.confirmed.roles);
+            }
         }
     }
 }

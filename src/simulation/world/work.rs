@@ -253,7 +253,7 @@ impl World {
         match action {
             Action::Replicas { cluster, workload, replicas, .. } => {
                 let place = (cluster.clone(), workload.clone());
-                self.replicas.get(&place) == Some(replicas) && self.ready(&place) >= *replicas
+                self.replicas.get(&place) == Some(replicas) && self.ready(&place, *replicas) >= *replicas
             }
             Action::Fenced { database } => self.instances.get(database).is_some_and(|instance| instance.fenced),
             Action::DatabasePromoted { database, .. } => {
