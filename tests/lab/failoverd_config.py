@@ -113,8 +113,12 @@ def text(value):
 def write_secret(folder, name, value):
     file = Path(folder) / "secrets" / name
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.write_text(value)
-    file.chmod(0o600)
+    # Another daemon may read it at this moment: never empty, never half.
+    if not file.exists() or file.read_text() != value:
+        new = file.with_suffix(".new")
+        new.write_text(value)
+        new.chmod(0o600)
+        new.rename(file)
     return file
 
 
