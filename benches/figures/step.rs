@@ -132,6 +132,9 @@ fn outcome(effect: Effect) -> Option<Input> {
         Effect::FenceOwed { database, attempt, .. } => {
             Some(Input::OwedFenceFinished { database, attempt, outcome: Ok("fenced".to_owned()) })
         }
+        Effect::Verify { check, region, .. } => {
+            Some(Input::Verified { check, region, result: Ok("it holds".to_owned()) })
+        }
         Effect::Survey | Effect::Claim { .. } => {
             Some(Input::Surveyed { asked: Duration::MAX, claims: BTreeMap::new() })
         }

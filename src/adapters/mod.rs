@@ -3,6 +3,7 @@
 pub mod aws;
 pub mod command;
 pub mod connect;
+pub mod dns;
 pub mod failure;
 pub mod http;
 pub mod kubernetes;

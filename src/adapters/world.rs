@@ -11,13 +11,13 @@ use rustls::ClientConfig;
 use serde_json::Value;
 
 use super::aws::{Aws, AwsActuator, CloudProbe, HoldingsProbe, Proofs, S3Probe, TrafficProbe};
-use super::command;
 use super::connect::{TrustError, trust};
 use super::http::{HttpChecks, HttpProbe, HttpReference};
 use super::kubernetes::{ClusterProbe, Clusters, KubernetesActuator};
 use super::names::Names;
 use super::postgres::Postgres;
 use super::redis::Redis;
+use super::{Endpoints, WriteProof as _, command, dns};
 use crate::config::Config;
 use crate::config::schema::Check;
 use crate::domain::{InstanceId, Kind, Policy, Probing, ReferenceId, RegionId, Role};
@@ -176,6 +176,8 @@ impl Parts {
             config: self.config.clone(),
             http,
             postgres: self.postgres.clone(),
+            redis: self.redis.clone(),
+            endpoints: self.aws.clone(),
             kubernetes: kubernetes.clone(),
             command_limit: self.config.deadlines.verify,
         };
@@ -253,6 +255,8 @@ struct Checks {
     config: Arc<Config>,
     http: HttpChecks,
     postgres: Postgres,
+    redis: Redis,
+    endpoints: Arc<dyn Endpoints>,
     kubernetes: Arc<KubernetesActuator>,
     command_limit: Duration,
 }
@@ -276,6 +280,18 @@ impl Checks {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. } => Err(Setback::Refused(format!("not a check: {action}"))),
+        }
+    }
+}
+
+impl Checks {
+    /// Something is written to a database or a cache, read back and taken away again.
+    async fn write(&self, instance: &InstanceId) -> Result<String, Setback> {
+        let at = self.endpoints.current(instance).await?;
+        if self.config.caches.contains_key(&instance.component) {
+            self.redis.prove_writable(instance, &at).await
+        } else {
+            self.postgres.prove_writable(instance, &at).await
         }
     }
 }
@@ -306,6 +322,17 @@ impl Actuator for Checks {
         if let Some(pods) = &check.pods {
             let cluster = InstanceId { component: pods.cluster.clone(), region: region.clone() };
             return self.kubernetes.pods_running(&cluster, pods.running_min).await;
+        }
+        if let Some(workloads) = &check.workloads {
+            let cluster = InstanceId { component: workloads.cluster.clone(), region: region.clone() };
+            return self.kubernetes.workloads_ready(&cluster).await;
+        }
+        if let Some(canary) = &check.canary {
+            let instance = InstanceId { component: canary.component.clone(), region: region.clone() };
+            return self.write(&instance).await;
+        }
+        if let Some(dns) = &check.dns {
+            return dns::check(&self.config, dns, region).await;
         }
         match &check.command {
             Some(check) => command::run(check, region, self.command_limit).await,

@@ -93,6 +93,18 @@ Examples:
   failoverd probe --config config/omnimesh.toml --json | jq '.instances[] | {instance, finding}'")]
     Probe(ConfigArgs),
 
+    /// Run the checks of the end state, now, from here: does what serves really serve?
+    #[command(
+        after_help = "The region is the one that serves what a check is about, as the daemon knows it; without a daemon,
+name it. Exits with 1 unless every check holds.
+
+Examples:
+  failoverd verify --config /etc/failoverd/failoverd.toml
+  failoverd verify health canary --region us-west-2 --wait 5m
+  failoverd verify --json | jq -r '.checks[] | select(.holds | not) | .check'"
+    )]
+    Verify(VerifyArgs),
+
     /// Show how long every automatic failover may take, and what that is made of
     #[command(after_help = "Examples:
   failoverd budget --config config/omnimesh.toml
@@ -364,6 +376,26 @@ pub struct PlanArgs {
     /// Question.
     #[command(flatten)]
     pub read: ReadArgs,
+}
+
+/// `verify`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct VerifyArgs {
+    /// Only these checks [default: all of them]
+    #[arg(value_name = "CHECK")]
+    pub checks: Vec<String>,
+    /// The region that has to satisfy them [default: the one that serves what each is about]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<RegionId>,
+    /// Try again what does not hold yet, for this long
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
+    pub wait: Duration,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration, and the daemon.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
 }
 
 /// `failover`.

@@ -19,6 +19,7 @@ pub mod run;
 pub mod simulate;
 mod status;
 mod terminal;
+mod verify;
 mod watch;
 
 use std::io::Write as _;
@@ -63,6 +64,7 @@ fn dispatch(command: Command, terminal: Terminal) -> Result<ExitCode, Failure> {
         Command::Guardian(args) => return Ok(run::guard(args)),
         Command::CheckConfig(args) => check_config::run(&args, terminal),
         Command::Probe(args) => client_runtime()?.block_on(probe::run(args.load()?, args.json, terminal)),
+        Command::Verify(args) => client_runtime()?.block_on(verify::run(&args, terminal)),
         Command::Budget(args) => budget::run(&args, terminal),
         Command::Ledger { what: LedgerCommand::Merge { file, unfinished, order } } => {
             client_runtime()?.block_on(ledger::merge(&file, unfinished, &order, terminal))

@@ -8,6 +8,7 @@ use super::fingerprint;
 use super::schema::{
     CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Region, Traffic, TrafficProvider, Trigger,
 };
+use crate::domain::time::human;
 use crate::domain::{
     CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy,
     Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, RolePolicy, Row,
@@ -74,6 +75,7 @@ pub(super) fn policy_of(config: &Config) -> Policy {
         },
         deadlines: config.deadlines,
         checks: config.checks.iter().map(|(name, check)| check_of(name, check)).collect(),
+        verify_every: config.verification.every,
         failover_within: config.deployment.failover_within,
     }
 }
@@ -311,19 +313,34 @@ fn check_of(name: &str, check: &Check) -> CheckPolicy {
     let expects = if let Some(http) = &check.http {
         let method = http.method.as_deref().unwrap_or("GET");
         let body = http.body_contains.as_ref().map(|text| format!(" with `{text}`")).unwrap_or_default();
-        format!("{method} {} answers {}{body}", http.url, http.status)
+        let holds = http.answer.iter().map(|(pointer, value)| format!(", with `{value}` at {pointer}"));
+        let holds: String = holds.collect();
+        format!("{method} {} answers {}{body}{holds}", http.url, http.status)
     } else if let Some(sql) = &check.sql {
-        match &sql.equals {
-            Some(value) => format!("{} answers `{}` with {value}", sql.database, sql.query),
-            None => format!("{} answers `{}`", sql.database, sql.query),
+        let answers = format!("{} answers `{}`", sql.database, sql.query);
+        match (&sql.equals, sql.min, sql.max, sql.newest_within) {
+            (Some(value), ..) => format!("{answers} with {value}"),
+            (None, Some(min), Some(max), _) => format!("{answers} with {min} to {max}"),
+            (None, Some(min), None, _) => format!("{answers} with {min} or more"),
+            (None, None, Some(max), _) => format!("{answers} with {max} or less"),
+            (None, None, None, Some(within)) => format!("{answers} with a time at most {} ago", human(within)),
+            (None, None, None, None) => answers,
         }
     } else if let Some(pods) = &check.pods {
         format!("at least {} pods of {} are running, and none is not", pods.running_min, pods.cluster)
+    } else if let Some(workloads) = &check.workloads {
+        format!("every workload of {} has the ready replicas that it needs", workloads.cluster)
+    } else if let Some(canary) = &check.canary {
+        format!("{} takes a write and gives it back", canary.component)
+    } else if let Some(dns) = &check.dns {
+        let named = dns.record.as_deref().or(dns.traffic.as_ref().map(ComponentId::as_str));
+        format!("the name servers answer with the addresses of {}", named.unwrap_or_default())
     } else if let Some(command) = &check.command {
         // Without the arguments: they may hold what nobody should read in a log.
         format!("`{}` ends with 0", command.argv.first().map(String::as_str).unwrap_or_default())
     } else {
         String::new()
     };
-    CheckPolicy { name: name.to_owned(), expects, after: check.after.iter().cloned().collect() }
+    let (after, about) = (check.after.iter().cloned().collect(), check.about().cloned());
+    CheckPolicy { name: name.to_owned(), expects, after, about }
 }

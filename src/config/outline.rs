@@ -109,6 +109,10 @@ impl<'de> Deserializer<'de> for Outliner<'_> {
                 self.note(Shape::Value);
                 visitor.visit_str("127.0.0.1:1")
             }
+            "IPv4 address" => {
+                self.note(Shape::Value);
+                visitor.visit_str("127.0.0.1")
+            }
             "path string" => {
                 self.note(Shape::Path);
                 visitor.visit_str("/")

@@ -319,6 +319,7 @@ impl EventLoop {
             | Input::OwedFenceFinished { .. }
             | Input::Surveyed { .. }
             | Input::ClaimsSeen { .. }
+            | Input::Verified { .. }
             | Input::Commanded { .. } => {}
         }
         self.step(input);
@@ -431,6 +432,7 @@ impl EventLoop {
                 }
                 effect @ (Effect::Look { .. }
                 | Effect::Survey
+                | Effect::Verify { .. }
                 | Effect::Cancel { .. }
                 | Effect::Alarm(_)
                 | Effect::AlarmCleared { .. }
@@ -449,6 +451,9 @@ impl EventLoop {
             match effect {
                 Effect::Look { plan, step, action } => self.parts.executor.look(plan, step, action),
                 Effect::Survey => self.parts.executor.survey(),
+                Effect::Verify { check, expects, region, deadline } => {
+                    self.parts.executor.verify(check, expects, region, deadline);
+                }
                 Effect::Cancel { plan, step } => self.parts.executor.cancel(&plan, &step),
                 Effect::Alarm(alarm) => self.tell(alarm),
                 Effect::AlarmCleared { key } => self.tell_cleared(key),
@@ -483,6 +488,7 @@ impl EventLoop {
                 | Effect::Undo { .. }
                 | Effect::FenceOwed { .. }
                 | Effect::Claim { .. }
+                | Effect::Verify { .. }
                 | Effect::Look { .. } => {}
             }
         }

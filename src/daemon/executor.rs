@@ -19,6 +19,7 @@ use super::ensure::{Ensure, Stopped};
 use super::gate::{Closed, Gate, Permits};
 use super::supervise::panic_message;
 use crate::decide::{Input, StepOutcome, Task};
+use crate::domain::time::human;
 use crate::domain::{InstanceId, LedgerId, PlanId, RegionId, StepId};
 use crate::plan::Action;
 use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
@@ -153,6 +154,12 @@ impl Executor {
     pub fn survey(&mut self) {
         let (shared, world) = (self.shared.clone(), self.world.clone());
         self.spawn_harmless(async move { shared.survey(&world).await });
+    }
+
+    /// Runs a check of the end state, once; ends with `Verified`.
+    pub fn verify(&mut self, check: String, expects: String, region: RegionId, deadline: Duration) {
+        let (shared, world) = (self.shared.clone(), self.world.clone());
+        self.spawn_harmless(async move { shared.verify(&world, check, expects, region, deadline).await });
     }
 
     /// Reads the claims although nobody asked; ends with `ClaimsSeen`.
@@ -352,6 +359,27 @@ impl Shared {
             Err(_elapsed) => Err(Setback::Transient(format!("no answer within {LOOK_MAX:?}"))),
         };
         Some(Input::Looked { plan, step, result })
+    }
+
+    async fn verify(
+        &self,
+        world: &World,
+        check: String,
+        expects: String,
+        region: RegionId,
+        deadline: Duration,
+    ) -> Option<Input> {
+        // Closed never; were it, the check would merely not be counted.
+        let _turn = self.looks.acquire().await;
+        let action = Action::Verified { check: check.clone(), expects, region: region.clone() };
+        let key = format!("check/{check}");
+        let ran = tokio::time::timeout(deadline, caught("check", world.actuator.verify(&key, &action))).await;
+        let result = match ran {
+            Ok(Ok(result)) => result.map_err(|setback| setback.to_string()),
+            Ok(Err(panic)) => Err(panic),
+            Err(_elapsed) => Err(format!("no answer within {}", human(deadline))),
+        };
+        Some(Input::Verified { check, region, result })
     }
 
     /// Waits until the former task on the same key has ended; it was told to.

@@ -147,6 +147,14 @@ impl Draft<'_> {
             };
             raise(format!("owed-fence-{database}"), severity, Some(&database.region), text);
         }
+        for ((check, region), broken) in &self.hard.broken_checks {
+            raise(
+                format!("check-{check}"),
+                Severity::Page,
+                Some(region),
+                format!("{region} serves since it took over, and check {check} does not hold there: {}", broken.why),
+            );
+        }
         for (id, lasting) in self.degraded() {
             raise(
                 format!("degraded-{id}"),
@@ -402,9 +410,7 @@ impl Draft<'_> {
         }
         if let Some(pause) = &self.hard.paused {
             let left = self.hard.time_left(pause.stamp, pause.until, self.now);
-            if !self.soft.is_started {
-                // Whoever leads says when it is over.
-            } else if left.is_zero() {
+            if left.is_zero() {
                 self.record(super::Fact::Resumed { by: "failoverd: the pause is over".to_owned() });
             } else {
                 self.wake(now + left, "a pause ends");

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::controller::{Controller, Draft, Soft};
+use super::controller::{Controller, Draft};
 use super::hard::Hard;
+use super::soft::Soft;
 use super::{Guard, GuardKind, Input};
 use crate::domain::{Bug, Mode, RegionId};
 use crate::ports::Claim;

@@ -1,21 +1,14 @@
 //! The controller: one input at a time, facts and effects out.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::hard::Hard;
-use super::leadership::Takeover;
-use super::roles::Revoked;
-use super::watches::Watches;
-use super::{Alarm, Decision, Effect, Fact, Frame, Guard, Input, Sample};
-use crate::domain::{
-    Bug, Bugs, ComponentId, ComponentPolicy, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId,
-    Policy, RegionId, Serving, StepId,
-};
-use crate::health::{Council, Limits, References, Watch};
-use crate::plan::Part;
-use crate::ports::{Claim, Look, Setback};
+use super::soft::Soft;
+use super::{Decision, Effect, Fact, Frame, Input, Sample};
+use crate::domain::{Bug, Bugs, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, Serving};
+use crate::health::{References, Watch};
 
 /// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
 #[derive(Debug)]
@@ -39,81 +32,6 @@ pub struct Standstill {
     pub held: BTreeSet<PlanId>,
     /// Everything, owed fences too: another failoverd is in charge.
     pub claimed: Option<String>,
-}
-
-/// What may be lost: windows, looks, alarms.
-#[derive(Debug, Clone)]
-pub(super) struct Soft {
-    pub(super) watches: Watches,
-    /// Components that two regions could both be serving: drift is looked for in them.
-    pub(super) driftable: Vec<ComponentId>,
-    /// What moves clients.
-    pub(super) records: Vec<ComponentId>,
-    /// What can tell of zones and workloads.
-    pub(super) clusters: Vec<InstanceId>,
-    /// Instances whose failing together is a regional outage.
-    pub(super) critical: Vec<InstanceId>,
-    /// The second kind of evidence for one.
-    pub(super) independent: Vec<InstanceId>,
-    pub(super) references: References,
-    /// What the other observers say.
-    pub(super) council: Council,
-    /// Since when an observer inside a region has contradicted those outside.
-    pub(super) witnessed: BTreeMap<(RegionId, Part), Duration>,
-    pub(super) newly_seen: BTreeSet<InstanceId>,
-    pub(super) looks: BTreeMap<(PlanId, StepId), LookState>,
-    pub(super) notes: BTreeMap<(PlanId, StepId), String>,
-    /// Why steps whose turn has come do not start.
-    pub(super) held: BTreeMap<(PlanId, StepId), Vec<Guard>>,
-    pub(super) cancelled: BTreeSet<(PlanId, StepId)>,
-    /// Tasks that this run of the daemon handed out and that have not come back.
-    pub(super) under_way: BTreeSet<(PlanId, StepId)>,
-    pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
-    pub(super) survey_asked: Option<Duration>,
-    /// The claims that were not ours when their clusters were read last.
-    pub(super) strangers: BTreeMap<RegionId, Claim>,
-    /// Since when this leader has known that a role is taken away: whoever acts by it has so long to stop.
-    pub(super) revoked_since: BTreeMap<(PlanId, ComponentId), Revoked>,
-    /// Since when something else holds the steps for which roles were taken away.
-    pub(super) roles_idle_since: BTreeMap<(PlanId, StepId), Duration>,
-    /// Databases that have a guardian beside this observer.
-    pub(super) guarded: BTreeSet<InstanceId>,
-    /// Calls of the leader before may be under way.
-    pub(super) takeover: Option<Takeover>,
-    /// The claim of this term is still to be put up.
-    pub(super) is_to_claim: bool,
-    /// Since when too few reference points have answered.
-    pub(super) unvouched_since: Option<Duration>,
-    /// What is to be told of the stop file, while it is there.
-    pub(super) stopped: Option<String>,
-    /// Where the claim of this very term was seen: what stands there instead was put there by somebody else.
-    pub(super) claimed: BTreeSet<RegionId>,
-    pub(super) owed_under_way: BTreeMap<InstanceId, OwedAttempt>,
-    /// Since when a step is held because what it needs does not answer.
-    pub(super) out_of_reach: BTreeMap<(PlanId, StepId), Duration>,
-    pub(super) alarms: BTreeMap<String, Alarm>,
-    pub(super) inbox: VecDeque<Input>,
-    pub(super) halted: Option<String>,
-    pub(super) limits: Limits,
-    pub(super) is_started: bool,
-    pub(super) started_at: Duration,
-}
-
-/// What this run of the daemon tried of an owed fence.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OwedAttempt {
-    /// When it is tried again; none while it is under way.
-    pub(super) again: Option<Duration>,
-    pub(super) failures: u32,
-    /// Why the last attempt failed.
-    pub(super) why: Option<String>,
-}
-
-/// A look that was asked for, and what came of it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LookState {
-    pub(super) asked: Option<Duration>,
-    pub(super) seen: Option<(Duration, Result<Look, Setback>)>,
 }
 
 /// A ledger whose facts do not follow from each other.
@@ -203,18 +121,17 @@ impl Controller {
             | Input::UndoFinished { .. }
             | Input::OwedFenceFinished { .. }
             | Input::Surveyed { .. }
+            | Input::Verified { .. }
             | Input::Commanded { .. }) => {
                 self.soft.inbox.push_back(input);
                 true
             }
         };
         // A follower decides nothing: there is nothing to wake it for.
-        if !self.soft.is_started && self.soft.inbox.is_empty() {
-            self.deadline = None;
-            return Decision::default();
-        }
+        let is_idle = !self.soft.is_started && self.soft.inbox.is_empty();
+        self.deadline = self.deadline.filter(|_| !is_idle);
         let is_late = self.deadline.is_some_and(|(at, _)| now.monotonic >= at);
-        if self.is_recording || !(is_due || is_late) {
+        if is_idle || self.is_recording || !(is_due || is_late) {
             return Decision::default();
         }
         self.decide(now)
@@ -249,6 +166,7 @@ impl Controller {
             let recorded = draft.facts.len();
             let mut candidates = draft.judge();
             draft.pay_fences();
+            draft.verify_afterwards();
             draft.claim();
             if draft.facts.len() > recorded {
                 candidates = draft.candidates();
@@ -442,76 +360,6 @@ pub(super) fn active(policy: &Policy, hard: &Hard, id: &InstanceId) -> bool {
     }
 }
 
-impl Soft {
-    /// A copy to read from: nothing that is decided on it has an effect.
-    pub(super) fn for_reading(&self) -> Self {
-        self.clone()
-    }
-
-    pub(super) fn new(policy: &Policy, bugs: Bugs) -> Self {
-        let longest = policy
-            .components
-            .values()
-            .filter_map(|component| component.row)
-            .map(|row| row.after.max(row.confirm_for))
-            .chain([policy.regional.after, policy.degradation.after, policy.recover_for])
-            .max()
-            .unwrap_or_default();
-        let keep = longest * 2 + Duration::from_secs(60);
-        let components_of = |kinds: &[Kind]| {
-            let components = policy.components.iter().filter(|(_, component)| kinds.contains(&component.kind));
-            components.map(|(id, _)| id.clone()).collect()
-        };
-        let instances_of = |wanted: fn(&ComponentPolicy) -> bool| {
-            let components = policy.components.iter().filter(|(_, component)| wanted(component));
-            let in_regions = components.flat_map(|(id, component)| component.regions.iter().map(move |r| (id, r)));
-            in_regions.map(|(id, r)| InstanceId { component: id.clone(), region: r.clone() }).collect()
-        };
-        Self {
-            watches: Watches::new(policy, keep),
-            driftable: components_of(&[Kind::Database, Kind::Traffic]),
-            records: components_of(&[Kind::Traffic]),
-            clusters: instances_of(|component| component.kind == Kind::Kubernetes),
-            critical: instances_of(|component| component.critical),
-            independent: instances_of(|component| component.independent_evidence),
-            references: References::default(),
-            council: Council::default(),
-            witnessed: BTreeMap::new(),
-            newly_seen: BTreeSet::new(),
-            looks: BTreeMap::new(),
-            notes: BTreeMap::new(),
-            held: BTreeMap::new(),
-            cancelled: BTreeSet::new(),
-            under_way: BTreeSet::new(),
-            survey: None,
-            survey_asked: None,
-            strangers: BTreeMap::new(),
-            revoked_since: BTreeMap::new(),
-            roles_idle_since: BTreeMap::new(),
-            guarded: BTreeSet::new(),
-            takeover: None,
-            is_to_claim: false,
-            stopped: None,
-            unvouched_since: None,
-            claimed: BTreeSet::new(),
-            owed_under_way: BTreeMap::new(),
-            out_of_reach: BTreeMap::new(),
-            alarms: BTreeMap::new(),
-            inbox: VecDeque::new(),
-            halted: None,
-            limits: Limits {
-                failing_ratio: if bugs.has(Bug::AnswerResetsTheWindow) { 1.0 } else { policy.failing_ratio },
-                recover_for: policy.recover_for,
-                degraded_ratio: policy.degradation.ratio,
-                degraded_over: policy.degradation.after,
-                bugs,
-            },
-            is_started: false,
-            started_at: Duration::ZERO,
-        }
-    }
-}
-
 /// One decision in the making. Facts recorded here are visible to what is decided after them, as if they were durable;
 /// the hard state itself changes only in [`Controller::apply`].
 pub(super) struct Draft<'a> {
@@ -586,6 +434,7 @@ impl Draft<'_> {
             Input::UndoFinished { plan, step, attempt, outcome } => self.undo_finished(plan, step, attempt, outcome),
             Input::OwedFenceFinished { database, attempt, outcome } => self.fence_paid(database, attempt, outcome),
             Input::Surveyed { asked, claims } | Input::ClaimsSeen { asked, claims } => self.surveyed(asked, claims),
+            Input::Verified { check, region, result } => self.verified(check, region, result),
             Input::Commanded { id, command } => {
                 let answer = self.command(command);
                 self.perform(Effect::Reply { id, answer });

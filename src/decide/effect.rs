@@ -61,6 +61,17 @@ pub enum Effect {
     },
     /// Read the claims of all clusters.
     Survey,
+    /// Run a check of the end state, once.
+    Verify {
+        /// Its name in the configuration.
+        check: String,
+        /// What it expects, for people.
+        expects: String,
+        /// The region that has to satisfy it.
+        region: RegionId,
+        /// How long it may take.
+        deadline: Duration,
+    },
     /// Stop working on the step as soon as no call is under way, and report `Cancelled` (or how it ended).
     Cancel {
         /// Which plan.

@@ -380,6 +380,24 @@ pub enum Fact {
         /// What was seen.
         note: String,
     },
+    /// What took over does not do what it should: a check of the end state fails again and again.
+    CheckFailed {
+        /// Its name in the configuration.
+        check: String,
+        /// The region that has to satisfy it.
+        region: RegionId,
+        /// What is wrong.
+        why: String,
+    },
+    /// It does again.
+    CheckHolds {
+        /// Its name in the configuration.
+        check: String,
+        /// The region that satisfies it.
+        region: RegionId,
+        /// What was seen.
+        seen: String,
+    },
     /// A person stopped automatic action.
     Paused {
         /// Until when.

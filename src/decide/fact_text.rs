@@ -28,6 +28,8 @@ impl fmt::Display for Fact {
                 write!(f, "{observer} guards ")?;
                 list(f, databases.iter().map(ToString::to_string))
             }
+            Self::CheckFailed { check, region, why } => write!(f, "check {check} fails in {region}: {why}"),
+            Self::CheckHolds { check, region, seen } => write!(f, "check {check} holds again in {region}: {seen}"),
             Self::TakeoverCompleted { former } => write!(f, "whatever {former} had sent has ended"),
             Self::PlacementAdopted { placement, by } => {
                 write!(f, "{by} adopted the placement: ")?;

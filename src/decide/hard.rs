@@ -68,6 +68,13 @@ pub(super) struct Owed {
     pub(super) attempts: u32,
 }
 
+/// A check of the end state that does not hold.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct BrokenCheck {
+    pub(super) since: Timestamp,
+    pub(super) why: String,
+}
+
 /// A person's stop.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pause {
@@ -118,6 +125,8 @@ pub(super) struct Hard {
     pub(super) revocations: u64,
     /// The databases that each observer guards.
     pub(super) guardians: BTreeMap<ObserverId, BTreeSet<InstanceId>>,
+    /// By name, and the region that has to satisfy it.
+    pub(super) broken_checks: BTreeMap<(String, RegionId), BrokenCheck>,
     pub(super) paused: Option<Pause>,
     pub(super) halted: Option<String>,
     pub(super) withheld: BTreeMap<(RegionId, Part), BTreeSet<GuardKind>>,
@@ -292,6 +301,7 @@ impl Hard {
                 self.give_roles_back(|_, _| true);
                 self.halted = None;
                 self.withheld.clear();
+                self.broken_checks.clear();
             }
             Fact::SeenAlive { instance, fingerprint } => {
                 self.seen_alive.insert(instance.clone(), fingerprint.clone());
@@ -375,6 +385,8 @@ impl Hard {
                 self.placed.insert(component.clone(), Placed { at: at.wall, merged: None });
                 self.fenced.remove(&InstanceId { component: component.clone(), region: region.clone() });
                 self.revoked.remove(component);
+                // It is about another world now. What is still wrong is found again.
+                self.broken_checks.clear();
             }
             Fact::RegionRevoked { plan, region, components } => {
                 self.revocations += 1;
@@ -386,6 +398,13 @@ impl Hard {
             }
             Fact::RolesReturned { components, .. } => {
                 self.revoked.retain(|component, _| !components.contains(component));
+            }
+            Fact::CheckFailed { check, region, why } => {
+                let broken = BrokenCheck { since: at.wall, why: why.clone() };
+                self.broken_checks.insert((check.clone(), region.clone()), broken);
+            }
+            Fact::CheckHolds { check, region, .. } => {
+                self.broken_checks.remove(&(check.clone(), region.clone()));
             }
             Fact::GuardiansChanged { observer, databases } => {
                 self.guardians.insert(observer.clone(), databases.clone());

@@ -62,6 +62,12 @@ impl Draft<'_> {
                     network of our own"
                 .to_owned();
         }
+        let broken: Vec<&str> = self.hard.broken_checks.keys().map(|(check, _)| check.as_str()).collect();
+        if !broken.is_empty() {
+            let word = if broken.len() == 1 { "check" } else { "checks" };
+            let (serving, broken) = (serving.join(", "), broken.join(", "));
+            return format!("watching{paused} {serving}, which took over and FAILS {word} {broken}; {standbys}");
+        }
         if suspects > 0 {
             let serving = serving.join(", ");
             let of = |n: usize| if n == 1 { "1 serving instance".to_owned() } else { format!("{n} serving instances") };

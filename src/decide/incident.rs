@@ -510,6 +510,8 @@ impl Plan {
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
             | Fact::RolesReturned { .. }
+            | Fact::CheckFailed { .. }
+            | Fact::CheckHolds { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }

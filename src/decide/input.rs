@@ -97,6 +97,15 @@ pub enum Input {
         /// Claim per region; none where nobody claims it.
         claims: BTreeMap<RegionId, Option<Claim>>,
     },
+    /// A check of the end state was run.
+    Verified {
+        /// Its name.
+        check: String,
+        /// Where.
+        region: RegionId,
+        /// What was seen, or what is wrong.
+        result: Result<String, String>,
+    },
     /// A person wants something.
     Commanded {
         /// To match the answer.

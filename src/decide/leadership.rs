@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::controller::{Controller, Draft, Soft};
+use super::controller::{Controller, Draft};
+use super::soft::Soft;
 use super::{Effect, Fact, Guard, GuardKind};
 use crate::domain::{Bug, Mode, Now, ObserverId, RegionId, time::human};
 

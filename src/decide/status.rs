@@ -44,6 +44,9 @@ pub struct Status {
     /// Why the last attempt to fence one of them failed, where one did.
     #[serde(default)]
     pub owed_fence_failures: BTreeMap<InstanceId, String>,
+    /// How the checks of the end state stand, of what is served elsewhere than in the primary region.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
     /// A pause, if there is one.
     pub paused_until: Option<Timestamp>,
     /// Why it is halted, if it is.
@@ -157,6 +160,26 @@ pub struct PendingStatus {
     pub after: Duration,
     /// What holds it back, now or when the threshold is reached.
     pub guards: Vec<Guard>,
+}
+
+/// One check of the end state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub check: String,
+    /// The region that has to satisfy it.
+    pub region: RegionId,
+    /// What it expects.
+    pub expects: String,
+    /// It did when it was run last; none where this daemon has not run it.
+    pub holds: Option<bool>,
+    /// What was seen then, or what was wrong.
+    pub seen: Option<String>,
+    /// How long ago that was.
+    #[serde(with = "friendly::option")]
+    pub ago: Option<Duration>,
+    /// Since when it is known not to hold.
+    pub broken_since: Option<Timestamp>,
 }
 
 /// One incident.

@@ -238,6 +238,7 @@ impl Draft<'_> {
                     Some((database.clone(), why))
                 })
                 .collect(),
+            checks: self.check_statuses(),
             paused_until: self.hard.paused.as_ref().map(|pause| pause.until),
             halted: self.soft.halted.clone().or_else(|| self.hard.halted.clone()),
             alarms: self.soft.alarms.values().cloned().collect(),

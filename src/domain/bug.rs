@@ -76,6 +76,8 @@ pub(crate) enum Bug {
     StaleBallotCounts,
     /// Two observers in one region have two votes.
     VotesByObserver,
+    /// A check of the end state that fails after the failover is told to nobody.
+    BrokenCheckForgotten,
     /// Nothing is waited for after a role was taken away.
     RoleWaitSkipped,
     /// A new leader acts while calls of the former one may be under way.

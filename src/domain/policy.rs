@@ -502,6 +502,9 @@ pub struct CheckPolicy {
     pub expects: String,
     /// Runs after the failover of these components; empty means only after a regional one.
     pub after: BTreeSet<ComponentId>,
+    /// What it looks at, where that is one component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<ComponentId>,
 }
 
 /// Everything the core knows of the operators' wishes.
@@ -547,6 +550,9 @@ pub struct Policy {
     pub deadlines: Deadlines,
     /// Checks of the end state.
     pub checks: Vec<CheckPolicy>,
+    /// They are run again this often while something is served elsewhere than in the primary region; zero: never.
+    #[serde(with = "friendly")]
+    pub verify_every: Duration,
     /// An automatic failover has to be done within this time (the document: 15 minutes).
     #[serde(with = "friendly")]
     pub failover_within: Duration,

@@ -198,6 +198,10 @@ impl Checks {
                 self.learn(plan, part, steps, found);
                 for (step, after) in shares {
                     if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
+                        // Nobody needed it any more: what began meanwhile did not have to wait for it.
+                        if known.parts.is_empty() {
+                            known.planned = self.frames_read;
+                        }
                         known.parts.insert(part.clone());
                         known.is_settled = known.is_settled && !known.is_undone;
                         if known.attempts == 0 {
@@ -254,6 +258,7 @@ impl Checks {
             Fact::StepUndone { plan, step, .. } => self.edit(plan, step, |known| {
                 known.is_settled = true;
                 known.is_undone = true;
+                known.started = None;
             }),
             Fact::RetryOrdered { plan, step, by } => {
                 let is_retried = !by.starts_with("failoverd");
@@ -309,6 +314,8 @@ impl Checks {
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
             | Fact::RolesReturned { .. }
+            | Fact::CheckFailed { .. }
+            | Fact::CheckHolds { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }

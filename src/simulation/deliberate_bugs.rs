@@ -294,6 +294,12 @@ const CATCHES: &[Catch] = &[
         sign: Misses("+3m18.0s     does     claim the clusters"),
     },
     Catch {
+        bug: Bug::BrokenCheckForgotten,
+        told: InStory("what_took_over_and_breaks_afterwards_is_found"),
+        played: Straight,
+        sign: Misses("+11m22.5s    page     check-health"),
+    },
+    Catch {
         bug: Bug::RoleWaitSkipped,
         told: InStory("a_region_that_hears_of_it_gives_its_role_up_at_once"),
         played: Straight,

@@ -51,6 +51,9 @@ pub fn effect(effect: &Effect) {
         }
         Effect::Cancel { plan, step } => info!(effect = "cancel", %plan, %step, "stop working on the step"),
         Effect::Look { plan, step, action } => debug!(effect = "look", %plan, %step, "look: {action}"),
+        Effect::Verify { check, expects, region, .. } => {
+            debug!(effect = "verify", check, %region, "run a check: {expects}");
+        }
         Effect::Survey => debug!(effect = "survey", "read the claims"),
         // Told by the notifiers, and answered to whoever asked.
         Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. } => {}
@@ -86,6 +89,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::StepFailed { .. }
         | Fact::UndoFailed { .. }
         | Fact::PlanStuck { .. }
+        | Fact::CheckFailed { .. }
         | Fact::BreakGlassBegan { .. }
         | Fact::Halted { .. } => Level::ERROR,
         Fact::CommitPointPassed { exceptions, .. } if !exceptions.is_empty() => Level::ERROR,
@@ -103,6 +107,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::EpochStarted { .. }
         | Fact::TakeoverCompleted { .. }
         | Fact::GuardiansChanged { .. }
+        | Fact::CheckHolds { .. }
         | Fact::PlacementAdopted { .. }
         | Fact::SeenAlive { .. }
         | Fact::SuspicionCleared { .. }
@@ -146,6 +151,8 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::RegionRevoked { plan, .. } => Tags { plan: Some(plan), ..of("region_revoked") },
         Fact::RolesReturned { plan, .. } => Tags { plan: Some(plan), ..of("roles_returned") },
         Fact::GuardiansChanged { .. } => of("guardians_changed"),
+        Fact::CheckFailed { .. } => of("check_failed"),
+        Fact::CheckHolds { .. } => of("check_holds"),
         Fact::PlacementAdopted { .. } => of("placement_adopted"),
         Fact::SeenAlive { .. } => of("seen_alive"),
         Fact::SuspicionRaised { .. } => of("suspicion_raised"),

@@ -1,6 +1,6 @@
 //! Gauges that are made from the status when somebody asks for them: nothing is computed between two scrapes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub struct Machine {
 pub struct Gauges {
     verdicts: BTreeMap<InstanceId, VerdictKind>,
     sources: BTreeMap<RegionId, bool>,
+    checks: BTreeSet<(String, RegionId)>,
 }
 
 impl Gauges {
@@ -57,6 +58,7 @@ impl Gauges {
             gauge!(names::REFERENCE, "reference" => reference.reference.clone()).set(flag(reference.answers));
         }
         self.incidents(status);
+        self.checks(status);
         guards(status);
         for severity in [Severity::Warning, Severity::Page] {
             let on = status.alarms.iter().filter(|alarm| alarm.severity == severity).count();
@@ -109,6 +111,20 @@ impl Gauges {
                 gauge!(names::STANDBY_LOSS, &labels).set(loss.as_secs_f64());
             }
         }
+    }
+
+    fn checks(&mut self, status: &Status) {
+        let show = |(check, region): &(String, RegionId), value: f64| {
+            gauge!(names::CHECK, "check" => check.clone(), "region" => region.to_string()).set(value);
+        };
+        let run = status.checks.iter().filter_map(|check| {
+            let key = (check.check.clone(), check.region.clone());
+            Some((key, flag(check.holds?)))
+        });
+        let run: BTreeMap<(String, RegionId), f64> = run.collect();
+        self.checks.iter().filter(|key| !run.contains_key(*key)).for_each(|key| show(key, f64::NAN));
+        run.iter().for_each(|(key, value)| show(key, *value));
+        self.checks = run.into_keys().collect();
     }
 
     fn incidents(&mut self, status: &Status) {

@@ -49,6 +49,7 @@ pub(super) const HALTED: &str = "failoverd_halted";
 pub(super) const PAUSED: &str = "failoverd_paused";
 pub(super) const STOP_FILE: &str = "failoverd_stop_file_present";
 pub(super) const OWED_FENCES: &str = "failoverd_owed_fences";
+pub(super) const CHECK: &str = "failoverd_check_holds";
 pub(super) const MODE: &str = "failoverd_mode";
 pub(super) const EPOCH: &str = "failoverd_epoch";
 const APPEND_DURATION: &str = "failoverd_ledger_append_duration_seconds";
@@ -160,6 +161,11 @@ fn describe() {
     describe_gauge!(HALTED, Unit::Count, "1 while nothing is performed because something broke here.");
     describe_gauge!(PAUSED, Unit::Count, "1 while a person has paused automatic action.");
     describe_gauge!(STOP_FILE, Unit::Count, "1 while the stop file is there.");
+    describe_gauge!(
+        CHECK,
+        Unit::Count,
+        "1 where a check of the end state held when it was run last, after a failover; NaN where it is not run."
+    );
     describe_gauge!(OWED_FENCES, Unit::Count, "Old primaries that still have to be fenced.");
     describe_gauge!(MODE, Unit::Count, "1 for the mode that is configured.");
     describe_gauge!(EPOCH, Unit::Count, "The epoch that this daemon acts in.");

@@ -158,6 +158,9 @@ impl World {
                         };
                         inputs.insert(0, Input::Looked { plan, step, result });
                     }
+                    Effect::Verify { check, region, .. } => {
+                        inputs.insert(0, Input::Verified { check, region, result: Ok("it holds".to_owned()) })
+                    }
                     Effect::Survey | Effect::Claim { .. } => {
                         inputs.insert(0, Input::Surveyed { asked: self.at, claims: BTreeMap::new() })
                     }

@@ -2,7 +2,7 @@
 
 use failoverd::decide::{Fact, Outcome};
 
-use crate::regions::{EAST, Regions};
+use crate::regions::{EAST, Regions, WEST};
 
 #[test]
 fn a_region_that_dies_is_replaced_once_and_the_application_goes_on_writing() {
@@ -28,6 +28,7 @@ fn a_region_that_dies_is_replaced_once_and_the_application_goes_on_writing() {
 #[test]
 fn a_region_with_a_database_of_its_own_is_replaced_by_pg_promote() {
     let mut regions = Regions::up(&[], &["--database", "postgres"]);
+    regions.set("FAILOVERD__VERIFICATION__EVERY", "2s");
     regions.watch();
     regions.write_rows();
     regions.lab.tell("kill", &["region:us-east-1"]);
@@ -36,6 +37,23 @@ fn a_region_with_a_database_of_its_own_is_replaced_by_pg_promote() {
     regions.stop_writing();
     regions.judge(&["--self-managed"]);
     assert_eq!(outcomes(&regions), [Outcome::Recovered]);
+
+    // What breaks after the plan has ended, while every server lives, is found and told, and told again when it is over.
+    regions.tell_health(WEST, r#"{"status": "degraded"}"#);
+    let is_it = |check: &str, region: &failoverd::domain::RegionId| check == "health" && region.as_str() == WEST;
+    regions.wait_for_fact("the broken endpoint", |fact| {
+        matches!(fact, Fact::CheckFailed { check, region, why } if is_it(check, region) && why.contains("degraded"))
+    });
+    regions.wait("it is paged", |regions| regions.status().alarms.iter().any(|alarm| alarm.key == "check-health"));
+    regions.tell_health(WEST, "{}");
+    regions.wait_for_fact(
+        "it holds again",
+        |fact| matches!(fact, Fact::CheckHolds { check, region, .. } if is_it(check, region)),
+    );
+    regions.wait("nobody is paged for it", |regions| {
+        regions.status().alarms.iter().all(|alarm| alarm.key != "check-health")
+    });
+    assert!(regions.status().checks.iter().all(|check| check.holds == Some(true)), "{:?}", regions.status().checks);
 }
 
 #[test]

@@ -195,15 +195,11 @@ async fn any_answer_of_a_reference_point_counts_and_silence_does_not() {
 async fn a_check_sends_what_a_user_would_and_waits_for_what_has_to_come_back() {
     let server = Server::start(Behaviour::Answers(answer("201 Created", r#"{"agent":1}"#)), None).await;
     let west = RegionId::from("us-west-2");
-    let mut check = HttpCheck {
-        url: "http://{region}.example/v1/agents".into(),
-        method: Some("post".into()),
-        body: Some("{}".into()),
-        status: 201,
-        body_contains: Some("agent".into()),
-        connect_to: BTreeMap::from([(west.clone(), server.address)]),
-        repeatable: true,
-    };
+    let mut check = http_check(
+        &server,
+        "url = 'http://{region}.example/v1/agents'\nmethod = 'post'\nbody = '{}'\nstatus = 201\n\
+         body_contains = 'agent'\nrepeatable = true",
+    );
     let checks = HttpChecks::new(names_of("127.0.0.1:1"), BTreeMap::new(), Arc::new(no_tls()), TIMEOUT);
     let said = checks.run(&check, &west).await.expect("it is as expected");
     assert!(said.contains("POST http://us-west-2.example/v1/agents answered 201"), "{said}");
@@ -216,6 +212,74 @@ async fn a_check_sends_what_a_user_would_and_waits_for_what_has_to_come_back() {
     check.method = None;
     check.url = "nonsense".into();
     assert!(matches!(checks.prepare(&check, &west), Err(Setback::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_check_reads_the_json_that_comes_back_and_says_what_is_wrong_in_it() {
+    let said = r#"{"status":"ok","agents":[{"id":7}],"note":null}"#;
+    let server = Server::start(Behaviour::Answers(answer("200 OK", said)), None).await;
+    let checks = HttpChecks::new(names_of("127.0.0.1:1"), BTreeMap::new(), Arc::new(no_tls()), TIMEOUT);
+    let west = RegionId::from("us-west-2");
+    let expecting =
+        |answer: &str| http_check(&server, &format!("url = 'http://west.example/'\nanswer = {{ {answer} }}"));
+    let right = expecting("'/status' = 'ok', '/agents/0/id' = '7', '/agents' = '*'");
+    assert!(checks.run(&right, &west).await.is_ok());
+    for (wrong, why) in [
+        ("'/status' = 'degraded'", "with `\"ok\"` at /status, expected `degraded`"),
+        ("'/agents/1/id' = '*'", "with nothing at /agents/1/id"),
+        ("'/note' = '*'", "with nothing at /note"),
+    ] {
+        let not_yet = checks.run(&expecting(wrong), &west).await;
+        assert!(matches!(&not_yet, Err(Setback::NotYet(said)) if said.contains(why)), "{wrong}: {not_yet:?}");
+    }
+    let text = Server::start(Behaviour::Answers(answer("200 OK", "it works")), None).await;
+    let no_json = checks.run(&http_check(&text, "url = 'http://west.example/'\nanswer = { '/a' = '*' }"), &west).await;
+    assert!(
+        matches!(&no_json, Err(Setback::NotYet(why)) if why.contains("no JSON") && why.contains("it works")),
+        "{no_json:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_check_sends_its_headers_and_never_shows_a_secret_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "Bearer planted-secret\n").unwrap();
+    let server = Server::start(Behaviour::Echoes, None).await;
+    let checks = HttpChecks::new(names_of("127.0.0.1:1"), BTreeMap::new(), Arc::new(no_tls()), TIMEOUT);
+    let west = RegionId::from("us-west-2");
+    let sent = format!(
+        "url = 'http://west.example/'\nheaders = {{ X-Canary = 'failoverd' }}\n\
+         secret_headers = {{ Authorization = {{ file = '{}' }} }}\nbody_contains = ",
+        file.display()
+    );
+    for echoed in ["x-canary: failoverd", "authorization: bearer planted-secret"] {
+        let check = http_check(&server, &format!("{sent}'{echoed}'"));
+        let came = checks.run(&check, &west).await;
+        assert!(came.is_ok(), "{echoed}: {came:?}");
+        assert!(!format!("{:?}{came:?}", check.secret_headers).contains("planted"), "{check:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let gone = checks.run(&http_check(&server, &format!("{sent}'x'")), &west).await;
+    assert!(matches!(&gone, Err(Setback::Transient(why)) if why.contains("Authorization")), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_right_answer_that_comes_too_late_is_none() {
+    let server = Server::start(Behaviour::Answers(answer("200 OK", "ok")), None).await;
+    let checks = HttpChecks::new(names_of("127.0.0.1:1"), BTreeMap::new(), Arc::new(no_tls()), TIMEOUT);
+    let west = RegionId::from("us-west-2");
+    let limited = |limit: &str| http_check(&server, &format!("url = 'http://west.example/'\nlatency_max = '{limit}'"));
+    assert!(checks.run(&limited("2s"), &west).await.is_ok());
+    let late = checks.run(&limited("1us"), &west).await;
+    assert!(matches!(&late, Err(Setback::NotYet(why)) if why.contains("the limit is")), "{late:?}");
+}
+
+/// As the configuration has it, led to the server.
+fn http_check(server: &Server, text: &str) -> HttpCheck {
+    let mut check: HttpCheck = toml::from_str(text).unwrap();
+    check.connect_to = BTreeMap::from([("us-west-2".into(), server.address)]);
+    check
 }
 
 async fn ask(address: &str) -> Result<(), String> {

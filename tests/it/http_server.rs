@@ -21,6 +21,8 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) enum Behaviour {
     /// Answers every request with these bytes.
     Answers(String),
+    /// Answers with the request itself, in small letters.
+    Echoes,
     /// Answers after a while.
     Slow(Duration, String),
     /// Reads and says nothing.
@@ -77,9 +79,14 @@ impl Server {
 
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, behaviour: Behaviour) {
     let mut buffer = [0; 4096];
-    while let Ok(1..) = stream.read(&mut buffer).await {
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        let echo;
         let answer = match &behaviour {
             Behaviour::Answers(answer) => answer,
+            Behaviour::Echoes => {
+                echo = answer("200 OK", &String::from_utf8_lossy(&buffer[..length]).to_lowercase());
+                &echo
+            }
             Behaviour::Slow(delay, answer) => {
                 tokio::time::sleep(*delay).await;
                 answer

@@ -447,7 +447,7 @@ pub(crate) async fn admin(lab: &Lab, region: &str) -> kube::Client {
     kube::Client::try_from(config).unwrap()
 }
 
-async fn scale(lab: &Lab, region: &str, name: &str, replicas: u32) {
+pub(crate) async fn scale(lab: &Lab, region: &str, name: &str, replicas: u32) {
     let deployments: Api<Deployment> = Api::namespaced(admin(lab, region).await, NAMESPACE);
     let change = json!({ "spec": { "replicas": replicas } });
     deployments.patch(name, &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();

@@ -48,4 +48,5 @@ mod simulate;
 mod simulation;
 mod tidy;
 mod trap;
+mod verify;
 mod web;

@@ -153,16 +153,21 @@ async fn nothing_is_promoted_without_a_permit_or_without_the_right_to() {
 #[tokio::test]
 async fn a_check_compares_the_first_column_of_the_first_row() {
     let pair = Pair::up();
-    let check = |query: &str, equals: Option<&str>| SqlCheck {
-        database: "database".into(),
-        query: query.to_owned(),
-        equals: equals.map(str::to_owned),
+    let check = |query: &str, expects: &str| {
+        toml::from_str::<SqlCheck>(&format!("database = 'database'\nquery = \"{query}\"\n{expects}")).unwrap()
     };
     let west = WEST.into();
     let rows = "SELECT count(*), 'other' FROM compute_nodes";
-    pair.postgres.check(&check("SELECT pg_is_in_recovery()", Some("t")), &west).await.unwrap();
-    let mismatch = pair.postgres.check(&check("SELECT 1", Some("2")), &west).await.unwrap_err();
+    pair.postgres.check(&check("SELECT pg_is_in_recovery()", "equals = 't'"), &west).await.unwrap();
+    let mismatch = pair.postgres.check(&check("SELECT 1", "equals = '2'"), &west).await.unwrap_err();
     assert!(matches!(&mismatch, Setback::NotYet(why) if why.contains("`1`, expected `2`")), "{mismatch:?}");
-    let denied = pair.postgres.check(&check(rows, None), &west).await.unwrap_err();
+    let newest = "SELECT max(at) FROM (VALUES (now() - interval '1 hour'), (now() - interval '9 s')) AS rows(at);";
+    pair.postgres.check(&check(newest, "newest_within = '1m'"), &west).await.unwrap();
+    let old = pair.postgres.check(&check(newest, "newest_within = '5s'"), &west).await.unwrap_err();
+    assert!(matches!(&old, Setback::NotYet(why) if why.contains("at most")), "{old:?}");
+    let none = check("SELECT max(at) FROM (VALUES (null::timestamptz)) AS rows(at)", "newest_within = '1m'");
+    let none = pair.postgres.check(&none, &west).await.unwrap_err();
+    assert!(matches!(&none, Setback::NotYet(why) if why.contains("no row with a time")), "{none:?}");
+    let denied = pair.postgres.check(&check(rows, ""), &west).await.unwrap_err();
     assert!(matches!(&denied, Setback::Refused(why) if why.contains("42501")), "{denied:?}");
 }

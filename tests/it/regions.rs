@@ -198,11 +198,28 @@ impl Regions {
         verdict["numbers"].clone()
     }
 
+    /// What the application's health endpoint answers in a region from now on, with 200; as it is again where nothing is in it.
+    pub(crate) fn tell_health(&self, region: &str, json: &str) {
+        let address = self.lab.text(&format!("/regions/{region}/app/http")).trim_start_matches("http://").to_owned();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let length = json.len();
+        write!(stream, "POST /lab/health HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{json}")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 204 "), "{answer}");
+    }
+
+    /// Where the daemon's API is.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.api)
+    }
+
     /// `failoverd COMMAND`, with the daemon's address and token.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_failoverd"))
             .args(arguments)
-            .args(["--url", &format!("http://{}", self.api)])
+            .args(["--url", &self.url()])
             .env("FAILOVERD_TOKEN", "lab-token")
             .env("COLUMNS", "160")
             .output()

@@ -5,6 +5,7 @@ usage: app_service.py --region R --address IP --http PORT --https PORT --certifi
 
 GET  /live                 200 while the process runs
 GET  /health               200 "ok", or 503 when the region's database (if given) does not answer
+POST /lab/health           from now on /health answers 200 with this JSON instead
 GET  /metrics              Prometheus text with response_time_seconds and error_rate
 POST /v1/agents/register   201 with an id
 POST /v1/ai/tasks          202 with an id
@@ -19,6 +20,7 @@ for name in ("region", "address", "http", "https", "certificate", "key"):
 arguments.add_argument("--database")
 options = arguments.parse_args()
 numbers = itertools.count(1)
+told = {}                                              # what /health was told to answer
 
 
 
@@ -40,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/live":
             self.answer(200, {"status": "ok"})
+        elif self.path == "/health" and told:
+            self.answer(200, told)
         elif self.path == "/health":
             problem = database_problem()
             self.answer(503 if problem else 200, {"status": "failing", "database": problem} if problem else {"status": "ok"})
@@ -56,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(400, {"error": "not JSON"})
         if self.path == "/v1/agents/register":
             self.answer(201, {"agent_id": f"agent-{next(numbers)}", "agent_type": body.get("agent_type"), "region": options.region})
+        elif self.path == "/lab/health":
+            told.clear()
+            told.update(body)
+            self.answer(204, "")
         elif self.path == "/v1/ai/tasks":
             self.answer(202, {"task_id": f"task-{next(numbers)}", "region": options.region})
         else:

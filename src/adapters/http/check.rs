@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use rustls::ClientConfig;
+use secrecy::ExposeSecret as _;
+use tokio::time::Instant;
 
-use super::probe::{Expected, Mismatch};
+use super::probe::{Expected, Mismatch, exact};
 use super::target::{Patience, Target};
 use crate::adapters::failure::describe;
 use crate::adapters::names::Names;
@@ -45,21 +48,29 @@ impl HttpChecks {
     pub async fn run(&self, check: &HttpCheck, region: &RegionId) -> Result<String, Setback> {
         let (target, method) = self.target(check, region)?;
         target.phase.reset(target.needs_resolver);
-        let mut request = target.client.request(method.clone(), target.url.clone());
+        let mut request = target.client.request(method.clone(), target.url.clone()).headers(headers(check)?);
         if let Some(body) = &check.body {
             request = request.body(body.clone());
-            if serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok() {
-                request = request.header(reqwest::header::CONTENT_TYPE, "application/json");
+            let is_said = check.headers.keys().any(|name| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str()));
+            if !is_said && serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok() {
+                request = request.header(CONTENT_TYPE, "application/json");
             }
         }
         let url = &target.url;
+        let began = Instant::now();
         let answer = request
             .send()
             .await
             .map_err(|error| Setback::NotYet(format!("{method} {url}: {}", describe(&error.without_url()))))?;
         let status = answer.status();
         match expected(check).compare(answer, false).await {
-            Ok(()) => Ok(format!("{method} {url} answered {}", status.as_u16())),
+            Ok(()) => match (began.elapsed(), check.latency_max) {
+                (took, Some(limit)) if took > limit => {
+                    let (took, limit) = (exact(took), exact(limit));
+                    Err(Setback::NotYet(format!("{method} {url} answered after {took}, the limit is {limit}")))
+                }
+                (_, _) => Ok(format!("{method} {url} answered {}", status.as_u16())),
+            },
             Err(Mismatch::Answer(why)) => Err(Setback::NotYet(format!("{method} {url} {why}"))),
             Err(Mismatch::Broken(error)) => {
                 let why = describe(&error.without_url());
@@ -87,5 +98,28 @@ impl HttpChecks {
 }
 
 fn expected(check: &HttpCheck) -> Expected {
-    Expected { status: check.status, body_contains: check.body_contains.clone() }
+    let (body_contains, answer) = (check.body_contains.clone(), check.answer.clone());
+    Expected { status: check.status, body_contains, answer }
+}
+
+/// With the secrets as they are now: a rotated one needs no restart.
+fn headers(check: &HttpCheck) -> Result<HeaderMap, Setback> {
+    let mut headers = HeaderMap::new();
+    let mut add = |name: &str, value: &str, is_sensitive: bool| {
+        let known = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
+        let Some((known, mut value)) = known else {
+            return Err(Setback::Refused(format!("the header {name} cannot be sent: no name or no value of a header")));
+        };
+        value.set_sensitive(is_sensitive);
+        headers.insert(known, value);
+        Ok(())
+    };
+    for (name, value) in &check.headers {
+        add(name, value, false)?;
+    }
+    for (name, source) in &check.secret_headers {
+        let secret = source.read().map_err(|missing| Setback::Transient(format!("the header {name}: {missing}")))?;
+        add(name, secret.expose_secret(), true)?;
+    }
+    Ok(headers)
 }

@@ -1,5 +1,6 @@
 //! One HTTP service: does it answer as configured, on a new connection, soon enough?
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct HttpProbe {
 pub(super) struct Expected {
     pub(super) status: u16,
     pub(super) body_contains: Option<String>,
+    /// What the JSON of the body holds, by pointers into it; `*` is any value but null.
+    pub(super) answer: BTreeMap<String, String>,
 }
 
 impl HttpProbe {
@@ -61,7 +64,11 @@ impl HttpProbe {
         Ok(Self {
             instance,
             target: Target::new(&region.url, connect_to, trust, names, patience)?,
-            expected: Expected { status: service.status, body_contains: service.body_contains.clone() },
+            expected: Expected {
+                status: service.status,
+                body_contains: service.body_contains.clone(),
+                answer: BTreeMap::new(),
+            },
             latency_max: service.latency_max,
             certificate_warning: service.certificate_warning,
             keep_connection: service.keep_connection,
@@ -183,7 +190,7 @@ impl Expected {
             }
             return Err(Mismatch::Answer(why));
         }
-        if self.body_contains.is_none() && !read_all {
+        if self.body_contains.is_none() && self.answer.is_empty() && !read_all {
             return Ok(());
         }
         let mut body = Vec::new();
@@ -200,17 +207,47 @@ impl Expected {
                 one_line(wanted, 80),
                 one_line(&String::from_utf8_lossy(&body[..body.len().min(400)]), 80),
             ))),
-            Some(_) | None => Ok(()),
+            Some(_) | None => self.compare_json(status, &body),
         }
+    }
+
+    fn compare_json(&self, status: StatusCode, body: &[u8]) -> Result<(), Mismatch> {
+        if self.answer.is_empty() {
+            return Ok(());
+        }
+        let status = status.as_u16();
+        let json: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+            let begins = one_line(&String::from_utf8_lossy(&body[..body.len().min(400)]), 80);
+            Mismatch::Answer(format!("answered {status}, but no JSON ({error}); it begins with `{begins}`"))
+        })?;
+        for (pointer, wanted) in &self.answer {
+            let found = json.pointer(pointer).filter(|found| !found.is_null());
+            let is_right = match found {
+                None => false,
+                Some(_) if wanted == "*" => true,
+                Some(serde_json::Value::String(text)) => text == wanted,
+                Some(other) => {
+                    let text = other.to_string();
+                    text == *wanted
+                }
+            };
+            if !is_right {
+                let found =
+                    found.map_or("nothing".to_owned(), |found| format!("`{}`", one_line(&found.to_string(), 80)));
+                return Err(Mismatch::Answer(format!(
+                    "answered {status}, with {found} at {pointer}, expected `{wanted}`"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// For people.
     pub(super) fn describe(&self) -> String {
         let status = StatusCode::from_u16(self.status).map_or_else(|_| self.status.to_string(), |s| s.to_string());
-        match &self.body_contains {
-            Some(text) => format!("{status}, containing `{}`", one_line(text, 80)),
-            None => status,
-        }
+        let contains = self.body_contains.iter().map(|text| format!("containing `{}`", one_line(text, 80)));
+        let holds = self.answer.iter().map(|(pointer, value)| format!("with `{}` at {pointer}", one_line(value, 80)));
+        [status].into_iter().chain(contains).chain(holds).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -219,6 +256,6 @@ fn contains(body: &[u8], wanted: &[u8]) -> bool {
 }
 
 /// Latencies are too short for whole seconds.
-fn exact(duration: Duration) -> String {
+pub(super) fn exact(duration: Duration) -> String {
     format!("{} ms", duration.as_millis())
 }

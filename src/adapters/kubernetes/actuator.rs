@@ -70,6 +70,26 @@ impl KubernetesActuator {
         pods::running(&hand, self.namespace(cluster)?, running_min).await
     }
 
+    /// Whether every configured workload has the ready replicas that it needs while its cluster serves; for a check of the
+    /// end state.
+    pub async fn workloads_ready(&self, cluster: &InstanceId) -> Result<String, Setback> {
+        let hand = self.hand(cluster, None).await?;
+        let namespace = self.namespace(cluster)?;
+        let workloads =
+            self.config.clusters.get(&cluster.component).map(|of| of.workloads.as_slice()).unwrap_or_default();
+        let asked = workloads.iter().map(|of| scale::workload(&hand, namespace, of.kind, &of.name));
+        let (mut well, mut short) = (Vec::new(), Vec::new());
+        for (of, found) in workloads.iter().zip(futures::future::try_join_all(asked).await?) {
+            let ready = if found.is_observed() { found.ready() } else { 0 };
+            let seen = format!("{} {} of {}", of.name, ready, of.active);
+            if ready < of.active { &mut short } else { &mut well }.push(seen);
+        }
+        if short.is_empty() {
+            return Ok(format!("ready: {}", well.join(", ")));
+        }
+        Err(Setback::NotYet(format!("too few replicas are ready: {}", short.join(", "))))
+    }
+
     async fn hand<'a>(&'a self, cluster: &InstanceId, permit: Option<&'a Permit>) -> Result<Hand<'a>, Setback> {
         let cluster = self.clusters.get(cluster).ok_or_else(|| {
             Setback::Refused(format!("the configuration has no cluster {cluster}; add it or abort the plan"))

@@ -1,5 +1,7 @@
 //! Proofs: that a server takes writes, that a standby has everything, that a query answers as expected.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryRow;
@@ -12,6 +14,7 @@ use super::session::Session;
 use crate::adapters::connect::one_line;
 use crate::adapters::{CatchUp, Endpoint, WriteProof};
 use crate::config::schema::SqlCheck;
+use crate::domain::time::human;
 use crate::domain::{InstanceId, RegionId};
 use crate::ports::Setback;
 
@@ -102,14 +105,16 @@ impl Postgres {
     pub async fn check(&self, check: &SqlCheck, region: &RegionId) -> Result<String, Setback> {
         let instance = InstanceId { component: check.database.clone(), region: region.clone() };
         let session = self.open(&instance, self.until(None)?).await?;
-        let rows = session.rows(&check.query).await.map_err(|trouble| trouble.setback(&instance))?;
+        session.rows(&session.statement_timeout()).await.map_err(|trouble| trouble.setback(&instance))?;
+        let query = match check.newest_within {
+            Some(_) => age_of_newest(&check.query),
+            None => check.query.clone(),
+        };
+        let rows = session.rows(&query).await.map_err(|trouble| trouble.setback(&instance))?;
         let answer = rows.first().filter(|row| !row.is_empty()).and_then(|row| row.get(0));
-        let shown = answer.map_or("nothing".to_owned(), |answer| format!("`{}`", one_line(answer, 100)));
-        match &check.equals {
-            None => Ok(format!("{instance} answered {shown}")),
-            Some(expected) if answer == Some(expected.as_str()) => Ok(format!("{instance} answered {shown}")),
-            Some(expected) => Err(Setback::NotYet(format!("{instance} answered {shown}, expected `{expected}`"))),
-        }
+        judge(check, answer)
+            .map(|seen| format!("{instance} answered {seen}"))
+            .map_err(|wrong| Setback::NotYet(format!("{instance} answered {wrong}")))
     }
 
     async fn source_position(&self, source: &InstanceId, until: Instant) -> Result<u64, Setback> {
@@ -157,6 +162,42 @@ impl CatchUp for Postgres {
     }
 }
 
+/// How many seconds ago the time is that a query answers with, by the server's clock, and the time itself.
+fn age_of_newest(query: &str) -> String {
+    let query = query.trim().trim_end_matches(';');
+    format!("SELECT extract(epoch FROM clock_timestamp() - newest.at) FROM ({query}) AS newest(at)")
+}
+
+/// Whether the answer is what the check expects; both ways what it was.
+fn judge(check: &SqlCheck, answer: Option<&str>) -> Result<String, String> {
+    let shown = answer.map_or("nothing".to_owned(), |answer| format!("`{}`", one_line(answer, 100)));
+    if let Some(expected) = &check.equals {
+        let is_right = answer == Some(expected.as_str());
+        return if is_right { Ok(shown) } else { Err(format!("{shown}, expected `{expected}`")) };
+    }
+    let number = || {
+        let number = answer.and_then(|answer| answer.trim().parse::<f64>().ok());
+        number.ok_or_else(|| format!("{shown}, which is no number"))
+    };
+    if let Some(within) = check.newest_within {
+        let Some(_) = answer else { return Err("no row with a time".to_owned()) };
+        let age = Duration::try_from_secs_f64(number()?.max(0.0)).unwrap_or(Duration::MAX);
+        let told = format!("that the newest is {} old", human(age));
+        return if age <= within { Ok(told) } else { Err(format!("{told}, expected {} at most", human(within))) };
+    }
+    if let Some(min) = check.min
+        && number()? < min
+    {
+        return Err(format!("{shown}, expected {min} or more"));
+    }
+    if let Some(max) = check.max
+        && number()? > max
+    {
+        return Err(format!("{shown}, expected {max} or less"));
+    }
+    Ok(shown)
+}
+
 /// The end of what was inserted, not only of what was written out: a commit that did not wait for its flush
 /// (`synchronous_commit = off`) is written out within moments, and must not be lost either.
 const SOURCE: &str = "\
@@ -197,6 +238,26 @@ fn no_position(instance: &InstanceId) -> Setback {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(expects: &str) -> SqlCheck {
+        toml::from_str(&format!("database = 'main'\nquery = 'SELECT 1'\n{expects}")).expect("a check")
+    }
+
+    #[test]
+    fn an_answer_is_judged_as_a_text_a_number_or_an_age() {
+        assert!(judge(&check(""), None).is_ok(), "any answer will do");
+        assert!(judge(&check("equals = 'f'"), Some("f")).is_ok());
+        assert_eq!(judge(&check("equals = 'f'"), Some("t")), Err("`t`, expected `f`".into()));
+        assert!(judge(&check("min = 1"), Some("12")).is_ok());
+        assert_eq!(judge(&check("min = 1"), Some("0")), Err("`0`, expected 1 or more".into()), "an empty table");
+        assert_eq!(judge(&check("min = 1"), None), Err("nothing, which is no number".into()));
+        assert_eq!(judge(&check("min = 1\nmax = 2.5"), Some("3")), Err("`3`, expected 2.5 or less".into()));
+        assert!(judge(&check("newest_within = '1m'"), Some("59.5")).is_ok());
+        assert!(judge(&check("newest_within = '1m'"), Some("-2")).is_ok(), "a clock that is a little ahead");
+        let old = judge(&check("newest_within = '1m'"), Some("61")).expect_err("too old");
+        assert_eq!(old, "that the newest is 1 min 01 s old, expected 1 min at most");
+        assert_eq!(judge(&check("newest_within = '1m'"), None), Err("no row with a time".into()));
+    }
 
     #[test]
     fn a_page_header_is_not_something_to_wait_for() {

@@ -7,7 +7,7 @@ use super::instances::instances;
 use super::next::next;
 use super::observers::observers;
 use super::table::{columns_of, paragraph};
-use super::{Ink, Palette, Symbol};
+use super::{Column, Ink, Palette, Symbol, Table};
 use crate::decide::{Guard, PendingStatus, Severity, Status};
 use crate::domain::Mode;
 use crate::domain::time::human;
@@ -45,6 +45,10 @@ pub fn status(status: &Status, palette: Palette) -> String {
         section(&mut text, palette, "Observers");
         text.push_str(&observers(status, palette));
     }
+    if !status.checks.is_empty() {
+        section(&mut text, palette, "Checks of what took over");
+        text.push_str(&checks(status, palette));
+    }
     if !status.owed_fences.is_empty() {
         let (failed, quiet): (Vec<_>, Vec<_>) =
             status.owed_fences.iter().partition(|database| status.owed_fence_failures.contains_key(database));
@@ -77,6 +81,27 @@ pub fn status(status: &Status, palette: Palette) -> String {
         }
     }
     text
+}
+
+/// The checks of the end state, as they were when they were run last.
+fn checks(status: &Status, palette: Palette) -> String {
+    let mut table = Table::new(2, vec![Column::Fixed, Column::Fixed, Column::Fixed, Column::Fixed, Column::Flexible]);
+    for check in &status.checks {
+        let (symbol, ink, word) = match check.holds {
+            Some(true) => (Symbol::Good, Ink::Good, "holds"),
+            Some(false) => (Symbol::Bad, Ink::Bad, "FAILS"),
+            None => (Symbol::Unknown, Ink::Faint, "not run yet"),
+        };
+        let ago = check.ago.map(|ago| format!("{} ago", human(ago))).unwrap_or_default();
+        table.row([
+            (Ink::Plain, check.check.clone()),
+            (ink, format!("{} {word}", palette.symbol(symbol))),
+            (Ink::Faint, check.region.to_string()),
+            (Ink::Faint, ago),
+            (Ink::Plain, check.seen.clone().unwrap_or_else(|| check.expects.clone())),
+        ]);
+    }
+    table.render(palette)
 }
 
 fn heading(status: &Status, palette: Palette) -> String {

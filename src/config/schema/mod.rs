@@ -36,6 +36,7 @@ pub struct Config {
     pub degradation: Degradation,
     pub healing: Healing,
     pub zones: Zones,
+    pub verification: Verification,
     pub levels: Levels,
     pub guards: Guards,
     pub council: Council,

@@ -75,6 +75,8 @@ impl Checks {
             | Fact::TakeoverCompleted { .. }
             | Fact::RegionRevoked { .. }
             | Fact::RolesReturned { .. }
+            | Fact::CheckFailed { .. }
+            | Fact::CheckHolds { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }

@@ -63,6 +63,7 @@ const NOT_IN_A_DAY: &[(Bug, &str)] = &[
     (Bug::StaleBallotCounts, "its story"),
     (Bug::VotesByObserver, "its story: it needs two observers in one region"),
     (Bug::JumpIgnored, "its story"),
+    (Bug::BrokenCheckForgotten, "its story: nothing of the world depends on it"),
 ];
 
 /// A matter of the record in a bucket, whose own races catch it: days have a ledger with its contract, and not its objects.

@@ -46,6 +46,14 @@ impl Simulation<'_> {
                     let claims = self.world.claims(self.now, &self.vantage(n));
                     self.answer(n, takes, Input::Surveyed { asked: self.clock(n).monotonic, claims });
                 }
+                Effect::Verify { check, expects, region, .. } => {
+                    let takes = LATENCY + self.spread(Duration::from_secs(1));
+                    let (key, here) = (format!("check/{check}"), self.vantage(n));
+                    let action = Action::Verified { check: check.clone(), expects, region: region.clone() };
+                    let result =
+                        self.world.verify(self.now, &here, &key, &action).map_err(|setback| setback.to_string());
+                    self.answer(n, takes, Input::Verified { check, region, result });
+                }
                 Effect::Cancel { plan, step } => {
                     let key = format!("{plan}/{step}");
                     let Some(daemon) = self.daemon_mut(n) else { return };
@@ -116,6 +124,7 @@ impl Simulation<'_> {
             }
             effect @ (Effect::Look { .. }
             | Effect::Survey
+            | Effect::Verify { .. }
             | Effect::Cancel { .. }
             | Effect::Alarm(_)
             | Effect::AlarmCleared { .. }

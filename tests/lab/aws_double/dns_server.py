@@ -9,8 +9,8 @@ from dnslib import A, AAAA, CNAME, NS, QTYPE, RCODE, RR, TXT
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 from . import route53
 
-mode = "ok"
-REFERENCE = "ref.example."
+mode, address = "ok", "127.0.0.1"
+REFERENCE, AUTHORITIES = "ref.example.", ".awsdns-"
 
 
 def set_mode(wanted):
@@ -22,6 +22,8 @@ def set_mode(wanted):
 
 
 def serve(port, host="127.0.0.1"):
+    global address
+    address = host
     quiet = DNSLogger(log="-request,-reply,-truncated,-error", prefix=False)
     for tcp in (False, True):
         DNSServer(Resolver(), port=port, address=host, tcp=tcp, logger=quiet).start_thread()
@@ -39,6 +41,10 @@ class Resolver(BaseResolver):
         if name == REFERENCE or name.endswith("." + REFERENCE):
             if kind == "A":
                 reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A("192.0.2.1"), ttl=5))
+            return reply
+        if AUTHORITIES in name:                        # the names that Route 53 gives to a zone's own servers: all of them are here
+            if kind == "A":
+                reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A(address), ttl=5))
             return reply
         zone = route53.zone_of(name)
         if zone is None:
