@@ -17,11 +17,10 @@ use super::render::{Column, Ink, Palette, Symbol, Table};
 use super::{Exit, Failure, Outcome, Terminal};
 use crate::adapters::world;
 use crate::config::Loaded;
-use crate::config::schema::Check;
 use crate::daemon::clock::SystemClock;
 use crate::decide::Status;
 use crate::domain::time::{friendly, human};
-use crate::domain::{ComponentId, RegionId};
+use crate::domain::{CheckPolicy, ComponentId, RegionId};
 use crate::plan::Action;
 use crate::ports::{Actuator, Clock, Setback};
 
@@ -41,12 +40,12 @@ pub(super) async fn run(args: &VerifyArgs, terminal: Terminal) -> Outcome {
         None => ask_placement(&args.daemon).await?,
     };
     let mut checks = Vec::new();
-    for (name, check) in wanted {
+    for check in wanted {
         let region = match &args.region {
             Some(region) => known_region(&loaded, region)?,
-            None => region_of(name, check, &placement)?,
+            None => region_of(check, &placement)?,
         };
-        checks.push((name.clone(), check.clone(), region));
+        checks.push((check.clone(), region));
     }
     let suite = Suite::run(&loaded, checks, args.wait).await?;
     if args.json {
@@ -58,20 +57,20 @@ pub(super) async fn run(args: &VerifyArgs, terminal: Terminal) -> Outcome {
 }
 
 /// The checks that are asked for; all of them where none is named.
-fn wanted<'a>(loaded: &'a Loaded, names: &[String]) -> Result<Vec<(&'a String, &'a Check)>, Failure> {
-    let all = &loaded.config.checks;
+fn wanted<'a>(loaded: &'a Loaded, names: &[String]) -> Result<Vec<&'a CheckPolicy>, Failure> {
+    let all = &loaded.policy.checks;
     if all.is_empty() {
         let why = anyhow!("the configuration has no checks, so nothing would be proven");
         return Err(Failure::new(Exit::Configuration, why).hint("add [checks.NAME], see docs/verification.md"));
     }
-    if let Some(unknown) = names.iter().find(|name| !all.contains_key(*name)) {
-        let known: Vec<&str> = all.keys().map(String::as_str).collect();
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|check| check.name == **name)) {
+        let known: Vec<&str> = all.iter().map(|check| check.name.as_str()).collect();
         return Err(Failure::new(
             Exit::Usage,
             anyhow!("there is no check `{unknown}`; there are {}", known.join(", ")),
         ));
     }
-    Ok(all.iter().filter(|(name, _)| names.is_empty() || names.contains(name)).collect())
+    Ok(all.iter().filter(|check| names.is_empty() || names.contains(&check.name)).collect())
 }
 
 /// Where everything is served now: the daemon knows.
@@ -96,21 +95,14 @@ fn known_region(loaded: &Loaded, region: &RegionId) -> Result<RegionId, Failure>
     Err(Failure::new(Exit::Usage, anyhow!("there is no region `{region}`; there are {}", known.join(" and "))))
 }
 
-/// The region that has to satisfy a check: that of what it is about, or else the one that serves everything.
-fn region_of(name: &str, check: &Check, placement: &Placement) -> Result<RegionId, Failure> {
-    let about = check.about().into_iter().chain(&check.after).find_map(|component| placement.get(component));
-    if let Some(region) = about {
-        return Ok(region.clone());
-    }
-    let serving: BTreeSet<&RegionId> = placement.values().collect();
-    match Vec::from_iter(serving).as_slice() {
-        [region] => Ok((*region).clone()),
-        several => {
-            let several: Vec<&str> = several.iter().map(|region| region.as_str()).collect();
-            let why = anyhow!("{name} is about no component, and {} serve something", several.join(" and "));
-            Err(Failure::new(Exit::Usage, why).hint("name the region with --region"))
-        }
-    }
+/// The region that has to satisfy a check.
+fn region_of(check: &CheckPolicy, placement: &Placement) -> Result<RegionId, Failure> {
+    check.region_in(placement).cloned().ok_or_else(|| {
+        let serving: BTreeSet<&str> = placement.values().map(RegionId::as_str).collect();
+        let serving = Vec::from_iter(serving).join(" and ");
+        let why = anyhow!("{} is about no component, and {serving} serve something", check.name);
+        Failure::new(Exit::Usage, why).hint("name the region with --region")
+    })
 }
 
 /// What came of all the checks.
@@ -137,18 +129,15 @@ struct Checked {
 }
 
 impl Suite {
-    async fn run(loaded: &Loaded, checks: Vec<(String, Check, RegionId)>, wait: Duration) -> Result<Self, Failure> {
+    async fn run(loaded: &Loaded, checks: Vec<(CheckPolicy, RegionId)>, wait: Duration) -> Result<Self, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let config = Arc::new(loaded.config.clone());
         let adapters =
             world::build(&config, &loaded.policy, &clock).map_err(|error| Failure::new(Exit::Configuration, error))?;
         let limit = config.deadlines.verify;
-        let expects: BTreeMap<&str, &str> =
-            loaded.policy.checks.iter().map(|check| (check.name.as_str(), check.expects.as_str())).collect();
         let mut pending: FuturesUnordered<_> = checks
             .into_iter()
-            .map(|(check, _, region)| {
-                let expects = expects.get(check.as_str()).copied().unwrap_or_default().to_owned();
+            .map(|(CheckPolicy { name: check, expects, .. }, region)| {
                 let action =
                     Action::Verified { check: check.clone(), expects: expects.clone(), region: region.clone() };
                 let actuator = adapters.actuator.clone();
@@ -272,16 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn a_check_is_run_where_what_it_is_about_is_served() {
-        let check = |text: &str| toml::from_str::<Check>(text).expect("a check");
+    fn where_two_regions_serve_a_person_says_which_is_meant() {
         let placement = Placement::from([("database".into(), "west".into()), ("kubernetes".into(), "east".into())]);
-        let region = |text: &str| region_of("it", &check(text), &placement).map(|region| region.to_string());
-        assert_eq!(region("canary = { component = 'database' }").ok().as_deref(), Some("west"));
-        assert_eq!(region("after = ['kubernetes']\nhttp = { url = 'http://x' }").ok().as_deref(), Some("east"));
-        let unclear = region("http = { url = 'http://x' }").expect_err("two regions serve");
-        assert!(unclear.report().contains("--region"), "{}", unclear.report());
-        let everything = Placement::from([("database".into(), "west".into())]);
-        let alone = region_of("it", &check("http = { url = 'http://x' }"), &everything);
-        assert_eq!(alone.ok().map(|region| region.to_string()).as_deref(), Some("west"));
+        let check = CheckPolicy { name: "it".to_owned(), expects: String::new(), after: BTreeSet::new(), about: None };
+        let unclear = region_of(&check, &placement).expect_err("two regions serve").report();
+        assert!(unclear.contains("east and west") && unclear.contains("--region"), "{unclear}");
     }
 }

@@ -408,6 +408,10 @@ impl Draft<'_> {
         if let Some(at) = self.soft.watches.changes_at(&self.soft.limits, now) {
             self.wake(at, "a verdict goes stale or a recovery is complete");
         }
+        // Who falls silent may be the one without whom nothing can be decided any more.
+        if let Some(at) = self.soft.council.stale_at(self.policy.council.ballot_fresh, now) {
+            self.wake(at, "a ballot ceases to count");
+        }
         if let Some(pause) = &self.hard.paused {
             let left = self.hard.time_left(pause.stamp, pause.until, self.now);
             if left.is_zero() {

@@ -78,13 +78,8 @@ impl Draft<'_> {
     /// The checks of what is served elsewhere than in the primary region, with where that is.
     fn checks_away_from_home(&self) -> Vec<(CheckPolicy, RegionId)> {
         let Some(home) = self.policy.primary() else { return Vec::new() };
-        let placement = &self.hard.placement;
-        let serving: BTreeSet<&RegionId> = placement.values().collect();
-        let only = serving.first().copied().filter(|_| serving.len() == 1);
-        let region_of = |check: &CheckPolicy| {
-            let about = check.about.iter().chain(&check.after).find_map(|component| placement.get(component));
-            about.or(only).filter(|region| *region != home).cloned()
-        };
+        let region_of =
+            |check: &CheckPolicy| check.region_in(&self.hard.placement).filter(|region| *region != home).cloned();
         self.policy.checks.iter().filter_map(|check| Some((check.clone(), region_of(check)?))).collect()
     }
 

@@ -9,6 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod check;
+mod council;
+
+pub use check::CheckPolicy;
+pub use council::{CouncilPolicy, RolePolicy};
+
 use super::time::friendly;
 use super::{ComponentId, InstanceId, ObserverId, ReferenceId, RegionId};
 
@@ -399,63 +405,6 @@ pub struct GuardPolicy {
     pub unwind_once_per: Duration,
 }
 
-/// Several observers that decide together.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct CouncilPolicy {
-    /// Every observer and where it stands, this one too. Empty where there is only one.
-    pub observers: BTreeMap<ObserverId, RegionId>,
-    /// How many regions have to say the same; none means a majority of those with observers.
-    pub votes: Option<u32>,
-    /// A ballot that has not changed for this long does not count.
-    #[serde(with = "friendly")]
-    pub ballot_fresh: Duration,
-    /// For so long an observer inside a region that sees it alive forbids leaving it; after that a person is asked.
-    #[serde(with = "friendly")]
-    pub witness_hold: Duration,
-    /// A new leader waits this long before it acts: the longest mutating call that the former one may have under way.
-    #[serde(with = "friendly")]
-    pub takeover_wait: Duration,
-}
-
-impl CouncilPolicy {
-    /// There is nobody else.
-    pub fn is_alone(&self) -> bool {
-        self.observers.len() < 2
-    }
-
-    /// The regions that have a vote.
-    pub fn regions(&self) -> BTreeSet<&RegionId> {
-        self.observers.values().collect()
-    }
-
-    /// How many regions have to say the same.
-    pub fn needed(&self) -> usize {
-        let regions = self.regions().len();
-        let majority = regions / 2 + 1;
-        self.votes.map_or(majority, |votes| usize::try_from(votes).unwrap_or(majority)).clamp(1, regions.max(1))
-    }
-}
-
-/// Roles: a region that is cut off stops by itself, and everybody else knows by when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolePolicy {
-    /// A role is answered for no longer than this after the question was sent whose answer confirmed it.
-    #[serde(with = "friendly")]
-    pub self_fence_after: Duration,
-    /// Whoever asks for a role asks again within this.
-    #[serde(with = "friendly")]
-    pub check_period: Duration,
-}
-
-impl RolePolicy {
-    /// How long after a role was taken away, durably, somebody may still act by it; with `demotion` to make a database
-    /// refuse writes. Five per cent more than that: no two clocks are equally fast, and
-    /// one may be two per cent too fast while the other is as much too slow.
-    pub fn wait(&self, demotion: Duration) -> Duration {
-        (self.self_fence_after + self.check_period + demotion) * 105 / 100
-    }
-}
-
 /// How long each kind of step may take. Cited in `config/default.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -491,20 +440,6 @@ pub struct Deadlines {
     pub manifests: Duration,
     #[serde(with = "friendly")]
     pub verify: Duration,
-}
-
-/// A check of the end state, run after a failover.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckPolicy {
-    /// Its name in the configuration.
-    pub name: String,
-    /// One line for people: what is expected.
-    pub expects: String,
-    /// Runs after the failover of these components; empty means only after a regional one.
-    pub after: BTreeSet<ComponentId>,
-    /// What it looks at, where that is one component.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub about: Option<ComponentId>,
 }
 
 /// Everything the core knows of the operators' wishes.

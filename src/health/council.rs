@@ -110,9 +110,10 @@ impl Council {
         }
     }
 
-    /// The next moment at which a ballot that counts ceases to.
+    /// The first moment at which a ballot that counts has ceased to, unless another one is heard before.
     pub fn stale_at(&self, fresh: Duration, now: Duration) -> Option<Duration> {
-        self.seats.values().map(|seat| seat.heard + fresh).filter(|at| *at >= now).min()
+        let counting = self.seats.values().filter(|seat| !seat.is_void);
+        counting.map(|seat| seat.heard + fresh + Duration::from_nanos(1)).filter(|at| *at > now).min()
     }
 
     /// Every instance that somebody calls failing.

@@ -21,6 +21,8 @@ pub(super) const LASTS: Duration = Duration::from_secs(2 * 3600);
 const SIMPLE_EVERY: u64 = 16;
 /// Which of them.
 const SIMPLE_AT: u64 = 2;
+/// What tells the die of [`Teller::break_a_check`] from that of the rest of the day.
+const CHECK_BREAKS: u64 = 0xc4ec;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
@@ -28,7 +30,7 @@ const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
     let is_simple = seed % SIMPLE_EVERY == SIMPLE_AT;
     let dice = Dice::new(seed);
-    let mut teller = Teller { policy, dice, mode: None, is_new: false, is_simple, lines: Vec::new() };
+    let mut teller = Teller { policy, seed, dice, mode: None, is_new: false, is_simple, lines: Vec::new() };
     teller.tell();
     let mut text = String::new();
     let on_top = if teller.dice.below(2) == 0 { now_and_then } else { &[] };
@@ -45,6 +47,7 @@ pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> Stri
 
 struct Teller<'a> {
     policy: &'a Policy,
+    seed: u64,
     dice: Dice,
     /// Where it is not automatic.
     mode: Option<&'static str>,
@@ -91,6 +94,18 @@ impl Teller<'_> {
             self.episode(at);
         }
         self.calm();
+        self.break_a_check();
+    }
+
+    /// Long after a failover, what took over stops to satisfy its checks for a while. By a die of its own: it is told after
+    /// everything else.
+    fn break_a_check(&mut self) {
+        let mut dice = Dice::new(self.seed ^ CHECK_BREAKS);
+        if dice.below(4) == 0 {
+            let at = CALM_FROM + 600 + dice.below(120);
+            self.lines.push((at, "verify refuses 503".to_owned()));
+            self.lines.push((at + 340 + dice.below(60), "verify works".to_owned()));
+        }
     }
 
     /// One trouble, and what comes along with it.

@@ -162,7 +162,7 @@ impl CatchUp for Postgres {
     }
 }
 
-/// How many seconds ago the time is that a query answers with, by the server's clock, and the time itself.
+/// How many seconds ago the time is that a query answers with, by the server's clock.
 fn age_of_newest(query: &str) -> String {
     let query = query.trim().trim_end_matches(';');
     format!("SELECT extract(epoch FROM clock_timestamp() - newest.at) FROM ({query}) AS newest(at)")
