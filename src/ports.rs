@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::decide::{Alarm, Command, Frame};
-use crate::domain::{LedgerId, Now, Observation, ObserverId, RegionId};
+use crate::decide::{Alarm, Command, Divergence, Frame, RecoveryPoint};
+use crate::domain::{InstanceId, LedgerId, Now, Observation, ObserverId, RegionId};
 use crate::health::Ballot;
 use crate::ledger::LedgerError;
 pub use crate::ledger::{Durable, Permit, PermitExpired};
@@ -321,6 +321,19 @@ impl std::fmt::Display for Term {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "epoch {} since {}", self.epoch, self.since)
     }
+}
+
+/// By table, how far its rows had come.
+pub type Watermarks = BTreeMap<String, Option<String>>;
+
+/// What a promotion lost, asked of the databases themselves. Nothing is changed.
+#[async_trait]
+pub trait Losses: Send + Sync {
+    /// How far a database had come when it was promoted.
+    async fn recovery_point(&self, database: &InstanceId) -> Result<RecoveryPoint, Setback>;
+
+    /// What an old primary holds beyond `watermarks`.
+    async fn divergence(&self, database: &InstanceId, watermarks: &Watermarks) -> Result<Divergence, Setback>;
 }
 
 /// Who is in charge of a deployment, as a mark in the deployment itself: it stops a second failoverd with another

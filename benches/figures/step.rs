@@ -138,7 +138,11 @@ fn outcome(effect: Effect) -> Option<Input> {
         Effect::Survey | Effect::Claim { .. } => {
             Some(Input::Surveyed { asked: Duration::MAX, claims: BTreeMap::new() })
         }
-        Effect::Cancel { .. } | Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. } => None,
+        Effect::Measure { .. }
+        | Effect::Cancel { .. }
+        | Effect::Alarm(_)
+        | Effect::AlarmCleared { .. }
+        | Effect::Reply { .. } => None,
     }
 }
 

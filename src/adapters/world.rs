@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::config::schema::Check;
 use crate::domain::{InstanceId, Kind, Policy, Probing, ReferenceId, RegionId, Role};
 use crate::plan::Action;
-use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Probe, ReferenceProbe, Setback};
+use crate::ports::{Actuator, Claim, Claims, Clock, Look, Losses, Permit, Probe, ReferenceProbe, Setback};
 
 /// All adapters of one configuration.
 pub struct Adapters {
@@ -34,6 +34,8 @@ pub struct Adapters {
     pub actuator: Arc<dyn Actuator>,
     /// Who is in charge.
     pub claims: Arc<dyn Claims>,
+    /// What promotions lost.
+    pub losses: Arc<dyn Losses>,
 }
 
 impl std::fmt::Debug for Adapters {
@@ -96,8 +98,9 @@ pub fn build(config: &Arc<Config>, policy: &Policy, clock: &Arc<dyn Clock>) -> R
             .map_err(|why| Unusable::Address { what: format!("reference {id}"), why })?;
         references.push((id.clone(), of.probing, Box::new(probe)));
     }
+    let losses = Arc::new(parts.postgres.clone());
     let (actuator, claims) = parts.actors();
-    Ok(Adapters { probes, references, actuator, claims })
+    Ok(Adapters { probes, references, actuator, claims, losses })
 }
 
 struct Parts {
@@ -220,6 +223,7 @@ impl Everything {
                     &self.redis
                 }
             }
+            Action::CaughtUp { .. } => &self.postgres,
             Action::StorageReachable { .. } | Action::Traffic { .. } => &self.aws,
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
@@ -274,6 +278,7 @@ impl Checks {
             | Action::Replicas { .. }
             | Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

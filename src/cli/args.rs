@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
+use super::switchover::SwitchoverArgs;
+use super::verify::VerifyArgs;
 use super::{Colour, Exit, Failure};
 use crate::config::{self, Loaded};
 use crate::domain::time::parse_duration;
@@ -221,6 +223,21 @@ Examples:
     )]
     Failover(FailoverArgs),
 
+    /// Move what is well by plan, without losing a write
+    #[command(
+        display_order = 22,
+        after_help = "Refused unless every standby is ready and every database can be fenced. Scales the standby up,
+fences the database, waits until its standby has every write, promotes, and moves the traffic.
+Where that does not go, all of it is taken back; where the region is lost meanwhile, it goes on
+as a failover.
+
+Examples:
+  failoverd plan --if switchover            what it would do
+  failoverd switchover --from us-east-1 --reason \"quarterly exercise\"
+  failoverd switchover --from us-east-1 --component database --reason \"maintenance, change 4711\""
+    )]
+    Switchover(SwitchoverArgs),
+
     /// Approve the plan of an incident as it was shown
     #[command(
         display_order = 23,
@@ -376,26 +393,6 @@ pub struct PlanArgs {
     /// Question.
     #[command(flatten)]
     pub read: ReadArgs,
-}
-
-/// `verify`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct VerifyArgs {
-    /// Only these checks [default: all of them]
-    #[arg(value_name = "CHECK")]
-    pub checks: Vec<String>,
-    /// The region that has to satisfy them [default: the one that serves what each is about]
-    #[arg(long, value_name = "REGION")]
-    pub region: Option<RegionId>,
-    /// Try again what does not hold yet, for this long
-    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
-    pub wait: Duration,
-    /// Print JSON, for programs
-    #[arg(long)]
-    pub json: bool,
-    /// The configuration, and the daemon.
-    #[command(flatten)]
-    pub daemon: DaemonArgs,
 }
 
 /// `failover`.

@@ -269,6 +269,7 @@ impl Seen {
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Fenced { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

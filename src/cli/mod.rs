@@ -18,8 +18,9 @@ pub mod replay;
 pub mod run;
 pub mod simulate;
 mod status;
+pub(crate) mod switchover;
 mod terminal;
-mod verify;
+pub(crate) mod verify;
 mod watch;
 
 use std::io::Write as _;
@@ -124,6 +125,7 @@ async fn ask(command: DaemonCommand, terminal: Terminal) -> Outcome {
         DaemonCommand::Status(args) => status::status(&args, terminal).await,
         DaemonCommand::Explain(args) => explain::explain(&args, terminal).await,
         DaemonCommand::Failover(args) => order::failover(args, terminal).await,
+        DaemonCommand::Switchover(args) => switchover::run(args, terminal).await,
         DaemonCommand::Approve(args) => {
             let order = Order::Approve {
                 by: order::by(&args.order),

@@ -16,6 +16,7 @@ use crate::ports::Clock;
 /// The losses that are not a component.
 const REGIONAL_OUTAGE: &str = "regional-outage";
 const DEGRADATION: &str = "degradation";
+const SWITCHOVER: &str = "switchover";
 const WORKLOAD: &str = "workload:";
 const ZONE: &str = "zone:";
 
@@ -43,6 +44,8 @@ enum What {
     Component(ComponentId),
     Region,
     Degradation,
+    /// Nothing is lost.
+    Switchover(Option<ComponentId>),
     Workload(String),
     Zone(String),
 }
@@ -52,6 +55,7 @@ impl Loss {
         let what = match text {
             REGIONAL_OUTAGE => What::Region,
             DEGRADATION => What::Degradation,
+            SWITCHOVER => What::Switchover(None),
             other => match (other.strip_prefix(WORKLOAD), other.strip_prefix(ZONE)) {
                 (Some(workload), _) => What::Workload(workload.to_owned()),
                 (None, Some(zone)) => What::Zone(zone.to_owned()),
@@ -66,12 +70,18 @@ impl Loss {
         Self { what: component.map_or(What::Region, What::Component), from: Some(from) }
     }
 
+    /// No loss at all: a planned move.
+    pub(super) fn planned(component: Option<ComponentId>, from: RegionId) -> Self {
+        Self { what: What::Switchover(component), from: Some(from) }
+    }
+
     /// The loss, where the region that it is about is known.
     pub(super) fn of(&self, region: &RegionId) -> Scope {
         match &self.what {
             What::Component(component) => Scope::Component(component.clone()),
             What::Region => Scope::Region(region.clone()),
             What::Degradation => Scope::Degradation(region.clone()),
+            What::Switchover(component) => Scope::Switchover { region: region.clone(), component: component.clone() },
             What::Workload(workload) => Scope::Workload(workload.clone()),
             What::Zone(zone) => Scope::Zone { region: region.clone(), zone: zone.clone() },
         }
@@ -85,7 +95,9 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let scope = match &loss.what {
         What::Component(component) => Scope::Component(component.clone()),
         What::Workload(workload) => Scope::Workload(workload.clone()),
-        What::Region | What::Degradation | What::Zone(_) => loss.of(&lost_region(&placement, loss.from.as_ref())?),
+        What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
+            loss.of(&lost_region(&placement, loss.from.as_ref())?)
+        }
     };
     let now = SystemClock.now();
     let adopted = Fact::PlacementAdopted { placement, by: "a dry run".to_owned() };
@@ -95,7 +107,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
         Failure::because(Exit::No, why).hint(format!(
-            "--if takes {REGIONAL_OUTAGE}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME or a component: {}",
+            "--if takes {REGIONAL_OUTAGE}, {SWITCHOVER}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME or a component: {}",
             known.join(", ")
         ))
     })?;
@@ -150,7 +162,7 @@ pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure>
     let path = match &loss.what {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),
-        What::Region | What::Degradation | What::Zone(_) => {
+        What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
             let region = lost_region(&status.placement, loss.from.as_ref())?;
@@ -158,6 +170,10 @@ pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure>
             match &loss.what {
                 What::Zone(zone) => format!("/v1/plan?if=zone:{region}/{}", escape(zone)),
                 What::Degradation => format!("/v1/plan?if=degradation:{region}"),
+                What::Switchover(None) => format!("/v1/plan?if=switchover:{region}"),
+                What::Switchover(Some(component)) => {
+                    format!("/v1/plan?if=switchover:{region}/{}", escape(component.as_str()))
+                }
                 What::Region | What::Component(_) | What::Workload(_) => format!("/v1/plan?if=region:{region}"),
             }
         }

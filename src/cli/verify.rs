@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::args::{DaemonArgs, VerifyArgs, load};
+use super::args::{DaemonArgs, load};
 use super::client::Daemon;
 use super::render::{Column, Ink, Palette, Symbol, Table};
 use super::{Exit, Failure, Outcome, Terminal};
@@ -19,7 +19,7 @@ use crate::adapters::world;
 use crate::config::Loaded;
 use crate::daemon::clock::SystemClock;
 use crate::decide::Status;
-use crate::domain::time::{friendly, human};
+use crate::domain::time::{friendly, human, parse_duration};
 use crate::domain::{CheckPolicy, ComponentId, RegionId};
 use crate::plan::Action;
 use crate::ports::{Actuator, Clock, Setback};
@@ -30,6 +30,26 @@ const AGAIN: Duration = Duration::from_secs(1);
 const KEY: &str = "verify";
 
 type Placement = BTreeMap<ComponentId, RegionId>;
+
+/// `verify`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct VerifyArgs {
+    /// Only these checks [default: all of them]
+    #[arg(value_name = "CHECK")]
+    pub checks: Vec<String>,
+    /// The region that has to satisfy them [default: the one that serves what each is about]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<RegionId>,
+    /// Try again what does not hold yet, for this long
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
+    pub wait: Duration,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration, and the daemon.
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
 
 /// Runs the checks, all at the same time, and shows what was found. `No` unless every one of them holds.
 pub(super) async fn run(args: &VerifyArgs, terminal: Terminal) -> Outcome {

@@ -131,6 +131,7 @@ fn component(
         publications: vec![],
         unfenced_promotion: UnfencedPromotion::default(),
         fence: false,
+        fences_ahead: false,
         demotion: None,
         managed: false,
         control_plane: None,
@@ -188,6 +189,9 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                 publications: sorted(&database.publish),
                 unfenced_promotion: database.unfenced_promotion,
                 fence: database.fence.is_some(),
+                fences_ahead: database.fence.as_ref().is_some_and(|fence| {
+                    database.provider == DatabaseProvider::Postgres || fence.security_group.is_some()
+                }),
                 demotion: database.demote.as_ref().map(|demote| demote.deadline),
                 managed: database.provider == DatabaseProvider::Rds,
                 ..component(Kind::Database, fingerprints, probing, row(database.trigger))

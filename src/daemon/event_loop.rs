@@ -8,6 +8,7 @@ mod clocks;
 mod council;
 mod people;
 mod requests;
+mod unrecorded;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -320,6 +321,7 @@ impl EventLoop {
             | Input::Surveyed { .. }
             | Input::ClaimsSeen { .. }
             | Input::Verified { .. }
+            | Input::Measured { .. }
             | Input::Commanded { .. } => {}
         }
         self.step(input);
@@ -433,6 +435,7 @@ impl EventLoop {
                 effect @ (Effect::Look { .. }
                 | Effect::Survey
                 | Effect::Verify { .. }
+                | Effect::Measure { .. }
                 | Effect::Cancel { .. }
                 | Effect::Alarm(_)
                 | Effect::AlarmCleared { .. }
@@ -443,55 +446,6 @@ impl EventLoop {
             telemetry::decision_took(self.now().monotonic.saturating_sub(decided));
         }
         self.step(Input::Tick);
-    }
-
-    /// Effects that need no fact. Any other is a bug, and halts before it is performed.
-    fn perform_unrecorded(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Look { plan, step, action } => self.parts.executor.look(plan, step, action),
-                Effect::Survey => self.parts.executor.survey(),
-                Effect::Verify { check, expects, region, deadline } => {
-                    self.parts.executor.verify(check, expects, region, deadline);
-                }
-                Effect::Cancel { plan, step } => self.parts.executor.cancel(&plan, &step),
-                Effect::Alarm(alarm) => self.tell(alarm),
-                Effect::AlarmCleared { key } => self.tell_cleared(key),
-                Effect::Reply { id, answer } => {
-                    let answer = match answer {
-                        Ok(text) => Answer::InEffect(text),
-                        Err(why) => Answer::Refused(why),
-                    };
-                    self.reply(id, answer);
-                }
-                effect @ (Effect::Perform(_)
-                | Effect::Undo { .. }
-                | Effect::FenceOwed { .. }
-                | Effect::Claim { .. }) => {
-                    self.halt(format!(
-                        "an effect came without a fact, which is a bug, and was not performed: {effect:?}"
-                    ));
-                }
-            }
-        }
-    }
-
-    /// The facts of a decision are not durable: people are told, commands fail, nothing else happens.
-    fn perform_harmless(&mut self, effects: Vec<Effect>, why: &str) {
-        for effect in effects {
-            match effect {
-                Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Cancel { .. } | Effect::Survey => {
-                    self.perform_unrecorded(vec![effect]);
-                }
-                Effect::Reply { id, .. } => self.reply(id, Answer::NotRecorded(why.to_owned())),
-                Effect::Perform(_)
-                | Effect::Undo { .. }
-                | Effect::FenceOwed { .. }
-                | Effect::Claim { .. }
-                | Effect::Verify { .. }
-                | Effect::Look { .. } => {}
-            }
-        }
     }
 
     /// Stop acting, at once and until a restart: an invariant broke, or the ledger did.

@@ -14,15 +14,16 @@ use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::ensure::{Ensure, Stopped};
 use super::gate::{Closed, Gate, Permits};
 use super::supervise::panic_message;
-use crate::decide::{Input, StepOutcome, Task};
+use crate::decide::{Input, Measure, Measured, StepOutcome, Task};
 use crate::domain::time::human;
 use crate::domain::{InstanceId, LedgerId, PlanId, RegionId, StepId};
 use crate::plan::Action;
-use crate::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
+use crate::ports::{Actuator, Claim, Claims, Clock, Look, Losses, Permit, Setback, Term, Watermarks};
 use crate::telemetry;
 
 /// Looks that are under way at the same time; more wait. A plan has a few dozen steps.
@@ -39,6 +40,8 @@ pub struct World {
     pub actuator: Arc<dyn Actuator>,
     /// Who is in charge of the clusters.
     pub claims: Arc<dyn Claims>,
+    /// What promotions lost.
+    pub losses: Arc<dyn Losses>,
 }
 
 impl fmt::Debug for World {
@@ -160,6 +163,12 @@ impl Executor {
     pub fn verify(&mut self, check: String, expects: String, region: RegionId, deadline: Duration) {
         let (shared, world) = (self.shared.clone(), self.world.clone());
         self.spawn_harmless(async move { shared.verify(&world, check, expects, region, deadline).await });
+    }
+
+    /// Asks a database what came over, or what it holds beyond that; ends with `Measured`.
+    pub fn measure(&mut self, measure: Measure, watermarks: Watermarks, deadline: Duration) {
+        let (shared, world) = (self.shared.clone(), self.world.clone());
+        self.spawn_harmless(async move { shared.measure(&world, measure, watermarks, deadline).await });
     }
 
     /// Reads the claims although nobody asked; ends with `ClaimsSeen`.
@@ -380,6 +389,36 @@ impl Shared {
             Err(_elapsed) => Err(format!("no answer within {}", human(deadline))),
         };
         Some(Input::Verified { check, region, result })
+    }
+
+    async fn measure(
+        &self,
+        world: &World,
+        measure: Measure,
+        watermarks: Watermarks,
+        deadline: Duration,
+    ) -> Option<Input> {
+        // Closed never; were it, the question would merely not be counted.
+        let _turn = self.looks.acquire().await;
+        let asked = async {
+            match &measure {
+                Measure::RecoveryPoint { database } => {
+                    world.losses.recovery_point(database).await.map(Measured::RecoveryPoint)
+                }
+                Measure::Divergence { database } => {
+                    world.losses.divergence(database, &watermarks).await.map(Measured::Divergence)
+                }
+            }
+        };
+        let answer = match tokio::time::timeout(deadline, caught("measure", asked)).await {
+            Ok(Ok(answer)) => answer.map_err(|setback| setback.to_string()),
+            Ok(Err(panic)) => Err(panic),
+            Err(_elapsed) => Err(format!("no answer within {}", human(deadline))),
+        };
+        if let Err(why) = &answer {
+            warn!("{measure:?} is not known yet: {why}");
+        }
+        Some(Input::Measured { measure, answer })
     }
 
     /// Waits until the former task on the same key has ended; it was told to.

@@ -300,6 +300,7 @@ fn millis(monotonic: Duration) -> u64 {
 pub(super) fn label(command: &Command) -> &'static str {
     match command {
         Command::Failover { .. } => "failover",
+        Command::Switchover { .. } => "switchover",
         Command::Approve { .. } => "approve",
         Command::Hold { .. } => "hold",
         Command::Pause { .. } => "pause",

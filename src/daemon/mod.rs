@@ -178,7 +178,7 @@ impl Daemon {
         let (sightings, observations) = mpsc::channel::<Sighting>(OBSERVATIONS_MAX);
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES_MAX);
         let guarded_in = outcomes_in.clone();
-        let world = World { actuator: adapters.actuator, claims: adapters.claims };
+        let world = World { actuator: adapters.actuator, claims: adapters.claims, losses: adapters.losses };
         let executor = Executor::new(
             world,
             executor::Parts {

@@ -70,9 +70,9 @@ impl Reloader {
         let adapters = self.build(&config, &policy)?;
         // The old probes end first: what they see must not count for the new settings.
         self.stop_probing().await;
-        let Adapters { probes, references, actuator, claims } = adapters;
-        let reload =
-            Reload { policy_hash: policy_hash(&policy), policy: policy.clone(), world: World { actuator, claims } };
+        let Adapters { probes, references, actuator, claims, losses } = adapters;
+        let world = World { actuator, claims, losses };
+        let reload = Reload { policy_hash: policy_hash(&policy), policy: policy.clone(), world };
         match self.handle.reload(reload).await {
             Ok(()) => {
                 self.keeper.renew(config.clone());

@@ -36,7 +36,9 @@ impl Draft<'_> {
             self.forget_what_is_not_held_any_more(&id);
             self.finish_what_healed(&id);
             self.unwind_what_recovered(&id);
+            self.unwind_what_does_not_go(&id);
             self.undo(&id);
+            self.retry_what_came_about(&id);
             self.fence_what_answers(&id);
             self.start(&id);
             self.end(&id);
@@ -227,7 +229,7 @@ impl Draft<'_> {
             .iter()
             .filter(|step| incident.plan.is_wanted(&step.id))
             .filter(|step| match incident.plan.state(&step.id) {
-                StepState::Waiting => incident.plan.is_due(step) || self.is_impatient(step),
+                StepState::Waiting => incident.plan.is_due(step) || self.is_impatient(incident, step),
                 StepState::Running if self.bugs.has(Bug::StartedStepsForgotten) => false,
                 // Started by a former run: perform it again, under the same key.
                 StepState::Running => {
@@ -252,8 +254,10 @@ impl Draft<'_> {
     }
 
     /// Steps that do not wait for what they should: deliberate bugs.
-    fn is_impatient(&self, step: &Step) -> bool {
-        matches!(step.action, Action::DatabasePromoted { .. }) && self.bugs.has(Bug::PromotionBeforeFence)
+    fn is_impatient(&self, incident: &Incident, step: &Step) -> bool {
+        matches!(&step.action, Action::DatabasePromoted { from, .. } if self.bugs.has(Bug::CatchUpSkipped)
+            && incident.purpose.is_planned() && self.is_fenced(&incident.id, from))
+            || matches!(step.action, Action::DatabasePromoted { .. }) && self.bugs.has(Bug::PromotionBeforeFence)
             || matches!(step.action, Action::Traffic { .. }) && self.bugs.has(Bug::TrafficFirst)
     }
 
@@ -298,7 +302,9 @@ impl Draft<'_> {
     fn action_now(&self, id: &IncidentId, step: &Step) -> Action {
         let mut action = step.action.clone();
         if let Action::DatabasePromoted { from, lossless, .. } = &mut action {
-            *lossless = *lossless && self.is_fenced(id, from);
+            // One that is silent by the record cannot be waited for either.
+            *lossless = *lossless && self.is_fenced(id, from) && !self.hard.suspicions.contains_key(from);
+            *lossless &= !self.bugs.has(Bug::CatchUpSkipped);
         }
         action
     }
@@ -344,7 +350,10 @@ impl Draft<'_> {
         if progress.state != StepState::Running || !is_current || !self.soft.under_way.contains(&key) {
             return;
         }
-        let is_fence = incident.plan.fence_of(&step).is_some();
+        let planned = incident.purpose.is_planned();
+        // Beside one that answers, a planned move goes no further without its fence.
+        let is_owed_fence =
+            incident.plan.fence_of(&step).is_some_and(|database| !planned || !self.is_answering(&database));
         let source = incident.source.clone();
         self.forget_who_gets_clients(&definition.action);
         self.soft.under_way.remove(&key);
@@ -362,7 +371,7 @@ impl Draft<'_> {
             }
             // Replicas that do not get ready are what the restart is for.
             StepOutcome::Failed { why } | StepOutcome::OutOfReach { why }
-                if definition.best_effort || is_fence || is_first_try(&definition) =>
+                if definition.best_effort || is_owed_fence || is_first_try(&definition) =>
             {
                 self.record(Fact::StepOwed { plan, step, why });
             }

@@ -117,7 +117,11 @@ impl Draft<'_> {
                 let mended: Vec<String> = incident.plan.parts.keys().map(ToString::to_string).collect();
                 format!("healing {} in place", mended.join(", "))
             };
-            raise(id.to_string(), Severity::Page, Some(source), format!("{id}: {level} of {source}, {doing}, {state}"));
+            let is_planned = incident.purpose.is_planned();
+            let what = if is_planned { incident.purpose.to_string() } else { level.to_string() };
+            // Whoever ordered it is awake.
+            let severity = if is_planned && !incident.plan.is_stuck { Severity::Warning } else { Severity::Page };
+            raise(id.to_string(), severity, Some(source), format!("{id}: {what} of {source}, {doing}, {state}"));
             let held = self.held_of(incident);
             if !held.is_empty() {
                 raise(
@@ -146,6 +150,9 @@ impl Draft<'_> {
                 ),
             };
             raise(format!("owed-fence-{database}"), severity, Some(&database.region), text);
+        }
+        for (database, text) in self.diverged() {
+            raise(format!("diverged-{database}"), Severity::Page, Some(&database.region), text);
         }
         for ((check, region), broken) in &self.hard.broken_checks {
             raise(
@@ -434,7 +441,7 @@ impl Draft<'_> {
             .hard
             .open_incidents()
             .filter_map(|incident| incident.plan.approval.as_ref())
-            .map(|approval| self.hard.time_left(approval.stamp, approval.until, self.now))
+            .map(|approval| self.hard.time_left_for_sure(approval.stamp, approval.until, self.now))
             .filter(|left| !left.is_zero())
             .collect();
         for left in open {

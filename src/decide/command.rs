@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
-use super::judge::{Candidate, initial_placement};
+use super::judge::{Candidate, Order, initial_placement};
 use super::{Command, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
-use crate::plan::{Action, Part};
+use crate::plan::{Action, Part, Purpose};
 
 impl Draft<'_> {
     pub(super) fn command(&mut self, command: Command) -> Result<String, String> {
@@ -22,6 +22,9 @@ impl Draft<'_> {
         match command {
             Command::Failover { by, reason, from, component, force } => {
                 self.failover(format!("{by}: {reason}"), from, component, force)
+            }
+            Command::Switchover { by, reason, from, component } => {
+                self.switchover(format!("{by}: {reason}"), &from, component)
             }
             Command::Approve { by, incident, hash, accept_unfenced, accept_loss } => {
                 self.approve(by, &incident, hash, accept_unfenced, accept_loss)
@@ -69,7 +72,22 @@ impl Draft<'_> {
         component: Option<ComponentId>,
         force: bool,
     ) -> Result<String, String> {
-        if !self.policy.regions.contains_key(&source) {
+        let part = self.part_to_move(&source, component)?;
+        let id = IncidentId::from("inc-0");
+        self.draw(&id, &source, &part, Purpose::Failover, None).map_err(|no_plan| no_plan.to_string())?;
+        let candidate = Candidate::ordered(&source, part, self.now);
+        if let Some(incident) = self.hard.open_incidents().find(|i| i.source == source && i.plan.is_unwinding()) {
+            return Err(format!("{} is being undone; order it again when that has ended", incident.id));
+        }
+        if self.is_answered(&candidate) {
+            return Err(format!("an incident for {source} is open and covers it; see `failoverd status`"));
+        }
+        self.order(&candidate, Order { by: ordered_by, forced: force, purpose: Purpose::Failover })
+    }
+
+    /// What a person wants to be moved out of a region, where anything may be moved at all.
+    pub(super) fn part_to_move(&self, source: &RegionId, component: Option<ComponentId>) -> Result<Part, String> {
+        if !self.policy.regions.contains_key(source) {
             let known: Vec<&str> = self.policy.regions.keys().map(RegionId::as_str).collect();
             return Err(format!("there is no region {source}; there are {}", known.join(", ")));
         }
@@ -82,41 +100,22 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Err(guards.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }
-        let part = match component {
-            Some(component) => {
-                let policy = self
-                    .policy
-                    .components
-                    .get(&component)
-                    .ok_or_else(|| format!("there is no component {component}"))?;
-                if matches!(policy.kind, Kind::Cloud | Kind::Traffic | Kind::Holdings) {
-                    return Err(format!("{component} is not moved by itself"));
-                }
-                if self.hard.placement.get(&component) != Some(&source) {
-                    return Err(format!("{component} is not served in {source}"));
-                }
-                Part::Component(component)
-            }
-            None => Part::Region,
-        };
-        let id = IncidentId::from("inc-0");
-        self.draw(&id, &source, &part, None).map_err(|no_plan| no_plan.to_string())?;
-        let candidate = Candidate {
-            source: source.clone(),
-            failing_for: Duration::ZERO,
-            after: Duration::ZERO,
-            since: self.now.monotonic,
-            missing: None,
-            part,
-        };
-        if let Some(incident) = self.hard.open_incidents().find(|i| i.source == source && i.plan.is_unwinding()) {
-            return Err(format!("{} is being undone; order it again when that has ended", incident.id));
+        let Some(component) = component else { return Ok(Part::Region) };
+        let policy =
+            self.policy.components.get(&component).ok_or_else(|| format!("there is no component {component}"))?;
+        if matches!(policy.kind, Kind::Cloud | Kind::Traffic | Kind::Holdings) {
+            return Err(format!("{component} is not moved by itself"));
         }
-        if self.is_answered(&candidate) {
-            return Err(format!("an incident for {source} is open and covers it; see `failoverd status`"));
+        if self.hard.placement.get(&component) != Some(source) {
+            return Err(format!("{component} is not served in {source}"));
         }
-        let joins = self.hard.open_incidents().find(|i| i.source == source).map(|i| i.id.clone());
-        self.declare(&candidate, Some((ordered_by, force)));
+        Ok(Part::Component(component))
+    }
+
+    /// Declares what a person ordered.
+    pub(super) fn order(&mut self, candidate: &Candidate, order: Order) -> Result<String, String> {
+        let joins = self.hard.open_incidents().find(|i| i.source == candidate.source).map(|i| i.id.clone());
+        self.declare(candidate, Some(order));
         let incident = joins.or_else(|| self.hard.open_incidents().max_by_key(|i| i.number).map(|i| i.id.clone()));
         match incident {
             Some(incident) => Ok(format!(

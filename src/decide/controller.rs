@@ -122,6 +122,7 @@ impl Controller {
             | Input::OwedFenceFinished { .. }
             | Input::Surveyed { .. }
             | Input::Verified { .. }
+            | Input::Measured { .. }
             | Input::Commanded { .. }) => {
                 self.soft.inbox.push_back(input);
                 true
@@ -167,6 +168,7 @@ impl Controller {
             let mut candidates = draft.judge();
             draft.pay_fences();
             draft.verify_afterwards();
+            draft.measure_losses();
             draft.claim();
             if draft.facts.len() > recorded {
                 candidates = draft.candidates();
@@ -182,7 +184,13 @@ impl Controller {
 
     /// Takes durable facts into the hard state. The shell then steps with [`Input::Tick`], because decisions waited.
     pub fn apply(&mut self, at: Now, facts: &[Fact]) {
+        self.hear(at, at, facts);
+    }
+
+    /// The same of facts that another daemon recorded `at` its own time, and of which this one heard now.
+    pub fn hear(&mut self, now: Now, at: Now, facts: &[Fact]) {
         self.hard.is_own_clock = self.soft.is_started;
+        self.hard.hears_at = Some(now.monotonic);
         for fact in facts {
             self.hard.apply(at, fact);
             if let Fact::PlacementAdopted { .. } | Fact::BreakGlassMerged { .. } = fact {
@@ -200,6 +208,11 @@ impl Controller {
             }
         }
         self.is_recording = false;
+    }
+
+    /// Something broke here: it performs nothing.
+    pub fn is_halted(&self) -> bool {
+        self.soft.halted.is_some() || self.hard.halted.is_some()
     }
 
     /// When to step with [`Input::Tick`] if nothing else happens, on the monotonic clock, and why.
@@ -337,6 +350,7 @@ fn redrawn(policy: &Policy, hard: &Hard, fact: &Fact) -> Option<Fact> {
         policy,
         placement: &hard.placement,
         source,
+        purpose: hard.incidents.get(incident).map(|incident| incident.purpose).unwrap_or_default(),
         incident,
         alive: &alive,
         existing: &BTreeSet::new(),
@@ -376,7 +390,9 @@ pub(super) struct Draft<'a> {
 
 impl Draft<'_> {
     pub(super) fn record(&mut self, fact: Fact) {
-        self.hard.to_mut().apply(self.now, &fact);
+        let hard = self.hard.to_mut();
+        hard.hears_at = Some(self.now.monotonic);
+        hard.apply(self.now, &fact);
         self.facts.push(fact);
     }
 
@@ -435,6 +451,7 @@ impl Draft<'_> {
             Input::OwedFenceFinished { database, attempt, outcome } => self.fence_paid(database, attempt, outcome),
             Input::Surveyed { asked, claims } | Input::ClaimsSeen { asked, claims } => self.surveyed(asked, claims),
             Input::Verified { check, region, result } => self.verified(check, region, result),
+            Input::Measured { measure, answer } => self.measured(measure, answer),
             Input::Commanded { id, command } => {
                 let answer = self.command(command);
                 self.perform(Effect::Reply { id, answer });

@@ -1,8 +1,9 @@
 //! What the controller asks of the outside world.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Fact;
+use super::{Fact, Measure};
 use crate::domain::{InstanceId, LedgerId, PlanId, RegionId, StepId};
 use crate::plan::Action;
 use crate::ports::Term;
@@ -70,6 +71,15 @@ pub enum Effect {
         /// The region that has to satisfy it.
         region: RegionId,
         /// How long it may take.
+        deadline: Duration,
+    },
+    /// Ask a database what came over, or what it holds beyond that.
+    Measure {
+        /// What.
+        measure: Measure,
+        /// For a divergence: by table, how far its successor had come.
+        watermarks: BTreeMap<String, Option<String>>,
+        /// How long the answer may take.
         deadline: Duration,
     },
     /// Stop working on the step as soon as no call is under way, and report `Cancelled` (or how it ended).

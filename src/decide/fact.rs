@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Accepted, BreakGlassRecord, Guard};
+use super::{Accepted, BreakGlassRecord, Divergence, Guard, RecoveryPoint};
 use crate::domain::time::friendly;
 use crate::domain::{
     ComponentId, IncidentId, InstanceId, LedgerId, Level, Mode, Now, ObserverId, PlanId, RegionId, StepId,
 };
-use crate::plan::{Part, Step};
+use crate::plan::{Part, Purpose, Step};
 
 /// What one decision recorded: appended as a unit, durable before any of its effects is performed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +115,16 @@ pub enum Fact {
         /// They ordered it although the target is not known to be ready.
         #[serde(default)]
         forced: bool,
+        /// Why its work is moved.
+        #[serde(default, skip_serializing_if = "is_default")]
+        purpose: Purpose,
+    },
+    /// What was moved by plan was lost meanwhile: the plan goes on, as a failover.
+    PlannedMoveOvertaken {
+        /// Which.
+        incident: IncidentId,
+        /// What was seen, one line per instance.
+        evidence: Vec<String>,
     },
     /// The incident grew worse.
     IncidentEscalated {
@@ -398,6 +408,32 @@ pub enum Fact {
         /// What was seen.
         seen: String,
     },
+    /// How far a promoted database had come when it left its old primary behind.
+    RecoveryPointReached {
+        /// By which plan it was promoted.
+        plan: PlanId,
+        /// The promoted database.
+        database: InstanceId,
+        /// Its old primary.
+        from: InstanceId,
+        /// How far.
+        point: RecoveryPoint,
+        /// Where the old primary's log was seen last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_known: Option<Sample>,
+        /// It had everything: nothing was lost.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lossless: bool,
+    },
+    /// An old primary that is back was looked into: this much of it never came over.
+    DivergenceFound {
+        /// The old primary.
+        database: InstanceId,
+        /// What was promoted in its place.
+        promoted: InstanceId,
+        /// What it holds.
+        found: Divergence,
+    },
     /// A person stopped automatic action.
     Paused {
         /// Until when.
@@ -497,4 +533,8 @@ pub struct Sample {
     pub at: Timestamp,
     /// How far, in bytes.
     pub position: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

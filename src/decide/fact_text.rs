@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Accepted, BreakGlassRecord, Fact, Guard, Outcome};
+use super::{Accepted, BreakGlassRecord, Fact, Guard, Outcome, lsn};
 use crate::domain::time::human;
 use crate::plan::{Part, Step};
 
@@ -30,6 +30,27 @@ impl fmt::Display for Fact {
             }
             Self::CheckFailed { check, region, why } => write!(f, "check {check} fails in {region}: {why}"),
             Self::CheckHolds { check, region, seen } => write!(f, "check {check} holds again in {region}: {seen}"),
+            Self::RecoveryPointReached { database, from, point, lossless, .. } => {
+                write!(f, "{database} has everything of {from}")?;
+                match (lossless, point.position) {
+                    (true, _) => Ok(()),
+                    (false, Some(position)) => write!(f, " up to {}", lsn(position)),
+                    (false, None) => write!(f, " up to a position that it does not know any more"),
+                }?;
+                let marks = point.watermarks.iter().map(|(table, mark)| (table, mark.as_deref().unwrap_or("no row")));
+                let marks: Vec<String> = marks.map(|(table, mark)| format!("{table} up to {mark}")).collect();
+                if marks.is_empty() { Ok(()) } else { write!(f, ", {}", marks.join(", ")) }
+            }
+            Self::DivergenceFound { database, promoted, found } => {
+                write!(f, "{database} is back")?;
+                if let Some(position) = found.position {
+                    write!(f, ", its log ends at {}", lsn(position))?;
+                }
+                for (table, rows) in &found.rows {
+                    write!(f, ", {rows} rows of {table} are not in {promoted}")?;
+                }
+                Ok(())
+            }
             Self::TakeoverCompleted { former } => write!(f, "whatever {former} had sent has ended"),
             Self::PlacementAdopted { placement, by } => {
                 write!(f, "{by} adopted the placement: ")?;
@@ -49,8 +70,14 @@ impl fmt::Display for Fact {
                 }
                 list(f, guards.iter().map(guard_text))
             }
-            Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, .. } => {
+            Self::PlannedMoveOvertaken { incident, .. } => {
+                write!(f, "{incident} goes on as a failover: what it moves is lost meanwhile")
+            }
+            Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, purpose, .. } => {
                 match source == target {
+                    _ if purpose.is_planned() => {
+                        write!(f, "{incident} declared, {purpose}: from {source} to {target}")?
+                    }
                     true => write!(f, "{incident} declared, {level}: in {source}")?,
                     false => write!(f, "{incident} declared, {level}: from {source} to {target}")?,
                 }

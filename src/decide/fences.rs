@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::incident::Progress;
 use super::{Effect, Fact, StepState};
 use crate::domain::{Bug, IncidentId, InstanceId, Serving, StepId};
 use crate::plan::{Action, Step};
@@ -28,7 +29,7 @@ impl Draft<'_> {
             .hard
             .owed
             .iter()
-            .filter(|(database, _)| self.is_served_elsewhere(database))
+            .filter(|(database, _)| self.is_served_elsewhere(database) || self.is_replaced_in_the_world(database))
             .filter(|(database, _)| self.is_answering(database))
             .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
                 None => true,
@@ -46,9 +47,56 @@ impl Draft<'_> {
             let key = format!("{OWED}/fence-{database}");
             let is_managed = self.policy.components.get(&database.component).is_some_and(|component| component.managed);
             let deadlines = self.policy.deadlines;
-            let deadline = if is_managed { deadlines.fence_managed } else { deadlines.fence };
+            // It answers: a fence in the cloud is worth the same wait as before a promotion.
+            let patience = deadlines.fence_managed.max(deadlines.promote_managed);
+            let deadline = if is_managed { patience } else { deadlines.fence };
             self.perform(Effect::FenceOwed { database, key, attempt, deadline });
         }
+    }
+
+    /// A promotion that was sent came about after all, in its own time: its plan goes on, with its fence.
+    pub(super) fn retry_what_came_about(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = &incident.plan;
+        let came_about = plan.steps.iter().filter(|step| {
+            let Some(progress) = plan.progress.get(&step.id) else { return false };
+            let is_over =
+                progress.ended.is_none_or(|ended| self.hard.elapsed(ended, self.now) >= self.policy.guards.recheck);
+            progress.state == StepState::Failed
+                && progress.has_sent()
+                && is_over
+                && plan.is_wanted(&step.id)
+                && matches!(&step.action, Action::DatabasePromoted { database, .. } if self.takes_writes(database))
+        });
+        let again: Vec<StepId> = came_about.map(|step| step.id.clone()).collect();
+        let plan = plan.id.clone();
+        for step in again {
+            let by = "failoverd: the database takes writes".to_owned();
+            self.record(Fact::RetryOrdered { plan: plan.clone(), step, by });
+        }
+    }
+
+    fn takes_writes(&self, database: &InstanceId) -> bool {
+        let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
+        watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Writable))
+    }
+
+    /// Its standby was promoted by an open plan, and is seen to take writes, whatever became of the step. Where the plan puts
+    /// the fence up itself, nobody else does.
+    fn is_replaced_in_the_world(&self, database: &InstanceId) -> bool {
+        self.hard.open_incidents().any(|incident| {
+            let puts_it_up = |step: &Step| {
+                incident.plan.fence_of(&step.id).as_ref() == Some(database) && incident.plan.is_to_start(&step.id)
+            };
+            let is_at_it = incident.plan.steps.iter().any(puts_it_up);
+            !is_at_it
+                && incident.plan.steps.iter().any(|step| {
+                    let is_sent = incident.plan.progress.get(&step.id).is_some_and(Progress::has_sent);
+                    is_sent
+                        && matches!(&step.action, Action::DatabasePromoted { database: standby, from, .. }
+                        if from == database && self.takes_writes(standby))
+                })
+        })
     }
 
     /// Another instance serves in its place, and takes writes as far as is known. Where a person said that it was promoted

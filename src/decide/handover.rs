@@ -64,7 +64,9 @@ impl Draft<'_> {
         let answers_others =
             || target(step).is_some_and(|(target, _)| !self.is_answering(target) && self.is_seen_answering(target));
         let is_about_reach = |guard: &Guard| {
-            guard.kind == GuardKind::PathNotReady || (guard.kind == GuardKind::TargetNotReady && answers_others())
+            // How far a standby is behind is not known to whom it does not answer.
+            let follows = matches!(guard.kind, GuardKind::TargetNotReady | GuardKind::DataLoss);
+            guard.kind == GuardKind::PathNotReady || (follows && answers_others())
         };
         !guards.is_empty() && guards.iter().all(is_about_reach)
     }

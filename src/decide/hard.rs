@@ -7,17 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::controller::CorruptLedger;
+use super::losses::Losses;
+pub(super) use super::stamp::Stamp;
 use super::{Accepted, BreakGlassRecord, Fact, Frame, GuardKind, Incident, Outcome, Sample};
 use crate::domain::{ComponentId, IncidentId, InstanceId, LedgerId, Now, ObserverId, PlanId, RegionId};
 use crate::plan::{Action, Part};
 use crate::ports::{Claim, Term};
-
-/// When a fact was recorded, and by which run of the daemon: a monotonic clock means nothing to another boot.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Stamp {
-    pub(super) at: Now,
-    pub(super) epoch: u64,
-}
 
 /// An instance that was suspected when it mattered.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +99,8 @@ pub(super) struct Hard {
     anchor: Option<Now>,
     /// This epoch is of this run of the daemon: its monotonic times are by the clock of this machine.
     pub(super) is_own_clock: bool,
+    /// The time at which what is applied next was heard of, by this machine's monotonic clock.
+    pub(super) hears_at: Option<Duration>,
     pub(super) is_adopted: bool,
     pub(super) placement: BTreeMap<ComponentId, RegionId>,
     pub(super) seen_alive: BTreeMap<InstanceId, String>,
@@ -127,6 +124,8 @@ pub(super) struct Hard {
     pub(super) guardians: BTreeMap<ObserverId, BTreeSet<InstanceId>>,
     /// By name, and the region that has to satisfy it.
     pub(super) broken_checks: BTreeMap<(String, RegionId), BrokenCheck>,
+    /// What promotions lost, by old primary.
+    pub(super) losses: Losses,
     pub(super) paused: Option<Pause>,
     pub(super) halted: Option<String>,
     pub(super) withheld: BTreeMap<(RegionId, Part), BTreeSet<GuardKind>>,
@@ -205,8 +204,8 @@ impl Hard {
         Ok(hard)
     }
 
-    /// How long ago `stamp` was, by the monotonic clock where it is of this run, else by the wall clock up to the
-    /// start of this run and by the monotonic clock from there. Whoever follows has the wall clock only: the monotonic times
+    /// How long ago `stamp` was, by the monotonic clock where this run recorded it or heard of it, else by the wall clock up to
+    /// the start of this term and by the monotonic clock from there: nobody's wall clock ends a pause. Whoever follows has the wall clock only: the monotonic times
     /// of the leader are those of another machine.
     pub(super) fn elapsed(&self, stamp: Stamp, now: Now) -> Duration {
         if !self.is_own_clock {
@@ -214,6 +213,9 @@ impl Hard {
         }
         if stamp.epoch == self.epoch {
             return now.monotonic.saturating_sub(stamp.at.monotonic);
+        }
+        if let Some(heard) = stamp.heard {
+            return now.monotonic.saturating_sub(heard);
         }
         let Some(anchor) = self.anchor else { return Duration::ZERO };
         self.wall_elapsed(stamp.at.wall, anchor) + now.monotonic.saturating_sub(anchor.monotonic)
@@ -225,12 +227,18 @@ impl Hard {
         lasts.saturating_sub(self.elapsed(set, now))
     }
 
+    /// The same for what only lasts while it is certain: by whichever clock more of it is over.
+    pub(super) fn time_left_for_sure(&self, set: Stamp, until: Timestamp, now: Now) -> Duration {
+        let by_the_wall = Duration::try_from(until.duration_since(now.wall)).unwrap_or_default();
+        self.time_left(set, until, now).min(by_the_wall)
+    }
+
     fn wall_elapsed(&self, from: Timestamp, to: Now) -> Duration {
         Duration::try_from(to.wall.duration_since(from)).unwrap_or_default()
     }
 
     pub(super) fn stamp(&self, at: Now) -> Stamp {
-        Stamp { at, epoch: self.epoch }
+        Stamp { at, epoch: self.epoch, heard: self.hears_at }
     }
 
     /// Databases that a plan under way replaces, past the point from which it only goes forward.
@@ -318,20 +326,28 @@ impl Hard {
                 let kinds = guards.iter().map(|guard| guard.kind).collect();
                 self.withheld.insert((source.clone(), part.clone()), kinds);
             }
-            Fact::IncidentDeclared { incident, source, .. } => {
+            Fact::IncidentDeclared { incident, source, purpose, .. } => {
                 self.incidents_ever += 1;
-                self.declared.push_back(Declared {
-                    stamp,
-                    source: source.clone(),
-                    incident: incident.clone(),
-                    moves: true,
-                });
+                // What was planned uses up nothing of what a real loss may need.
+                if !purpose.is_planned() {
+                    self.declared.push_back(Declared {
+                        stamp,
+                        source: source.clone(),
+                        incident: incident.clone(),
+                        moves: true,
+                    });
+                }
                 if self.declared.len() > DECLARED_MAX {
                     self.declared.pop_front();
                 }
                 self.withheld.retain(|(region, _), _| region != source);
                 if let Some(new) = Incident::declared(stamp, fact) {
                     self.incidents.insert(incident.clone(), Arc::new(new));
+                }
+            }
+            Fact::PlannedMoveOvertaken { incident, evidence } => {
+                if let Some(incident) = self.incidents.get_mut(incident).map(Arc::make_mut) {
+                    incident.overtaken(evidence, stamp);
                 }
             }
             Fact::IncidentEscalated { incident, level, evidence } => {
@@ -378,13 +394,16 @@ impl Hard {
                 }
             }
             Fact::PlacementChanged { component, region } => {
-                let incident =
-                    self.open_incidents().max_by_key(|incident| incident.number).map(|incident| incident.id.clone());
+                let incident = self.open_incidents().max_by_key(|incident| incident.number);
+                // Whoever planned it has seen it.
+                let acknowledged = incident.is_some_and(|incident| incident.purpose.is_planned());
+                let incident = incident.map(|incident| incident.id.clone());
                 self.placement.insert(component.clone(), region.clone());
-                self.moved.insert(component.clone(), Moved { stamp, incident, acknowledged: false });
+                self.moved.insert(component.clone(), Moved { stamp, incident, acknowledged });
                 self.placed.insert(component.clone(), Placed { at: at.wall, merged: None });
                 self.fenced.remove(&InstanceId { component: component.clone(), region: region.clone() });
                 self.revoked.remove(component);
+                self.losses.served(component, region);
                 // It is about another world now. What is still wrong is found again.
                 self.broken_checks.clear();
             }
@@ -406,6 +425,7 @@ impl Hard {
             Fact::CheckHolds { check, region, .. } => {
                 self.broken_checks.remove(&(check.clone(), region.clone()));
             }
+            Fact::RecoveryPointReached { .. } | Fact::DivergenceFound { .. } => self.losses.apply(fact, at.wall),
             Fact::GuardiansChanged { observer, databases } => {
                 self.guardians.insert(observer.clone(), databases.clone());
                 self.guardians.retain(|_, databases| !databases.is_empty());
@@ -552,8 +572,8 @@ impl Hard {
                 let eased = Moved { stamp, incident: Some(id.clone()), acknowledged };
                 self.eased.insert((incident.source.clone(), part.clone()), eased);
             }
-            // What was never meant to last has a cooldown of its own.
-            if outcome == Outcome::Unwound && parts.clone().any(Part::moves) {
+            // What was never meant to last has a cooldown of its own; what was planned is tried again when somebody likes.
+            if outcome == Outcome::Unwound && !incident.purpose.is_planned() && parts.clone().any(Part::moves) {
                 self.unwound = Some(stamp);
             }
         }

@@ -91,11 +91,17 @@ impl Draft<'_> {
         let settled =
             plan.steps.len() - count(StepState::Waiting) - count(StepState::Running) - count(StepState::Failed);
         let direction = match incident.source == incident.target {
+            _ if incident.purpose.is_planned() => {
+                format!("{} {} -> {}", incident.purpose, incident.source, incident.target)
+            }
             true => format!("{}, in place", incident.source),
             false => format!("{} -> {}", incident.source, incident.target),
         };
         match incident.closed {
             Some((_, Outcome::Recovered)) => return format!("{}: {direction}, done", incident.id),
+            Some((_, Outcome::Unwound)) if incident.purpose.is_planned() => {
+                return format!("{}: {} given up, everything is as it was", incident.id, incident.purpose);
+            }
             Some((_, Outcome::Unwound)) => {
                 return format!("{}: {} recovered, everything is as it was", incident.id, incident.source);
             }

@@ -9,7 +9,7 @@ use super::handover::HandedOver;
 use super::hard::Stamp;
 use super::{Fact, GuardKind, Outcome, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Level, PlanId, RegionId, StepId};
-use crate::plan::{Action, Part, Reversal, Step};
+use crate::plan::{Action, Part, Purpose, Reversal, Step};
 
 /// A declared loss.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,7 @@ pub(super) struct Incident {
     pub(super) declared: Stamp,
     pub(super) evidence: Vec<String>,
     pub(super) ordered_by: Option<String>,
+    pub(super) purpose: Purpose,
     pub(super) is_forced: bool,
     pub(super) is_held: bool,
     pub(super) is_false_positive: bool,
@@ -144,6 +145,7 @@ impl Incident {
             evidence,
             ordered_by,
             forced,
+            purpose,
         } = fact
         else {
             return None;
@@ -159,6 +161,7 @@ impl Incident {
             declared: stamp,
             evidence: evidence.clone(),
             ordered_by: ordered_by.clone(),
+            purpose: *purpose,
             is_forced: *forced,
             is_held: false,
             is_false_positive: false,
@@ -184,7 +187,34 @@ impl Incident {
     }
 }
 
+impl Incident {
+    /// What was planned is lost meanwhile: it goes on as a failover.
+    pub(super) fn overtaken(&mut self, evidence: &[String], stamp: Stamp) {
+        self.purpose = Purpose::Failover;
+        self.evidence = evidence.to_vec();
+        self.plan.is_stuck = false;
+        let part = Part::Region;
+        self.plan.expect_nothing_of(&self.source, &part, &[]);
+        for id in self.plan.waits_to_catch_up() {
+            if let Some(step) = self.plan.steps.iter_mut().find(|step| step.id == id) {
+                step.best_effort = true;
+            }
+            // One that is under way ends by itself.
+            if self.plan.state(&id) != StepState::Running {
+                self.plan.end(&id, StepState::Skipped, "the old primary is lost: its last position is judged", stamp);
+            }
+        }
+        self.plan.hash = crate::plan::hash(&self.plan.steps);
+    }
+}
+
 impl Plan {
+    /// The steps that wait for an old primary's last writes, and have not seen them.
+    pub(super) fn waits_to_catch_up(&self) -> Vec<StepId> {
+        let waits = self.steps.iter().filter(|step| matches!(step.action, Action::CaughtUp { .. }));
+        waits.map(|step| step.id.clone()).filter(|id| self.state(id) != StepState::Done).collect()
+    }
+
     pub(super) fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| step.id == *id)
     }
@@ -200,6 +230,7 @@ impl Plan {
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
@@ -228,6 +259,7 @@ impl Plan {
                 | Action::Replicas { .. }
                 | Action::Fenced { .. }
                 | Action::DatabasePromoted { .. }
+                | Action::CaughtUp { .. }
                 | Action::Published { .. }
                 | Action::RolledOut { .. }
                 | Action::CacheActive { .. }
@@ -512,6 +544,8 @@ impl Plan {
             | Fact::RolesReturned { .. }
             | Fact::CheckFailed { .. }
             | Fact::CheckHolds { .. }
+            | Fact::RecoveryPointReached { .. }
+            | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
@@ -520,6 +554,7 @@ impl Plan {
             | Fact::Withheld { .. }
             | Fact::IncidentDeclared { .. }
             | Fact::IncidentEscalated { .. }
+            | Fact::PlannedMoveOvertaken { .. }
             | Fact::PlanMade { .. }
             | Fact::PlanGrown { .. }
             | Fact::PlacementChanged { .. }

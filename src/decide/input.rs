@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BreakGlass, BreakGlassRecord};
+use super::{BreakGlass, BreakGlassRecord, Measure, Measured};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Observation, PlanId, ReferenceId, RegionId, StepId};
 use crate::health::Ballot;
 use crate::ports::{Claim, Look, Setback};
@@ -106,6 +106,13 @@ pub enum Input {
         /// What was seen, or what is wrong.
         result: Result<String, String>,
     },
+    /// A database was asked what came over, or what it holds beyond that.
+    Measured {
+        /// What was asked.
+        measure: Measure,
+        /// The answer, or why there is none.
+        answer: Result<Measured, String>,
+    },
     /// A person wants something.
     Commanded {
         /// To match the answer.
@@ -176,6 +183,18 @@ pub enum Command {
         /// Go on although the target is not known to be ready.
         #[serde(default)]
         force: bool,
+    },
+    /// Move what is well, without loss.
+    Switchover {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Region that is left.
+        from: RegionId,
+        /// Only this component; none means the whole region.
+        #[serde(default)]
+        component: Option<ComponentId>,
     },
     /// Approve a plan as it was shown.
     Approve {
@@ -283,7 +302,9 @@ impl Command {
         const NAME_MAX: usize = 200;
         const TEXT_MAX: usize = 2000;
         match self {
-            Self::Failover { by, reason, .. } | Self::Pause { by, reason, .. } => {
+            Self::Failover { by, reason, .. }
+            | Self::Switchover { by, reason, .. }
+            | Self::Pause { by, reason, .. } => {
                 vec![("by", by, NAME_MAX), ("reason", reason, TEXT_MAX)]
             }
             Self::Ack { by, note, .. } => vec![("by", by, NAME_MAX), ("note", note, TEXT_MAX)],

@@ -7,8 +7,8 @@ use super::controller::Draft;
 use super::hard::Declared;
 use super::incident::{PartState, Plan, Progress};
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, PlanId, RegionId, time::human};
-use crate::plan::{self, Part, Situation};
+use crate::domain::{Bug, ComponentId, IncidentId, InstanceId, Kind, Level, Mode, Now, PlanId, RegionId, time::human};
+use crate::plan::{self, Part, Purpose, Situation};
 
 /// What other observers say is looked at again with their ballots, and no more often than this.
 const BALLOTS_PACE: Duration = Duration::from_millis(250);
@@ -28,7 +28,28 @@ pub(super) struct Candidate {
     pub(super) missing: Option<String>,
 }
 
+/// What a person wants, and who.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    pub(super) by: String,
+    /// Although the target is not known to be ready.
+    pub(super) forced: bool,
+    pub(super) purpose: Purpose,
+}
+
 impl Candidate {
+    /// What a person ordered, now.
+    pub(super) fn ordered(source: &RegionId, part: Part, now: Now) -> Self {
+        Self {
+            source: source.clone(),
+            part,
+            failing_for: Duration::ZERO,
+            after: Duration::ZERO,
+            since: now.monotonic,
+            missing: None,
+        }
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.failing_for >= self.after && self.missing.is_none()
     }
@@ -59,6 +80,7 @@ impl Draft<'_> {
                 continue;
             }
             if self.is_answered(candidate) {
+                self.overtake(candidate);
                 continue;
             }
             if let Some(region) = candidates.iter().find(|region| self.is_about_to_be_part_of(candidate, region)) {
@@ -219,7 +241,7 @@ impl Draft<'_> {
             guards.extend(self.useless_rerouting(&candidate.source));
         }
         let incident = IncidentId::from("inc-0");
-        if let Err(no_plan) = self.draw(&incident, &candidate.source, &candidate.part, None) {
+        if let Err(no_plan) = self.draw(&incident, &candidate.source, &candidate.part, Purpose::Failover, None) {
             guards.push(Guard {
                 kind: GuardKind::TargetNotReady,
                 evidence: no_plan.to_string(),
@@ -424,6 +446,7 @@ impl Draft<'_> {
         incident: &IncidentId,
         source: &RegionId,
         part: &Part,
+        purpose: Purpose,
         so_far: Option<&Plan>,
     ) -> Result<plan::Planned, plan::NoPlan> {
         let existing = so_far.map(|plan| plan.steps.iter().map(|step| step.id.clone()).collect()).unwrap_or_default();
@@ -445,12 +468,12 @@ impl Draft<'_> {
             &self.hard.placement
         };
         let (policy, existing, begun) = (self.policy, &existing, &begun);
-        let situation = Situation { policy, placement, source, incident, alive: &alive, existing, begun };
+        let situation = Situation { policy, placement, source, purpose, incident, alive: &alive, existing, begun };
         plan::plan(situation, part)
     }
 
     /// Declares an incident, or lets the part join the one that is open for the region.
-    pub(super) fn declare(&mut self, candidate: &Candidate, order: Option<(String, bool)>) {
+    pub(super) fn declare(&mut self, candidate: &Candidate, order: Option<Order>) {
         let evidence = self.evidence(&candidate.source);
         let open = self
             .hard
@@ -460,13 +483,15 @@ impl Draft<'_> {
         if let Some((incident, level, plan)) = open {
             let Some(joined) = self.incident(&incident).cloned() else { return };
             let part = candidate.part.clone();
-            let Ok(planned) = self.draw(&incident, &candidate.source, &part, Some(&joined.plan)) else { return };
+            let Ok(planned) = self.draw(&incident, &candidate.source, &part, joined.purpose, Some(&joined.plan)) else {
+                return;
+            };
             if candidate.level() < level {
                 self.record(Fact::IncidentEscalated { incident, level: candidate.level(), evidence });
             }
             self.give_up_share(&joined, &planned);
             self.give_up_healing(&joined, &part, &planned);
-            let (ordered_by, forced) = order.map_or((None, false), |(by, forced)| (Some(by), forced));
+            let (ordered_by, forced) = order.map_or((None, false), |order| (Some(order.by), order.forced));
             let (steps, shares) = (planned.steps, planned.shares);
             self.record(Fact::PlanGrown { plan, part, steps, shares, ordered_by, forced });
         } else {
@@ -476,7 +501,8 @@ impl Draft<'_> {
                 self.hard.ledger.as_ref().map_or("none", |ledger| ledger.as_str()).chars().rev().take(8).collect();
             let ledger: String = ledger.chars().rev().collect();
             let plan_id = PlanId::from(format!("plan-{ledger}-{number}"));
-            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, None) else {
+            let purpose = order.as_ref().map(|order| order.purpose).unwrap_or_default();
+            let Ok(planned) = self.draw(&incident, &candidate.source, &candidate.part, purpose, None) else {
                 return;
             };
             if let Err(bad) = plan::check(&planned.steps) {
@@ -484,10 +510,7 @@ impl Draft<'_> {
                 return;
             }
             let Some(target) = self.target_of(&candidate.source, &candidate.part) else { return };
-            let (ordered_by, forced) = match order {
-                Some((by, forced)) => (Some(by), forced),
-                None => (None, false),
-            };
+            let (ordered_by, forced) = order.map_or((None, false), |order| (Some(order.by), order.forced));
             self.record(Fact::IncidentDeclared {
                 incident: incident.clone(),
                 level: candidate.level(),
@@ -498,6 +521,7 @@ impl Draft<'_> {
                 evidence,
                 ordered_by,
                 forced,
+                purpose,
             });
             let part = candidate.part.clone();
             self.record(Fact::PlanMade { incident, plan: plan_id, part, steps: planned.steps });

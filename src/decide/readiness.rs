@@ -43,6 +43,7 @@ impl Draft<'_> {
         // A fence ends the writes of what it is put up against.
         let is_fence = matches!(step.action, Action::Fenced { .. });
         let is_judged = step.commit_point || moves_share || is_fence;
+        guards.extend(self.fenced_in_vain(&incident, step));
         guards.extend(self.skipped_in_vain(&incident, step));
         let mut waits_for_others = false;
         if !is_restart {
@@ -138,6 +139,7 @@ impl Draft<'_> {
             | Action::Fenced { .. }
             | Action::Replicas { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -200,7 +202,7 @@ impl Draft<'_> {
     fn approval<'a>(&self, incident: &'a Incident) -> Option<&'a Approval> {
         incident.plan.approval.as_ref().filter(|approval| {
             (approval.hash == incident.plan.hash() || self.bugs.has(Bug::ApprovalOfAnotherPlan))
-                && !self.hard.time_left(approval.stamp, approval.until, self.now).is_zero()
+                && !self.hard.time_left_for_sure(approval.stamp, approval.until, self.now).is_zero()
         })
     }
 
@@ -216,6 +218,7 @@ impl Draft<'_> {
                 .cloned(),
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
@@ -296,8 +299,17 @@ impl Draft<'_> {
         if *lossless && self.is_answering(from) {
             return Ok((Some(Duration::ZERO), None));
         }
+        if Self::is_caught_up(incident, step) {
+            return Ok((Some(Duration::ZERO), None));
+        }
         let level = level_of(incident, step);
-        let rpo = self.policy.objectives(level).rpo;
+        let (rpo, rule) = match incident.purpose.is_planned() {
+            true => (Duration::ZERO, "a planned move loses nothing".to_owned()),
+            false => {
+                let rpo = self.policy.objectives(level).rpo;
+                (rpo, format!("the RPO of {level} is {}", human(rpo)))
+            }
+        };
         let accepted = self.hard.accepted_loss(database, self.approval(incident));
         let command = format!("`failoverd approve {} --accept-loss", incident.id);
         match self.expected_loss(&database.component, &from.region, &database.region) {
@@ -307,12 +319,7 @@ impl Draft<'_> {
             }
             Loss::AtMost(loss) => Err(Guard {
                 kind: GuardKind::DataLoss,
-                evidence: format!(
-                    "promoting {database} would lose up to {} of writes; the RPO of {} is {}",
-                    human(loss),
-                    level,
-                    human(rpo)
-                ),
+                evidence: format!("promoting {database} would lose up to {} of writes; {rule}", human(loss)),
                 lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
             }),
             Loss::MoreThan(loss) if accepted.at_most >= Some(loss) => {
@@ -322,10 +329,8 @@ impl Draft<'_> {
                 kind: GuardKind::DataLoss,
                 evidence: format!(
                     "promoting {database} would lose more than {} of writes: it is behind everything that was sampled; \
-                     the RPO of {} is {}",
-                    human(loss),
-                    level,
-                    human(rpo)
+                     {rule}",
+                    human(loss)
                 ),
                 lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
             }),
@@ -347,7 +352,8 @@ impl Draft<'_> {
             return Ok(Some(format!("{from} cannot be reached; its guardian makes it refuse writes by itself")));
         }
         let policy = self.policy.components.get(&database.component);
-        let allows = policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
+        let allows = !incident.purpose.is_planned()
+            && policy.is_some_and(|policy| policy.unfenced_promotion == UnfencedPromotion::Allow);
         // A primary that answers is one that clients can write to, and one of which nothing is known may be one: only a
         // person may promote beside it.
         if allows && self.is_down(from) {

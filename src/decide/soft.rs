@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::leadership::Takeover;
+use super::losses::{Asked, Measure};
 use super::roles::Revoked;
 use super::verification::Verification;
 use super::watches::Watches;
@@ -63,6 +64,8 @@ pub(super) struct Soft {
     pub(super) owed_under_way: BTreeMap<InstanceId, OwedAttempt>,
     /// What came of the checks of what is away from home.
     pub(super) verifications: BTreeMap<(String, RegionId), Verification>,
+    /// What databases were asked of what was lost.
+    pub(super) measures: BTreeMap<Measure, Asked>,
     /// Since when a step is held because what it needs does not answer.
     pub(super) out_of_reach: BTreeMap<(PlanId, StepId), Duration>,
     pub(super) alarms: BTreeMap<String, Alarm>,
@@ -144,6 +147,7 @@ impl Soft {
             claimed: BTreeSet::new(),
             owed_under_way: BTreeMap::new(),
             verifications: BTreeMap::new(),
+            measures: BTreeMap::new(),
             out_of_reach: BTreeMap::new(),
             alarms: BTreeMap::new(),
             inbox: VecDeque::new(),

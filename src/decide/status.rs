@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Alarm, Guard, Outcome};
 use crate::domain::time::friendly;
 use crate::domain::{ComponentId, IncidentId, InstanceId, Level, Mode, ObserverId, PlanId, RegionId, StepId};
-use crate::plan::Part;
+use crate::plan::{Part, Purpose};
 
 /// Everything at a glance (`GET /v1/status`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Status {
     /// How the checks of the end state stand, of what is served elsewhere than in the primary region.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
+    /// What failovers lost, as far as it is known.
+    #[serde(default)]
+    pub losses: Vec<LossStatus>,
     /// A pause, if there is one.
     pub paused_until: Option<Timestamp>,
     /// Why it is halted, if it is.
@@ -182,6 +185,31 @@ pub struct CheckStatus {
     pub broken_since: Option<Timestamp>,
 }
 
+/// What a promotion lost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LossStatus {
+    /// The old primary, which alone may hold it.
+    pub database: InstanceId,
+    /// What was promoted in its place.
+    pub promoted: InstanceId,
+    /// When that was measured.
+    pub at: Timestamp,
+    /// Nothing: it had everything.
+    pub lossless: bool,
+    /// When the last transaction that came over was committed.
+    pub last_transaction: Option<Timestamp>,
+    /// Where the old primary's log goes on alone, in bytes.
+    pub from_position: Option<u64>,
+    /// Where it ends; none until it is back.
+    pub to_position: Option<u64>,
+    /// Bytes of its log that did not come over, as far as it was seen; exact once it is back. Not all of them need be writes.
+    pub bytes: Option<u64>,
+    /// By table, how far its rows came over.
+    pub watermarks: BTreeMap<String, Option<String>>,
+    /// By table, how many rows did not; none until it is back.
+    pub rows: Option<BTreeMap<String, u64>>,
+}
+
 /// One incident.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IncidentStatus {
@@ -189,6 +217,9 @@ pub struct IncidentStatus {
     pub incident: IncidentId,
     /// Its level.
     pub level: Level,
+    /// Why its work is moved.
+    #[serde(default)]
+    pub purpose: Purpose,
     /// Region that is left.
     pub source: RegionId,
     /// Region that takes over.

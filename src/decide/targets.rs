@@ -12,6 +12,9 @@ impl Draft<'_> {
         if step.best_effort || incident.is_forced || self.bugs.has(Bug::AnyTargetWillDo) {
             return None;
         }
+        if matches!(step.action, Action::Traffic { .. }) {
+            return self.unready_for_clients(step);
+        }
         let (target, takes_over) = target(step)?;
         // What this plan promoted itself takes writes, as it should.
         let is_sent = incident.plan.progress.get(&step.id).is_some_and(|progress| progress.has_sent());
@@ -21,6 +24,24 @@ impl Draft<'_> {
             kind: GuardKind::TargetNotReady,
             evidence: format!("{target}: {evidence}"),
             lifted_by: format!("{target} answering and ready, or `failoverd failover --force` by a person"),
+        })
+    }
+
+    /// What serves clients there has to answer before all of them are sent. A share has guards of its own.
+    fn unready_for_clients(&self, step: &Step) -> Option<Guard> {
+        if step.part == Part::Reroute {
+            return None;
+        }
+        let (instance, why) = step.places.iter().find_map(|(component, region)| {
+            let kind = self.policy.components.get(component)?.kind;
+            let instance = InstanceId { component: component.clone(), region: region.clone() };
+            let why = matches!(kind, Kind::Kubernetes | Kind::Http).then(|| self.why_unready(&instance, false))??;
+            Some((instance, why))
+        })?;
+        Some(Guard {
+            kind: GuardKind::TargetNotReady,
+            evidence: format!("clients would be sent to {instance}: {why}"),
+            lifted_by: format!("{instance} answering, or `failoverd failover --force` by a person"),
         })
     }
 
@@ -61,6 +82,7 @@ pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
         Action::DatabasePromoted { database, .. } => Some((database, true)),
         Action::CacheActive { cache, .. } => Some((cache, true)),
         Action::StorageReachable { storage } => Some((storage, true)),
+        Action::CaughtUp { database, .. } => Some((database, true)),
         Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => None,
     }
 }

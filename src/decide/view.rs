@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, Now, RegionId, time::human};
 use crate::health::{Loss, Watch};
-use crate::plan::{self, NoPlan, Part, Situation, Step};
+use crate::plan::{self, NoPlan, Part, Purpose, Situation, Step};
 
 /// What a dry run is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub enum Scope {
     Region(RegionId),
     /// One component fails where it is served.
     Component(ComponentId),
+    /// Nothing fails: everything that the region serves is moved by plan, or one component.
+    Switchover {
+        /// Region that is left.
+        region: RegionId,
+        /// Only this component.
+        component: Option<ComponentId>,
+    },
     /// What answers the clients of the region is only partly there.
     Degradation(RegionId),
     /// A workload lacks replicas where it serves.
@@ -76,7 +83,15 @@ impl Controller {
     pub fn plan_if(&self, now: Now, scope: &Scope) -> Result<DryRun, String> {
         let placement =
             if self.hard.placement.is_empty() { initial_placement(&self.policy) } else { self.hard.placement.clone() };
+        let is_planned = matches!(scope, Scope::Switchover { .. });
+        let purpose = if is_planned { Purpose::Switchover } else { Purpose::Failover };
         let (source, part) = match scope {
+            Scope::Switchover { region, .. } if !self.policy.regions.contains_key(region) => {
+                return Err(format!("there is no region {region}"));
+            }
+            Scope::Switchover { region, component } => {
+                (region.clone(), component.clone().map_or(Part::Region, Part::Component))
+            }
             Scope::Region(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Region),
             Scope::Degradation(region) if self.policy.regions.contains_key(region) => (region.clone(), Part::Reroute),
             Scope::Region(region) | Scope::Degradation(region) => return Err(format!("there is no region {region}")),
@@ -103,6 +118,7 @@ impl Controller {
             }
         };
         let lost = |id: &InstanceId| match &part {
+            _ if is_planned => false,
             Part::Region => id.region == source,
             Part::Component(component) => id.region == source && id.component == *component,
             Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
@@ -114,6 +130,7 @@ impl Controller {
                 policy: &self.policy,
                 placement: &placement,
                 source: &source,
+                purpose,
                 incident: &incident,
                 alive: &alive,
                 existing: &BTreeSet::new(),
@@ -239,6 +256,7 @@ impl Draft<'_> {
                 })
                 .collect(),
             checks: self.check_statuses(),
+            losses: self.loss_statuses(),
             paused_until: self.hard.paused.as_ref().map(|pause| pause.until),
             halted: self.soft.halted.clone().or_else(|| self.hard.halted.clone()),
             alarms: self.soft.alarms.values().cloned().collect(),
@@ -353,6 +371,7 @@ impl Draft<'_> {
         IncidentStatus {
             incident: incident.id.clone(),
             level: incident.level,
+            purpose: incident.purpose,
             source: incident.source.clone(),
             target: incident.target.clone(),
             first_failing: incident.first_failing,

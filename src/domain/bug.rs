@@ -78,6 +78,8 @@ pub(crate) enum Bug {
     VotesByObserver,
     /// A check of the end state that fails after the failover is told to nobody.
     BrokenCheckForgotten,
+    /// A planned move promotes a standby that does not have everything yet.
+    CatchUpSkipped,
     /// Nothing is waited for after a role was taken away.
     RoleWaitSkipped,
     /// A new leader acts while calls of the former one may be under way.

@@ -305,6 +305,9 @@ pub struct ComponentPolicy {
     pub unfenced_promotion: UnfencedPromotion,
     /// Database: a fence is configured (we know which roles to lock out).
     pub fence: bool,
+    /// Database: the fence can be put up before its standby is promoted. One by roles alone travels with the log.
+    #[serde(default)]
+    pub fences_ahead: bool,
     /// Database: where its role is not confirmed any more, a guardian beside it makes it refuse writes within this long.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub demotion: Option<Duration>,
@@ -438,6 +441,8 @@ pub struct Deadlines {
     pub traffic: Duration,
     #[serde(with = "friendly")]
     pub manifests: Duration,
+    #[serde(with = "friendly")]
+    pub catch_up: Duration,
     #[serde(with = "friendly")]
     pub verify: Duration,
 }

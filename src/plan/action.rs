@@ -63,6 +63,14 @@ pub enum Action {
         /// The old primary is alive: wait until the standby has everything it wrote before promoting.
         lossless: bool,
     },
+    /// The standby has everything that the old primary, which is fenced, ever wrote: before that a planned move promotes
+    /// nothing. It changes nothing.
+    CaughtUp {
+        /// The standby.
+        database: InstanceId,
+        /// The old primary.
+        from: InstanceId,
+    },
     /// One key of a Secret or ConfigMap holds the value (document: Update connection strings).
     Published {
         /// Cluster.
@@ -136,7 +144,9 @@ impl Action {
             | Self::Published { cluster, .. }
             | Self::RolledOut { cluster, .. }
             | Self::Manifests { cluster, .. } => Some(cluster),
-            Self::Fenced { database } | Self::DatabasePromoted { database, .. } => Some(database),
+            Self::Fenced { database } | Self::DatabasePromoted { database, .. } | Self::CaughtUp { database, .. } => {
+                Some(database)
+            }
             Self::CacheActive { cache, .. } => Some(cache),
             Self::StorageReachable { storage } => Some(storage),
             Self::Traffic { .. } | Self::Verified { .. } => None,
@@ -154,6 +164,7 @@ impl fmt::Display for Action {
             Self::Fenced { database } => write!(f, "fence {database}"),
             Self::DatabasePromoted { database, lossless: true, .. } => write!(f, "promote {database} without loss"),
             Self::DatabasePromoted { database, lossless: false, .. } => write!(f, "promote {database}"),
+            Self::CaughtUp { database, from } => write!(f, "wait until {database} has everything that {from} wrote"),
             Self::Published { cluster, object, name, key, value, .. } => {
                 let object = match object {
                     ObjectKind::Secret => "secret",

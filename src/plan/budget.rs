@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Action, BadPlan, NoPlan, Part, Situation, Step, check, plan};
+use super::{Action, BadPlan, NoPlan, Part, Purpose, Situation, Step, check, plan};
 use crate::domain::time::friendly;
 use crate::domain::{ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, Policy, RegionId, Role, StepId};
 
@@ -89,6 +89,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
         policy,
         placement: &placement,
         source,
+        purpose: Purpose::Failover,
         incident: &IncidentId::from("budget"),
         alive: &alive,
         existing: &BTreeSet::new(),
@@ -206,6 +207,7 @@ fn ttl_of(policy: &Policy, action: &Action) -> Option<Duration> {
         | Action::Replicas { .. }
         | Action::Fenced { .. }
         | Action::DatabasePromoted { .. }
+        | Action::CaughtUp { .. }
         | Action::Published { .. }
         | Action::RolledOut { .. }
         | Action::CacheActive { .. }
@@ -324,6 +326,7 @@ pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
         Action::Fenced { .. } => "fence",
         Action::DatabasePromoted { database, .. } if managed(&database.component) => "promote_managed",
         Action::DatabasePromoted { .. } => "promote",
+        Action::CaughtUp { .. } => "catch_up",
         Action::Published { .. } => "publish",
         Action::RolledOut { .. } => "rollout",
         Action::CacheActive { cache, .. } if managed(&cache.component) => "cache_managed",
@@ -394,6 +397,7 @@ fn dependency_of(policy: &Policy, action: &Action) -> Option<(&'static str, Regi
         Action::Manifests { cluster, .. } => kubernetes(cluster, "apply manifests"),
         // The data plane of the service itself, which a failover cannot do without.
         Action::DatabasePromoted { .. }
+        | Action::CaughtUp { .. }
         | Action::Fenced { .. }
         | Action::CacheActive { .. }
         | Action::StorageReachable { .. }

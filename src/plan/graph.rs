@@ -25,7 +25,7 @@ impl Action {
             | Self::Fenced { .. }
             | Self::Published { .. }
             | Self::Traffic { .. } => Reversal::Undo,
-            Self::StorageReachable { .. } | Self::Verified { .. } => Reversal::Nothing,
+            Self::CaughtUp { .. } | Self::StorageReachable { .. } | Self::Verified { .. } => Reversal::Nothing,
             Self::DatabasePromoted { .. }
             | Self::RolledOut { .. }
             | Self::CacheActive { .. }

@@ -10,7 +10,7 @@ mod zone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Action, Confirm, Part, Reversal, Step, Value};
+use super::{Action, Confirm, Part, Purpose, Reversal, Step, Value};
 use crate::domain::{
     ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, PublishedValue, RegionId, StepId,
 };
@@ -24,6 +24,8 @@ pub struct Situation<'a> {
     pub placement: &'a BTreeMap<ComponentId, RegionId>,
     /// The region that is left.
     pub source: &'a RegionId,
+    /// Why it is left.
+    pub purpose: Purpose,
     /// For the declaration in the clusters.
     pub incident: &'a IncidentId,
     /// Instances that answer: what is alive in the source is moved without loss, and told.
@@ -70,8 +72,16 @@ pub enum NoPlan {
 /// Plans one part: a component's row of the matrix, or everything that the region still serves.
 pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     let has_several_clusters = situation.policy.of_kind(Kind::Kubernetes).nth(1).is_some();
-    let mut draft = Draft { situation, part, has_several_clusters, planned: Planned::default(), ids: BTreeSet::new() };
-    let moved: Vec<&ComponentId> = match part {
+    let mut draft = Draft {
+        situation,
+        part,
+        has_several_clusters,
+        planned: Planned::default(),
+        ids: BTreeSet::new(),
+        prepared: BTreeSet::new(),
+        caught_up: BTreeSet::new(),
+    };
+    let mut moved: Vec<&ComponentId> = match part {
         Part::Reroute => return draft.reroute(),
         Part::Healing { cluster, workload } => return draft.heal(cluster, workload),
         Part::Zone { cluster, zone } => return draft.withstand(cluster, zone),
@@ -89,13 +99,22 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     draft.declare();
     let mut before_traffic = BTreeSet::new();
     let mut published = Vec::new();
+    if situation.purpose.is_planned() {
+        moved.sort_by_key(|component| situation.policy.components.get(*component).map(|policy| turn(policy.kind)));
+    }
     for component in &moved {
         let Some(policy) = situation.policy.components.get(*component) else { continue };
         match policy.kind {
             Kind::Database => before_traffic.extend(draft.database(component, policy, &mut published)?),
             Kind::Cache => before_traffic.extend(draft.cache(component, policy, &mut published)?),
             Kind::Storage => before_traffic.extend(draft.storage(component, policy, &mut published)?),
-            Kind::Kubernetes => before_traffic.extend(draft.scale(component, policy)?),
+            Kind::Kubernetes => {
+                let scaled = draft.scale(component, policy)?;
+                if situation.purpose.is_planned() {
+                    draft.prepared.extend(scaled.iter().cloned());
+                }
+                before_traffic.extend(scaled);
+            }
             Kind::Http | Kind::Cloud | Kind::Traffic | Kind::Holdings => {}
         }
     }
@@ -136,6 +155,20 @@ struct Draft<'a> {
     has_several_clusters: bool,
     planned: Planned,
     ids: BTreeSet<StepId>,
+    /// What a planned move has ready before it keeps a writer waiting.
+    prepared: BTreeSet<StepId>,
+    /// The databases' standbys have everything: before that a planned move does nothing that cannot be taken back.
+    caught_up: BTreeSet<StepId>,
+}
+
+/// The order of a planned move: while it keeps writers waiting, they wait for nothing that could have been done before; and
+/// what cannot be taken back comes after the databases' standbys, which may not catch up.
+fn turn(kind: Kind) -> u8 {
+    match kind {
+        Kind::Kubernetes => 0,
+        Kind::Database => 1,
+        Kind::Cache | Kind::Storage | Kind::Http | Kind::Cloud | Kind::Traffic | Kind::Holdings => 2,
+    }
 }
 
 /// A key that was pointed at the new instance, and the workloads that read it.
@@ -202,9 +235,16 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Nothing waits for a cluster in the region that is being left, or for one that does not answer.
+    /// Nothing waits for a cluster in a region that is lost, or for one that does not answer.
     fn is_lost(&self, cluster: &InstanceId) -> bool {
-        !self.is_alive(cluster) || (*self.part == Part::Region && cluster.region == *self.situation.source)
+        let is_left = *self.part == Part::Region && cluster.region == *self.situation.source;
+        !self.is_alive(cluster) || (is_left && !self.situation.purpose.is_planned())
+    }
+
+    /// Clients wait for it. A cluster that a planned move leaves is told where everything is, in nobody's way.
+    fn is_awaited(&self, cluster: &InstanceId) -> bool {
+        let is_left = self.situation.purpose.is_planned() && cluster.region == *self.situation.source;
+        !self.is_lost(cluster) && !is_left
     }
 
     fn suffix(&self, cluster: &InstanceId) -> String {
@@ -241,6 +281,7 @@ impl<'a> Draft<'a> {
         let from = InstanceId { component: component.clone(), region: self.situation.source.clone() };
         let to = InstanceId { component: component.clone(), region: target.clone() };
         let alive = self.is_alive(&from);
+        let is_planned = self.situation.purpose.is_planned();
         let mut after = BTreeSet::new();
         if policy.fence {
             let action = Action::Fenced { database: from.clone() };
@@ -250,12 +291,19 @@ impl<'a> Draft<'a> {
                 (true, false) => deadlines.fence_managed,
                 (false, _) => deadlines.fence,
             };
-            let fence = self.need(format!("fence-{from}"), action, BTreeSet::new(), deadline);
+            let fence = self.need(format!("fence-{from}"), action, self.prepared.clone(), deadline);
             self.edit(&fence, |step| step.best_effort = !alive);
             after.insert(fence);
         }
+        if is_planned {
+            let action = Action::CaughtUp { database: to.clone(), from: from.clone() };
+            let caught_up = self.need(format!("catch-up-{to}"), action, after, deadlines.catch_up);
+            self.caught_up.insert(caught_up.clone());
+            after = BTreeSet::from([caught_up]);
+        }
         let deadline = if policy.managed { deadlines.promote_managed } else { deadlines.promote };
-        let action = Action::DatabasePromoted { database: to.clone(), from, lossless: alive && policy.fence };
+        let lossless = is_planned || (alive && policy.fence);
+        let action = Action::DatabasePromoted { database: to.clone(), from, lossless };
         let promote = self.need(format!("promote-{to}"), action, after, deadline);
         self.edit(&promote, |step| {
             step.commit_point = true;
@@ -276,7 +324,7 @@ impl<'a> Draft<'a> {
         let to = InstanceId { component: component.clone(), region: target.clone() };
         let deadline = if policy.managed { deadlines.cache_managed } else { deadlines.cache };
         let action = Action::CacheActive { cache: to.clone(), from };
-        let activate = self.need(format!("activate-{to}"), action, BTreeSet::new(), deadline);
+        let activate = self.need(format!("activate-{to}"), action, self.caught_up.clone(), deadline);
         self.edit(&activate, |step| {
             step.commit_point = true;
             step.places.insert(component.clone(), target);
@@ -293,7 +341,8 @@ impl<'a> Draft<'a> {
         let target = self.target(component)?;
         let to = InstanceId { component: component.clone(), region: target.clone() };
         let action = Action::StorageReachable { storage: to.clone() };
-        let check = self.need(format!("switch-{to}"), action, BTreeSet::new(), self.situation.policy.deadlines.storage);
+        let deadline = self.situation.policy.deadlines.storage;
+        let check = self.need(format!("switch-{to}"), action, self.caught_up.clone(), deadline);
         // What follows (restarted pods that use the other bucket) is not undone, so the switch is judged like a promotion.
         self.edit(&check, |step| {
             step.commit_point = true;
@@ -336,7 +385,7 @@ impl<'a> Draft<'a> {
                 let deadline = self.situation.policy.deadlines.publish;
                 let id = self.need(id, action, BTreeSet::from([moved.clone()]), deadline);
                 self.edit(&id, |step| step.best_effort = lost);
-                if !lost {
+                if self.is_awaited(&cluster) {
                     needed.insert(id.clone());
                 }
                 published.push(Published { step: id, cluster: cluster.clone(), restart: publication.restart.clone() });
@@ -376,7 +425,7 @@ impl<'a> Draft<'a> {
                 };
                 let id = self.need(id, action, after, self.situation.policy.deadlines.rollout);
                 self.edit(&id, |step| step.best_effort = lost);
-                if !lost {
+                if self.is_awaited(&cluster) {
                     needed.insert(id);
                 }
             }

@@ -62,6 +62,36 @@ impl fmt::Display for Part {
     }
 }
 
+/// Why work is moved.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, strum::VariantNames, strum::IntoStaticStr,
+)]
+#[strum(serialize_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Something is lost, or a person says so.
+    #[default]
+    Failover,
+    /// A planned move: nothing is lost, and nothing may be.
+    Switchover,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.into())
+    }
+}
+
+impl Purpose {
+    /// It was planned: it goes on only where every step does, and is taken back where one does not.
+    pub fn is_planned(&self) -> bool {
+        match self {
+            Self::Failover => false,
+            Self::Switchover => true,
+        }
+    }
+}
+
 /// One goal within a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {

@@ -23,6 +23,8 @@ const SIMPLE_EVERY: u64 = 16;
 const SIMPLE_AT: u64 = 2;
 /// What tells the die of [`Teller::break_a_check`] from that of the rest of the day.
 const CHECK_BREAKS: u64 = 0xc4ec;
+/// And that of [`Teller::move_by_plan`].
+const MOVES: u64 = 0x510e;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
@@ -30,7 +32,8 @@ const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
     let is_simple = seed % SIMPLE_EVERY == SIMPLE_AT;
     let dice = Dice::new(seed);
-    let mut teller = Teller { policy, seed, dice, mode: None, is_new: false, is_simple, lines: Vec::new() };
+    let mut teller =
+        Teller { policy, seed, dice, mode: None, is_new: false, is_simple, is_moved: false, lines: Vec::new() };
     teller.tell();
     let mut text = String::new();
     let on_top = if teller.dice.below(2) == 0 { now_and_then } else { &[] };
@@ -55,6 +58,8 @@ struct Teller<'a> {
     is_new: bool,
     /// One database fails, and all else is well.
     is_simple: bool,
+    /// Something is moved by plan.
+    is_moved: bool,
     /// Seconds after the beginning, and what happens.
     lines: Vec<(u64, String)>,
 }
@@ -68,6 +73,11 @@ impl Teller<'_> {
         }
         if self.is_new {
             settings.push("ledger empty".to_owned());
+        }
+        // Fenced by roles alone, a managed database could not be moved without loss.
+        let managed = self.policy.of_kind(Kind::Database).filter(|(_, policy)| policy.fence && !policy.fences_ahead);
+        for (database, _) in managed.filter(|_| self.is_moved) {
+            settings.push(format!("set databases.{database}.fence.security_group sg-0fence"));
         }
         settings
     }
@@ -95,6 +105,37 @@ impl Teller<'_> {
         }
         self.calm();
         self.break_a_check();
+        self.move_by_plan();
+    }
+
+    /// Somebody moves the work by plan, on some days while all is well and on others in the middle of the troubles, and on some
+    /// of those the region is lost meanwhile. By a die of its own.
+    fn move_by_plan(&mut self) {
+        let mut dice = Dice::new(self.seed ^ MOVES);
+        let Some(primary) = self.region_with(Role::Primary) else { return };
+        let kind = dice.below(8);
+        self.is_moved = kind < 3;
+        match kind {
+            0 => self.lines.push((CALM_FROM + 200 + dice.below(200), format!("operator switchover {primary}"))),
+            1 => {
+                let at = 30 + dice.below(TROUBLES_UNTIL - 30);
+                self.lines.push((at, format!("operator switchover {primary}")));
+                let lost_at = at + 2 + dice.below(90);
+                if dice.below(2) == 0 {
+                    self.lines.push((lost_at, format!("everything@{primary} fails tcp")));
+                    self.lines.push((lost_at + 20 + dice.below(600), format!("everything@{primary} answers")));
+                }
+            }
+            2 => {
+                let databases: Vec<ComponentId> =
+                    self.policy.of_kind(Kind::Database).map(|(id, _)| id.clone()).collect();
+                if let Some(database) = databases.first() {
+                    let at = 30 + dice.below(TROUBLES_UNTIL - 30);
+                    self.lines.push((at, format!("operator switchover {primary} {database}")));
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Long after a failover, what took over stops to satisfy its checks for a while. By a die of its own: it is told after

@@ -70,6 +70,8 @@ struct Incident {
     level: Level,
     parts: BTreeSet<Part>,
     outcome: Option<Outcome>,
+    /// Nothing of it is lost, so nothing may be.
+    is_planned: bool,
 }
 
 /// What the ledger says of a step.
@@ -174,8 +176,14 @@ impl Checks {
 
     fn take(&mut self, fact: &Fact, at: Now, now: Duration, found: &mut Vec<String>) {
         match fact {
-            Fact::IncidentDeclared { incident, ordered_by, source, level, .. } => {
-                let new = Incident { source: source.clone(), level: *level, parts: BTreeSet::new(), outcome: None };
+            Fact::IncidentDeclared { incident, ordered_by, source, level, purpose, .. } => {
+                let new = Incident {
+                    source: source.clone(),
+                    level: *level,
+                    parts: BTreeSet::new(),
+                    outcome: None,
+                    is_planned: purpose.is_planned(),
+                };
                 if self.incidents.insert(incident.clone(), new).is_some() {
                     found.push(format!("{incident} was declared twice"));
                 }
@@ -286,6 +294,18 @@ impl Checks {
             Fact::PlacementChanged { component, region } => {
                 self.placement.insert(component.clone(), region.clone());
             }
+            Fact::PlannedMoveOvertaken { incident, .. } => {
+                if let Some(incident) = self.incidents.get_mut(incident) {
+                    incident.is_planned = false;
+                }
+                // Nothing waits for the last writes of what is lost.
+                let plans = self.plans.iter().filter(|(_, of)| *of == incident).map(|(plan, _)| plan.clone());
+                let plans: BTreeSet<PlanId> = plans.collect();
+                let given_up = self.steps.iter_mut().filter(|((plan, _), known)| {
+                    plans.contains(plan) && matches!(known.step.action, Action::CaughtUp { .. })
+                });
+                given_up.for_each(|(_, known)| known.is_settled = true);
+            }
             Fact::IncidentEscalated { incident, level, .. } => {
                 if let Some(incident) = self.incidents.get_mut(incident) {
                     incident.level = *level;
@@ -316,6 +336,8 @@ impl Checks {
             | Fact::RolesReturned { .. }
             | Fact::CheckFailed { .. }
             | Fact::CheckHolds { .. }
+            | Fact::RecoveryPointReached { .. }
+            | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }

@@ -300,6 +300,12 @@ const CATCHES: &[Catch] = &[
         sign: Misses("+11m22.5s    page     check-health"),
     },
     Catch {
+        bug: Bug::CatchUpSkipped,
+        told: InStory("a_switchover_waits_for_a_standby_that_lags_a_little"),
+        played: Straight,
+        sign: Breaks("by plan lost"),
+    },
+    Catch {
         bug: Bug::RoleWaitSkipped,
         told: InStory("a_region_that_hears_of_it_gives_its_role_up_at_once"),
         played: Straight,

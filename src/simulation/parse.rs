@@ -448,6 +448,10 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
             }
             Order::Failover { from, component, force }
         }
+        "switchover" => {
+            let from = words.expect("the region that is left")?.into();
+            Order::Switchover { from, component: words.next().map(Into::into) }
+        }
         "ack" => match words.next() {
             None => Order::Ack { false_positive: false },
             Some("false-positive") => Order::Ack { false_positive: true },
@@ -482,7 +486,7 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
         }
         other => {
             return Err(format!(
-                "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, ack, retry, skip, \
+                "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, switchover, ack, retry, skip, \
                  abort, adopt, merge and helps"
             ));
         }

@@ -233,6 +233,10 @@ pub enum Order {
         component: Option<ComponentId>,
         force: bool,
     },
+    Switchover {
+        from: RegionId,
+        component: Option<ComponentId>,
+    },
     Ack {
         false_positive: bool,
     },
@@ -257,6 +261,7 @@ pub enum Work {
     Declare,
     Scale,
     Fence,
+    CatchUp,
     Promote,
     Publish,
     Rollout,
@@ -271,10 +276,11 @@ pub enum Work {
 
 impl Work {
     /// The kinds with their names in a story.
-    pub const NAMED: [(&'static str, Self); 11] = [
+    pub const NAMED: [(&'static str, Self); 12] = [
         ("declare", Self::Declare),
         ("scale", Self::Scale),
         ("fence", Self::Fence),
+        ("catch-up", Self::CatchUp),
         ("promote", Self::Promote),
         ("publish", Self::Publish),
         ("rollout", Self::Rollout),

@@ -8,6 +8,7 @@ mod claims;
 mod failing;
 mod network;
 mod references;
+mod replication;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +91,10 @@ struct Instance {
     unready_since: Option<Duration>,
     /// Since when it has not taken writes, while it is down or fenced.
     silent_since: Option<Duration>,
+    /// Where its log left its source's, when it was promoted.
+    forked_at: Option<u64>,
+    /// Since when it has sent nothing to its replica, while it is down.
+    gone_since: Option<Duration>,
     /// How it was failing, from when on.
     past: Vec<(Duration, Failing)>,
 }
@@ -329,31 +334,6 @@ impl World {
         (Finding::Alive, evidence, LATENCY)
     }
 
-    /// Where the write-ahead log of a database stands.
-    fn position(&self, now: Duration, id: &InstanceId) -> u64 {
-        let Some(own) = self.instances.get(id) else { return 0 };
-        if own.writable {
-            return written(own.silent_since.unwrap_or(now).min(now));
-        }
-        // What a dead primary did not send will never arrive.
-        let received = self.source_of(now, id).map_or(now, |source| source.received);
-        written(received.saturating_sub(own.lag))
-    }
-
-    /// What a replica replicates.
-    fn source_of(&self, now: Duration, id: &InstanceId) -> Option<Source> {
-        let sources = self
-            .instances
-            .iter()
-            .filter(|(other, instance)| other.component == id.component && *other != id && instance.writable);
-        let sources = sources.map(|(source, instance)| {
-            let wrote = instance.silent_since.unwrap_or(now).min(now);
-            let cut = self.network.parted_since(&source.region, &id.region);
-            Source { wrote, received: cut.map_or(wrote, |cut| wrote.min(cut)) }
-        });
-        sources.max_by_key(|source| source.received)
-    }
-
     /// Whether anything can be done there from here.
     fn reaches(&self, now: Duration, from: &Vantage, id: &InstanceId) -> bool {
         !self.network.is_parted(from, &id.region)
@@ -410,12 +390,6 @@ impl World {
         })
     }
 
-    /// What a promotion loses: the writes of that long before the source fell silent.
-    pub(super) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Duration {
-        let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
-        self.source_of(now, id).map_or(lag, |source| lag + (source.wrote - source.received))
-    }
-
     /// It answers whoever stands beside it.
     pub(super) fn is_well(&self, now: Duration, id: &InstanceId) -> bool {
         let instance = self.instances.get(id);
@@ -451,12 +425,6 @@ impl World {
     }
 }
 
-/// Until when a primary wrote, and until when its replica has received that.
-struct Source {
-    wrote: Duration,
-    received: Duration,
-}
-
 enum Failure {
     At(Layer, Option<String>),
     Unknown(String),
@@ -476,6 +444,8 @@ impl Instance {
             demoted: false,
             unready_since: None,
             silent_since: None,
+            forked_at: None,
+            gone_since: None,
             past: Vec::new(),
         }
     }
@@ -485,13 +455,16 @@ impl Instance {
             Condition::Answers => {
                 let (writable, fenced, demoted) = (self.writable, self.fenced, self.demoted);
                 let silent_since = self.silent_since.filter(|_| fenced || demoted);
+                let forked_at = self.forked_at;
                 let past = std::mem::take(&mut self.past);
-                *self = Self { writable, fenced, demoted, silent_since, past, ..Self::new(self.kind, writable) };
+                *self =
+                    Self { writable, fenced, demoted, silent_since, forked_at, past, ..Self::new(self.kind, writable) };
             }
             Condition::Fails { layer, percent, why } => {
                 self.reach = Reach::Failing { layer: *layer, percent: *percent, why: why.clone() };
                 if *percent == 100 {
                     self.silent_since.get_or_insert(now);
+                    self.gone_since.get_or_insert(now);
                 }
             }
             Condition::Flaps { every, lasting } => {

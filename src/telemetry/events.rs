@@ -54,6 +54,7 @@ pub fn effect(effect: &Effect) {
         Effect::Verify { check, expects, region, .. } => {
             debug!(effect = "verify", check, %region, "run a check: {expects}");
         }
+        Effect::Measure { measure, .. } => debug!(effect = "measure", "measure: {measure:?}"),
         Effect::Survey => debug!(effect = "survey", "read the claims"),
         // Told by the notifiers, and answered to whoever asked.
         Effect::Alarm(_) | Effect::AlarmCleared { .. } | Effect::Reply { .. } => {}
@@ -66,7 +67,9 @@ pub fn booting(deployment: &str, mode: impl Display, frames: u64) {
 }
 
 fn count(fact: &Fact) {
-    if let Fact::IncidentDeclared { level, .. } = fact {
+    if let Fact::IncidentDeclared { level, purpose, .. } = fact
+        && !purpose.is_planned()
+    {
         counter!(INCIDENTS, "level" => level.number().to_string()).increment(1);
     }
     if let Fact::IncidentClosed { outcome, .. } = fact {
@@ -85,10 +88,12 @@ fn urgency(fact: &Fact) -> Level {
     match fact {
         Fact::IncidentDeclared { .. }
         | Fact::IncidentEscalated { .. }
+        | Fact::PlannedMoveOvertaken { .. }
         | Fact::ApprovalRequested { .. }
         | Fact::StepFailed { .. }
         | Fact::UndoFailed { .. }
         | Fact::PlanStuck { .. }
+        | Fact::DivergenceFound { .. }
         | Fact::CheckFailed { .. }
         | Fact::BreakGlassBegan { .. }
         | Fact::Halted { .. } => Level::ERROR,
@@ -108,6 +113,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::TakeoverCompleted { .. }
         | Fact::GuardiansChanged { .. }
         | Fact::CheckHolds { .. }
+        | Fact::RecoveryPointReached { .. }
         | Fact::PlacementAdopted { .. }
         | Fact::SeenAlive { .. }
         | Fact::SuspicionCleared { .. }
@@ -153,12 +159,17 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::GuardiansChanged { .. } => of("guardians_changed"),
         Fact::CheckFailed { .. } => of("check_failed"),
         Fact::CheckHolds { .. } => of("check_holds"),
+        Fact::RecoveryPointReached { plan, .. } => Tags { plan: Some(plan), ..of("recovery_point_reached") },
+        Fact::DivergenceFound { .. } => of("divergence_found"),
         Fact::PlacementAdopted { .. } => of("placement_adopted"),
         Fact::SeenAlive { .. } => of("seen_alive"),
         Fact::SuspicionRaised { .. } => of("suspicion_raised"),
         Fact::SuspicionCleared { .. } => of("suspicion_cleared"),
         Fact::Withheld { .. } => of("withheld"),
         Fact::IncidentDeclared { incident, .. } => Tags { incident: Some(incident), ..of("incident_declared") },
+        Fact::PlannedMoveOvertaken { incident, .. } => {
+            Tags { incident: Some(incident), ..of("planned_move_overtaken") }
+        }
         Fact::IncidentEscalated { incident, .. } => Tags { incident: Some(incident), ..of("incident_escalated") },
         Fact::PlanMade { incident, plan, .. } => Tags { incident: Some(incident), plan: Some(plan), ..of("plan_made") },
         Fact::PlanGrown { plan, .. } => Tags { plan: Some(plan), ..of("plan_grown") },

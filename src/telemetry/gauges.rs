@@ -59,6 +59,7 @@ impl Gauges {
         }
         self.incidents(status);
         self.checks(status);
+        losses(status);
         guards(status);
         for severity in [Severity::Warning, Severity::Page] {
             let on = status.alarms.iter().filter(|alarm| alarm.severity == severity).count();
@@ -129,6 +130,8 @@ impl Gauges {
 
     fn incidents(&mut self, status: &Status) {
         let open: Vec<&IncidentStatus> = status.incidents.iter().filter(|incident| incident.closed.is_none()).collect();
+        let (planned, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|incident| incident.purpose.is_planned());
+        gauge!(names::PLANNED).set(count(planned.len()));
         for level in Level::ALL {
             let of_level = open.iter().filter(|incident| incident.level == level).count();
             gauge!(names::INCIDENTS_OPEN, "level" => level.number().to_string()).set(count(of_level));
@@ -181,6 +184,19 @@ fn progress(incident: &IncidentStatus) {
     let rpo = incident.loss.map_or(f64::NAN, |loss| share(loss, incident.rpo));
     gauge!(names::INCIDENT_RPO, "source" => source.clone()).set(rpo);
     gauge!(names::INCIDENT_BUDGET, "source" => source).set(incident.budget_left.as_secs_f64());
+}
+
+/// What failovers lost, as far as it is known.
+fn losses(status: &Status) {
+    for loss in &status.losses {
+        let database = loss.database.to_string();
+        if let Some(bytes) = loss.bytes {
+            gauge!(names::LOST_BYTES, "database" => database.clone()).set(float(bytes));
+        }
+        for (table, rows) in loss.rows.iter().flatten() {
+            gauge!(names::LOST_ROWS, "database" => database.clone(), "table" => table.clone()).set(float(*rows));
+        }
+    }
 }
 
 fn guards(status: &Status) {

@@ -50,6 +50,9 @@ pub(super) const PAUSED: &str = "failoverd_paused";
 pub(super) const STOP_FILE: &str = "failoverd_stop_file_present";
 pub(super) const OWED_FENCES: &str = "failoverd_owed_fences";
 pub(super) const CHECK: &str = "failoverd_check_holds";
+pub(super) const LOST_ROWS: &str = "failoverd_lost_rows";
+pub(super) const LOST_BYTES: &str = "failoverd_lost_log_bytes";
+pub(super) const PLANNED: &str = "failoverd_planned_moves_open";
 pub(super) const MODE: &str = "failoverd_mode";
 pub(super) const EPOCH: &str = "failoverd_epoch";
 const APPEND_DURATION: &str = "failoverd_ledger_append_duration_seconds";
@@ -167,6 +170,17 @@ fn describe() {
         "1 where a check of the end state held when it was run last, after a failover; NaN where it is not run."
     );
     describe_gauge!(OWED_FENCES, Unit::Count, "Old primaries that still have to be fenced.");
+    describe_gauge!(PLANNED, Unit::Count, "Planned moves that are under way.");
+    describe_gauge!(
+        LOST_ROWS,
+        Unit::Count,
+        "Rows that only an old primary holds, by table with a watermark, once it is back."
+    );
+    describe_gauge!(
+        LOST_BYTES,
+        Unit::Bytes,
+        "Bytes of an old primary's log that did not come over: as far as it was seen, exact once it is back."
+    );
     describe_gauge!(MODE, Unit::Count, "1 for the mode that is configured.");
     describe_gauge!(EPOCH, Unit::Count, "The epoch that this daemon acts in.");
     describe_histogram!(APPEND_DURATION, Unit::Seconds, "From handing a frame to the ledger to its being durable.");
@@ -335,6 +349,7 @@ fn action_label(action: &Action) -> &'static str {
         Action::Replicas { .. } => "replicas",
         Action::Fenced { .. } => "fenced",
         Action::DatabasePromoted { .. } => "database_promoted",
+        Action::CaughtUp { .. } => "caught_up",
         Action::Published { .. } => "published",
         Action::RolledOut { .. } => "rolled_out",
         Action::CacheActive { .. } => "cache_active",

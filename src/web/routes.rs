@@ -185,6 +185,10 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
     let Query(PlanQuery { r#if: lost }) = query.map_err(|error| Refusal::bad(error.body_text(), EXAMPLES))?;
     let scope = match lost.split_once(':') {
         Some(("region", region)) => Scope::Region(RegionId::from(region)),
+        Some(("switchover", what)) => match what.split_once('/') {
+            Some((region, component)) => Scope::Switchover { region: region.into(), component: Some(component.into()) },
+            None => Scope::Switchover { region: what.into(), component: None },
+        },
         Some(("component", component)) => Scope::Component(ComponentId::from(component)),
         Some(("degradation", region)) => Scope::Degradation(RegionId::from(region)),
         Some(("zone", place)) => match place.split_once('/') {

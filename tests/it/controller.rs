@@ -161,6 +161,9 @@ impl World {
                     Effect::Verify { check, region, .. } => {
                         inputs.insert(0, Input::Verified { check, region, result: Ok("it holds".to_owned()) })
                     }
+                    Effect::Measure { measure, .. } => {
+                        inputs.insert(0, Input::Measured { measure, answer: Err("nobody is asked here".to_owned()) })
+                    }
                     Effect::Survey | Effect::Claim { .. } => {
                         inputs.insert(0, Input::Surveyed { asked: self.at, claims: BTreeMap::new() })
                     }

@@ -20,11 +20,13 @@ use failoverd::daemon::notices::Notices;
 use failoverd::daemon::prober::{ProberCounters, Sighting};
 use failoverd::daemon::pulse::{Herald, Pulse};
 use failoverd::daemon::seat::Seat;
-use failoverd::decide::{Command, Controller, Fact, ReferenceObservation, Status};
+use failoverd::decide::{Command, Controller, Divergence, Fact, RecoveryPoint, ReferenceObservation, Status};
 use failoverd::domain::{Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, Policy, RegionId, Serving};
 use failoverd::ledger::{MemoryDisk, MemoryLedger, Sabotage};
 use failoverd::plan::Action;
-use failoverd::ports::{Actuator, Claim, Claims, Clock, Lease, Ledger, Look, Notice, Notifier, Permit, Setback};
+use failoverd::ports::{
+    Actuator, Claim, Claims, Clock, Lease, Ledger, Look, Losses, Notice, Notifier, Permit, Setback, Watermarks,
+};
 use failoverd::telemetry::{Gauges, Meters};
 use failoverd::web::{self, Access, Api, Limits, Record};
 use serde_json::Value;
@@ -114,6 +116,17 @@ impl Claims for Obedient {
     }
 }
 
+#[async_trait]
+impl Losses for Obedient {
+    async fn recovery_point(&self, _database: &InstanceId) -> Result<RecoveryPoint, Setback> {
+        Err(Setback::Refused("no database is here".to_owned()))
+    }
+
+    async fn divergence(&self, _database: &InstanceId, _watermarks: &Watermarks) -> Result<Divergence, Setback> {
+        Err(Setback::Refused("no database is here".to_owned()))
+    }
+}
+
 /// Collects what people are told.
 #[derive(Default)]
 struct Listener {
@@ -165,7 +178,7 @@ impl Running {
         let (sightings, observations) = mpsc::channel(4096);
         let (outcomes_in, outcomes) = mpsc::channel(1024);
         let executor = Executor::new(
-            World { actuator: world.clone(), claims: world.clone() },
+            World { actuator: world.clone(), claims: world.clone(), losses: world.clone() },
             executor::Parts {
                 gate: gate.clone(),
                 permits,

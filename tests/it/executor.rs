@@ -10,10 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use failoverd::daemon::executor::{Executor, Parts, World};
 use failoverd::daemon::gate::{Gate, Permits};
-use failoverd::decide::{Input, Standstill, StepOutcome, Task};
+use failoverd::decide::{Divergence, Input, RecoveryPoint, Standstill, StepOutcome, Task};
 use failoverd::domain::{InstanceId, LedgerId, Now, RegionId};
 use failoverd::plan::Action;
-use failoverd::ports::{Actuator, Claim, Claims, Clock, Look, Permit, Setback, Term};
+use failoverd::ports::{Actuator, Claim, Claims, Clock, Look, Losses, Permit, Setback, Term, Watermarks};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
@@ -367,6 +367,17 @@ impl Claims for Player {
     }
 }
 
+#[async_trait]
+impl Losses for Player {
+    async fn recovery_point(&self, _database: &InstanceId) -> Result<RecoveryPoint, Setback> {
+        Err(Setback::Refused("no database is here".to_owned()))
+    }
+
+    async fn divergence(&self, _database: &InstanceId, _watermarks: &Watermarks) -> Result<Divergence, Setback> {
+        Err(Setback::Refused("no database is here".to_owned()))
+    }
+}
+
 fn term() -> Term {
     Term { epoch: 1, since: jiff::Timestamp::UNIX_EPOCH }
 }
@@ -447,7 +458,7 @@ impl Lab {
             holder: "observer".to_owned(),
             outcomes,
         };
-        let world = World { actuator: player.clone(), claims: player.clone() };
+        let world = World { actuator: player.clone(), claims: player.clone(), losses: player.clone() };
         let executor = Executor::new(world, parts);
         let renewals = Some(renewals);
         Self { executor, gate, script, player, clock, inputs, renewals, notes: vec![], stop_file, _folder: folder }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use failoverd::decide::{Fact, Frame, Guard, GuardKind, Outcome, Sample};
 use failoverd::domain::{IncidentId, InstanceId, Level, Mode, Now, PlanId};
-use failoverd::plan::{Action, Confirm, Part, Step};
+use failoverd::plan::{Action, Confirm, Part, Purpose, Step};
 use jiff::Timestamp;
 
 pub(crate) fn now(seconds: i64) -> Now {
@@ -91,6 +91,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             evidence: vec!["database@us-east-1 failing for 5 min: tcp: connection timed out".to_owned()],
             ordered_by: None,
             forced: false,
+            purpose: Purpose::Failover,
         },
         Fact::IncidentEscalated {
             incident: incident.clone(),

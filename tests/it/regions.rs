@@ -198,6 +198,21 @@ impl Regions {
         verdict["numbers"].clone()
     }
 
+    /// A session of the superuser's, directly at the region's database.
+    pub(crate) fn superuser(&self, region: &str) -> (tokio_postgres::Client, tokio::runtime::Runtime) {
+        let dsn = self.lab.text(&format!("/regions/{region}/postgres/dsn/postgres")).to_owned();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (client, connection) = runtime.block_on(tokio_postgres::connect(&dsn, tokio_postgres::NoTls)).unwrap();
+        runtime.spawn(connection);
+        (client, runtime)
+    }
+
+    /// One statement of the superuser's.
+    pub(crate) fn sql(&self, region: &str, statement: &str) {
+        let (client, runtime) = self.superuser(region);
+        runtime.block_on(client.batch_execute(statement)).unwrap();
+    }
+
     /// What the application's health endpoint answers in a region from now on, with 200; as it is again where nothing is in it.
     pub(crate) fn tell_health(&self, region: &str, json: &str) {
         let address = self.lab.text(&format!("/regions/{region}/app/http")).trim_start_matches("http://").to_owned();

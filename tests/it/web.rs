@@ -67,7 +67,8 @@ async fn a_halted_daemon_says_that_a_command_is_not_in_effect_and_is_ready_all_t
     assert!(answer.body.contains("the disk is full"), "{}", answer.body);
     assert_eq!(lab.get("/ready").await.status, 200);
     assert!(lab.get("/v1/explain").await.body.contains("the disk is full"));
-    assert!(lab.get("/metrics").await.body.contains("failoverd_ledger_healthy 0"));
+    let metrics = lab.get("/metrics").await.body;
+    assert!(metrics.contains("failoverd_ledger_healthy 0") && metrics.contains("failoverd_able_to_act 0"), "{metrics}");
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ impl AwsActuator {
                 Ok(Target::Traffic(super::traffic::Goal::new(traffic, config, weights)?))
             }
             Action::IncidentDeclared { .. }
+            | Action::CaughtUp { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }

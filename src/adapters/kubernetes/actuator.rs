@@ -229,6 +229,7 @@ impl Actuator for KubernetesActuator {
             }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -260,6 +261,7 @@ impl Actuator for KubernetesActuator {
             }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -289,6 +291,7 @@ impl Actuator for KubernetesActuator {
             }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -313,6 +316,7 @@ impl Actuator for KubernetesActuator {
             Action::Manifests { path, .. } => Ok(format!("{path} stays applied; it changes no placement")),
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }

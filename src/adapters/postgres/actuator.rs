@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::Postgres;
+use crate::adapters::CatchUp as _;
 use crate::config::schema::DatabaseProvider;
 use crate::domain::InstanceId;
 use crate::plan::Action;
@@ -12,6 +13,7 @@ use crate::ports::{Actuator, Look, Permit, Setback};
 enum Task<'a> {
     Fence(&'a InstanceId),
     FenceRoles(&'a InstanceId),
+    CatchUp { standby: &'a InstanceId, source: &'a InstanceId },
     Promote { database: &'a InstanceId, from: &'a InstanceId, lossless: bool },
 }
 
@@ -22,6 +24,8 @@ impl Postgres {
             Action::DatabasePromoted { database, from, lossless } => {
                 (Task::Promote { database, from, lossless: *lossless }, database)
             }
+            // However a database is managed, its positions are asked of itself.
+            Action::CaughtUp { database, from } => return Ok(Task::CatchUp { standby: database, source: from }),
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
@@ -38,6 +42,7 @@ impl Postgres {
             DatabaseProvider::Postgres => Ok(task),
             DatabaseProvider::Rds => match task {
                 Task::Fence(database) | Task::FenceRoles(database) => Ok(Task::FenceRoles(database)),
+                Task::CatchUp { .. } => Ok(task),
                 Task::Promote { .. } => Err(Setback::Refused(format!("{database} is managed by RDS"))),
             },
         }
@@ -50,6 +55,7 @@ impl Actuator for Postgres {
         match self.task(action)? {
             Task::Fence(database) => self.look_at_fence(database).await,
             Task::FenceRoles(database) => self.look_at_role_fence(database).await,
+            Task::CatchUp { standby, source } => self.look_at_positions(standby, source).await,
             Task::Promote { database, .. } => self.look_at_promotion(database).await,
         }
     }
@@ -58,6 +64,8 @@ impl Actuator for Postgres {
         match self.task(action)? {
             Task::Fence(database) => self.fence(database, permit).await,
             Task::FenceRoles(database) => self.fence_roles(database, permit).await,
+            // The standby does it by itself.
+            Task::CatchUp { .. } => Ok(()),
             Task::Promote { database, from, lossless } => self.promote(database, from, lossless, permit).await,
         }
     }
@@ -66,6 +74,7 @@ impl Actuator for Postgres {
         match self.task(action)? {
             Task::Fence(database) => self.verify_fence(database).await,
             Task::FenceRoles(database) => self.verify_role_fence(database).await,
+            Task::CatchUp { standby, source } => self.caught_up(standby, source).await,
             Task::Promote { database, .. } => self.verify_promotion(database).await,
         }
     }
@@ -80,6 +89,7 @@ impl Actuator for Postgres {
         match self.task(action)? {
             Task::Fence(database) => self.unfence(database, previous, permit).await,
             Task::FenceRoles(database) => self.unfence_roles(database, permit).await,
+            Task::CatchUp { .. } => Ok("it changed nothing".to_owned()),
             Task::Promote { database, .. } => Err(Setback::Refused(format!("the promotion of {database} has no undo"))),
         }
     }

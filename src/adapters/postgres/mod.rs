@@ -18,6 +18,7 @@ mod errors;
 mod fence;
 mod fence_parts;
 mod hba;
+mod losses;
 mod probe;
 mod promote;
 mod proof;

@@ -5,6 +5,7 @@ use tokio_postgres::error::SqlState;
 use super::Postgres;
 use super::proof::Role;
 use crate::adapters::{CatchUp as _, WriteProof as _};
+use crate::decide::RECOVERY_POINT;
 use crate::domain::InstanceId;
 use crate::ports::{Look, Permit, Setback};
 
@@ -32,7 +33,10 @@ impl Postgres {
             Role::Standby => Look {
                 satisfied: false,
                 summary: format!("{database} is a standby"),
-                previous: serde_json::Value::Null,
+                previous: match self.point_of_standby(database, &session).await {
+                    Some(point) => serde_json::json!({ RECOVERY_POINT: point }),
+                    None => serde_json::Value::Null,
+                },
             },
         })
     }

@@ -16,7 +16,7 @@ use crate::adapters::{CatchUp, Endpoint, WriteProof};
 use crate::config::schema::SqlCheck;
 use crate::domain::time::human;
 use crate::domain::{InstanceId, RegionId};
-use crate::ports::Setback;
+use crate::ports::{Look, Setback};
 
 /// A table of one transaction: it is created, written, read and dropped, and then that is committed.
 ///
@@ -115,6 +115,16 @@ impl Postgres {
         judge(check, answer)
             .map(|seen| format!("{instance} answered {seen}"))
             .map_err(|wrong| Setback::NotYet(format!("{instance} answered {wrong}")))
+    }
+
+    /// How far a standby is behind; no trouble where it only is not there yet.
+    pub(super) async fn look_at_positions(&self, standby: &InstanceId, source: &InstanceId) -> Result<Look, Setback> {
+        let (satisfied, summary) = match self.caught_up(standby, source).await {
+            Ok(seen) => (true, seen),
+            Err(Setback::NotYet(seen)) => (false, seen),
+            Err(setback @ (Setback::Transient(_) | Setback::Refused(_))) => return Err(setback),
+        };
+        Ok(Look { satisfied, summary, previous: serde_json::Value::Null })
     }
 
     async fn source_position(&self, source: &InstanceId, until: Instant) -> Result<u64, Setback> {

@@ -81,6 +81,7 @@ impl Redis {
             Action::CacheActive { cache, .. } => cache,
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }

@@ -16,7 +16,11 @@ const EVIDENCE_MAX: usize = 5;
 /// An incident that is under way. What the headline says is not said again.
 pub(super) fn open(incident: &IncidentStatus, headline: &str, palette: Palette) -> String {
     let dot = palette.dot();
-    let title = format!("Incident {}{dot}{}{dot}{}", incident.incident, incident.level, way(incident, palette));
+    let what = match incident.purpose.is_planned() {
+        true => incident.purpose.to_string(),
+        false => incident.level.to_string(),
+    };
+    let title = format!("Incident {}{dot}{what}{dot}{}", incident.incident, way(incident, palette));
     let mut text = paragraph(palette, 0, Ink::Heading, &title);
     if incident.summary != headline {
         text.push_str(&paragraph(palette, 2, Ink::Plain, &incident.summary));

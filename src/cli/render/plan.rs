@@ -17,6 +17,10 @@ pub fn plan(dry_run: &DryRun, loss: &Scope, palette: Palette) -> String {
     let (source, arrow, target) = (&dry_run.source, palette.arrow(), &dry_run.target);
     let title = match loss {
         Scope::Component(component) => format!("If {component} in {source} were lost: {source} {arrow} {target}"),
+        Scope::Switchover { component: Some(component), .. } => {
+            format!("Switchover of {component}, without loss: {source} {arrow} {target}")
+        }
+        Scope::Switchover { component: None, .. } => format!("Switchover, without loss: {source} {arrow} {target}"),
         Scope::Region(_) => format!("If {source} were lost: {source} {arrow} {target}"),
         Scope::Degradation(_) => {
             format!("If the clients of {source} were only partly served: a share of them {arrow} {target}")
@@ -137,6 +141,7 @@ fn work(action: &Action) -> Work {
         Action::DatabasePromoted { lossless: false, .. } => {
             ("promote", "role and source of the standby", "promotes", "the source is gone and a real write succeeds")
         }
+        Action::CaughtUp { .. } => ("catch up", "both positions", "waits", "it has replayed everything"),
         Action::Published { .. } => ("publish", "the key's value", "patches that key", "it reads back"),
         Action::RolledOut { .. } => {
             ("restart", "whether it was restarted for this plan", "restarts the rollout", "new pods are ready")

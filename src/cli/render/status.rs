@@ -8,7 +8,7 @@ use super::next::next;
 use super::observers::observers;
 use super::table::{columns_of, paragraph};
 use super::{Column, Ink, Palette, Symbol, Table};
-use crate::decide::{Guard, PendingStatus, Severity, Status};
+use crate::decide::{Guard, LossStatus, PendingStatus, Severity, Status, lsn};
 use crate::domain::Mode;
 use crate::domain::time::human;
 use crate::plan::Part;
@@ -49,6 +49,12 @@ pub fn status(status: &Status, palette: Palette) -> String {
         section(&mut text, palette, "Checks of what took over");
         text.push_str(&checks(status, palette));
     }
+    if !status.losses.is_empty() {
+        section(&mut text, palette, "What was lost");
+        for loss in &status.losses {
+            text.push_str(&hanging(palette, Ink::Plain, &format!("{}  ", loss.promoted), &lost(loss)));
+        }
+    }
     if !status.owed_fences.is_empty() {
         let (failed, quiet): (Vec<_>, Vec<_>) =
             status.owed_fences.iter().partition(|database| status.owed_fence_failures.contains_key(database));
@@ -81,6 +87,29 @@ pub fn status(status: &Status, palette: Palette) -> String {
         }
     }
     text
+}
+
+/// What a promotion lost, as far as it is known.
+fn lost(loss: &LossStatus) -> String {
+    if loss.lossless {
+        return format!("nothing: it had everything that {} wrote", loss.database);
+    }
+    let position = |position: Option<u64>| position.map_or_else(|| "an unknown position".to_owned(), lsn);
+    let up_to = format!("has what {} wrote up to {}", loss.database, position(loss.from_position));
+    let last = loss.last_transaction.map(|at| format!(" (last commit {})", at.strftime("%Y-%m-%d %H:%M:%S.%3f UTC")));
+    let up_to = format!("{up_to}{}", last.unwrap_or_default());
+    let bytes = loss.bytes.map_or_else(
+        || "how much was written after that is not known".to_owned(),
+        |bytes| format!("{bytes} bytes of its log are not here"),
+    );
+    match &loss.rows {
+        None => format!("{up_to}; {bytes}, as far as it was seen; which rows is known when it is back"),
+        Some(rows) if rows.is_empty() => format!("{up_to}; {bytes} (to {})", position(loss.to_position)),
+        Some(rows) => {
+            let rows: Vec<String> = rows.iter().map(|(table, rows)| format!("{rows} rows of {table}")).collect();
+            format!("{up_to}; lost: {}; {bytes} (to {})", rows.join(", "), position(loss.to_position))
+        }
+    }
 }
 
 /// The checks of the end state, as they were when they were run last.

@@ -114,6 +114,9 @@ pub struct Database {
     /// A table with one row that the probe updates on the active side (`schema.table`); none means no write probe.
     #[serde(default)]
     pub heartbeat_table: Option<String>,
+    /// Table -> a column of it that only grows: what tells which rows came over. None: only positions tell.
+    #[serde(default)]
+    pub watermarks: BTreeMap<String, String>,
     #[serde(default)]
     pub fence: Option<Fence>,
     /// What makes it refuse writes by itself where its role is not confirmed any more; none leaves that to a person.

@@ -3,7 +3,7 @@
 
 use super::{Findings, Part, listed, with_role};
 use crate::config::{Config, Key};
-use crate::domain::{Kind, Mode, RegionId, Role};
+use crate::domain::{Kind, Mode, RegionId, Role, UnfencedPromotion};
 
 /// An observer believes in an outage only while a majority of its reference points answers, and one is no majority of
 /// anything (DESIGN: self-doubt).
@@ -35,6 +35,13 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
 /// A single observer inside the region it watches goes down with it, or mistakes its own trouble for an outage.
 fn observer(config: &Config, findings: &mut Findings<'_>) {
     if config.council.observers.len() > 1 {
+        let is_unfenced = config.databases.values().any(|of| of.unfenced_promotion == UnfencedPromotion::Allow);
+        if is_unfenced && config.api.role_listen.is_none() {
+            let text = "not set, and a database may be promoted without its fence: a healthy region that is cut off would go \
+                        on serving and writing while another one takes over; let what serves ask for its role \
+                        (docs/roles.md), or write unfenced_promotion = \"approve\"";
+            findings.warn(Key::of(["api", "role_listen"]), text);
+        }
         return; // the others speak for it
     }
     let region = &config.observer.region;

@@ -102,6 +102,7 @@ fn deadlines(config: &Config, findings: &mut Findings<'_>) {
         ("storage", d.storage),
         ("traffic", d.traffic),
         ("manifests", d.manifests),
+        ("catch_up", d.catch_up),
         ("verify", d.verify),
     ];
     for (name, deadline) in deadlines {

@@ -56,6 +56,17 @@ fn database_itself(key: &Key, database: &Database, findings: &mut Findings<'_>) 
             findings.wrong(key.child("heartbeat_table"), text);
         }
     }
+    for (table, column) in &database.watermarks {
+        let key = key.child("watermarks").child(table);
+        if !table.split('.').all(names::sql_identifier) || table.split('.').count() > 2 {
+            findings.wrong(key, format!("`{table}` is not a table; write \"table\" or \"schema.table\" in lower case"));
+        } else if !names::sql_identifier(column) {
+            findings.wrong(
+                key,
+                format!("`{column}` is not a column; write its name in lower case, such as \"created_at\""),
+            );
+        }
+    }
 }
 
 fn database_regions(key: &Key, database: &Database, findings: &mut Findings<'_>) {

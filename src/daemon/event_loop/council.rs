@@ -115,7 +115,7 @@ impl EventLoop {
                 return self.halt(format!("the ledger has a gap: frame {expected} was expected, and {found} came"));
             }
             self.parts.next_index = frame.index + 1;
-            self.parts.controller.apply(frame.at, &frame.facts);
+            self.parts.controller.hear(self.now(), frame.at, &frame.facts);
             let frame = Arc::new(frame);
             self.parts.board.add(frame);
         }

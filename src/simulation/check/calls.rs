@@ -67,6 +67,10 @@ impl Checks {
             && let Some(incident) = self.incident_of(&plan.into())
             && let Some(known) = self.steps.get(&(plan.into(), step.into()))
         {
+            if incident.is_planned && !lost.is_zero() && !known.is_loss_accepted {
+                let lost = human(*lost);
+                found.push(format!("promoting {database} by plan lost {lost} of writes"));
+            }
             let rpo = self.policy.objectives(incident.level).rpo;
             if *lost > rpo + Duration::from_secs(30) && !known.is_loss_accepted {
                 let (lost, rpo) = (human(*lost), human(rpo));

@@ -77,6 +77,8 @@ impl Checks {
             | Fact::RolesReturned { .. }
             | Fact::CheckFailed { .. }
             | Fact::CheckHolds { .. }
+            | Fact::RecoveryPointReached { .. }
+            | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
@@ -85,6 +87,7 @@ impl Checks {
             | Fact::Withheld { .. }
             | Fact::IncidentDeclared { .. }
             | Fact::IncidentEscalated { .. }
+            | Fact::PlannedMoveOvertaken { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::Approved { .. }
             | Fact::StepStarted { .. }

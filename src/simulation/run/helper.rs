@@ -101,6 +101,7 @@ fn words(command: &Command) -> String {
         Command::Retry { step, .. } => format!("retry {step}"),
         Command::Skip { step, .. } => format!("skip {step}"),
         Command::Failover { .. }
+        | Command::Switchover { .. }
         | Command::Hold { .. }
         | Command::Pause { .. }
         | Command::Ack { .. }

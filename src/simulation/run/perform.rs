@@ -54,6 +54,11 @@ impl Simulation<'_> {
                         self.world.verify(self.now, &here, &key, &action).map_err(|setback| setback.to_string());
                     self.answer(n, takes, Input::Verified { check, region, result });
                 }
+                Effect::Measure { measure, .. } => {
+                    let takes = LATENCY + self.spread(Duration::from_secs(1));
+                    let answer = self.world.measure(self.now, &self.vantage(n), &measure);
+                    self.answer(n, takes, Input::Measured { measure, answer });
+                }
                 Effect::Cancel { plan, step } => {
                     let key = format!("{plan}/{step}");
                     let Some(daemon) = self.daemon_mut(n) else { return };
@@ -125,6 +130,7 @@ impl Simulation<'_> {
             effect @ (Effect::Look { .. }
             | Effect::Survey
             | Effect::Verify { .. }
+            | Effect::Measure { .. }
             | Effect::Cancel { .. }
             | Effect::Alarm(_)
             | Effect::AlarmCleared { .. }

@@ -30,7 +30,9 @@ impl Simulation<'_> {
             let (guards, states) = daemon.controller.at_work();
             self.coverage.look(guards, states);
             let Some(daemon) = self.daemon_mut(n) else { return };
-            if is_idle && daemon.controller.should_yield(now) {
+            // One that is halted sends nothing more, whatever it waits for.
+            let may = is_idle || daemon.controller.is_halted();
+            if may && daemon.controller.should_yield(now) {
                 let _ = daemon.ledger.resign().now_or_never();
                 return self.deposed(n, "it gave the lead up");
             }
@@ -101,6 +103,7 @@ impl Simulation<'_> {
 
     /// What others recorded.
     pub(super) fn follow(&mut self, n: usize) {
+        let now = self.clock(n);
         let Some(daemon) = self.daemon_mut(n) else { return };
         if daemon.controller.leads() {
             return;
@@ -108,7 +111,7 @@ impl Simulation<'_> {
         let Some(Ok(frames)) = daemon.ledger.read_from(daemon.next_index).now_or_never() else { return };
         for frame in frames {
             daemon.next_index = frame.index + 1;
-            daemon.controller.apply(frame.at, &frame.facts);
+            daemon.controller.hear(now, frame.at, &frame.facts);
         }
         self.confirm_roles(n, false);
     }

@@ -76,6 +76,7 @@ impl Simulation<'_> {
             Order::Pause { .. }
                 | Order::Resume
                 | Order::Failover { .. }
+                | Order::Switchover { .. }
                 | Order::Adopt(_)
                 | Order::Merge { .. }
                 | Order::Help
@@ -103,6 +104,9 @@ impl Simulation<'_> {
             Order::Resume => Command::Resume { by },
             Order::Failover { from, component, force } => {
                 Command::Failover { by, reason: "the story says so".to_owned(), from, component, force }
+            }
+            Order::Switchover { from, component } => {
+                Command::Switchover { by, reason: "the story says so".to_owned(), from, component }
             }
             Order::Ack { false_positive } => {
                 Command::Ack { by, incident: incident(), false_positive, note: String::new() }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{Operation, Promotion, Vantage, World, weights_text};
-use crate::domain::InstanceId;
+use super::{Instance, Operation, Promotion, Vantage, World, weights_text};
+use crate::domain::{InstanceId, Kind};
 use crate::plan::{Action, Value};
 use crate::ports::{Look, Setback};
 use crate::simulation::story::{Behaviour, Work};
@@ -63,6 +63,7 @@ impl World {
             Action::IncidentDeclared { .. }
             | Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -99,6 +100,11 @@ impl World {
         {
             return Err(Setback::Transient("InvalidState: it is not as it was when it was looked at".to_owned()));
         }
+        if let Action::DatabasePromoted { database, from: source, lossless: true } = action
+            && !(self.reaches(now, from, source) && self.has_all(now, database, source))
+        {
+            return Err(Setback::Transient("the standby does not have everything yet".to_owned()));
+        }
         match action {
             Action::DatabasePromoted { database, .. } => {
                 let lost = self.lost_by_promoting(now, database);
@@ -119,6 +125,7 @@ impl World {
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Fenced { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -185,6 +192,7 @@ impl World {
                 }
             }
             Action::DatabasePromoted { .. }
+            | Action::CaughtUp { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -202,6 +210,11 @@ impl World {
         }
         if self.behaviour(key, action) == Behaviour::Unreachable {
             return Err(Setback::Transient("no answer".to_owned()));
+        }
+        if let Action::CaughtUp { from: source, .. } = action
+            && !self.reaches(now, from, source)
+        {
+            return silent(source);
         }
         let Some(place) = action.acts_at() else { return Ok(()) };
         // A managed database is promoted by the cloud's API, which answers for it.
@@ -238,6 +251,7 @@ impl World {
             Action::RolledOut { .. } => 40,
             Action::IncidentDeclared { .. }
             | Action::Fenced { .. }
+            | Action::CaughtUp { .. }
             | Action::Published { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -262,6 +276,10 @@ impl World {
             Action::CacheActive { cache, .. } => {
                 self.instances.get(cache).is_some_and(|c| c.writable) && text(cache, "active".to_owned(), "yes")
             }
+            Action::CaughtUp { database, from: source } => {
+                let is_slow = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
+                !is_slow && self.has_all(now, database, source)
+            }
             Action::Traffic { traffic, weights } => self.weights.get(traffic) == Some(weights),
             Action::IncidentDeclared { cluster, incident, .. } => text(cluster, "dr-mode".to_owned(), incident),
             Action::Published { cluster, name, key, value, .. } => {
@@ -273,7 +291,14 @@ impl World {
             }
             Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
             Action::StorageReachable { storage } => self.reaches(now, from, storage),
-            Action::Verified { .. } => !matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_)),
+            Action::Verified { region, .. } => {
+                let is_broken = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
+                let serves = |id: &InstanceId, of: &Instance| {
+                    id.region == *region && matches!(of.kind, Kind::Kubernetes | Kind::Http)
+                };
+                let mut serving = self.instances.iter().filter(|(id, of)| serves(id, of));
+                !is_broken && serving.all(|(id, _)| self.reaches(now, from, id))
+            }
         }
     }
 
@@ -289,7 +314,9 @@ impl World {
                 }
             }
             Action::DatabasePromoted { database, .. } => {
+                let forked_at = Some(self.position(now, database));
                 if let Some(instance) = self.instances.get_mut(database) {
+                    instance.forked_at = forked_at.filter(|_| !instance.writable).or(instance.forked_at);
                     instance.writable = true;
                     instance.demoted = false;
                 }
@@ -320,7 +347,7 @@ impl World {
             Action::Manifests { cluster, path } => {
                 self.texts.insert((cluster.clone(), format!("manifest {path}")), "applied".to_owned());
             }
-            Action::StorageReachable { .. } | Action::Verified { .. } => {}
+            Action::CaughtUp { .. } | Action::StorageReachable { .. } | Action::Verified { .. } => {}
         }
     }
 }
@@ -336,6 +363,7 @@ fn work_of(action: &Action) -> Work {
         Action::Replicas { .. } => Work::Scale,
         Action::Fenced { .. } => Work::Fence,
         Action::DatabasePromoted { .. } => Work::Promote,
+        Action::CaughtUp { .. } => Work::CatchUp,
         Action::Published { .. } => Work::Publish,
         Action::RolledOut { .. } => Work::Rollout,
         Action::CacheActive { .. } => Work::Cache,
@@ -360,6 +388,7 @@ fn seen(action: &Action) -> String {
         Action::Replicas { replicas, .. } => format!("{replicas} ready"),
         Action::Fenced { .. } => "a write is refused on a new connection".to_owned(),
         Action::DatabasePromoted { .. } => "no source any more, and a write was read back".to_owned(),
+        Action::CaughtUp { .. } => "everything is replayed".to_owned(),
         Action::Published { .. } => "read back".to_owned(),
         Action::RolledOut { .. } => "the new pods are ready".to_owned(),
         Action::CacheActive { .. } => "a write was read back".to_owned(),

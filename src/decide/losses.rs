@@ -1,0 +1,288 @@
+//! What a failover really lost, once that can be known: how far the promoted database had come, and what its old primary
+//! holds beyond that when it is back. Before a promotion there is only what is expected (`health::loss`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::controller::Draft;
+use super::{Effect, Fact, LossStatus, Sample, StepState};
+use crate::domain::{ComponentId, InstanceId, Mode, PlanId, RegionId, Serving};
+use crate::plan::Action;
+
+/// How far a promoted database had come when it became a primary of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RecoveryPoint {
+    /// Where its write-ahead log leaves its old primary's, in bytes; none where it does not say (it was restarted since).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// When the last transaction that came over was committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transaction: Option<Timestamp>,
+    /// By table, the newest value of the column that only grows; none where the table was empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub watermarks: BTreeMap<String, Option<String>>,
+}
+
+/// What an old primary holds beyond a recovery point.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Where its write-ahead log ends, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// By table, how many rows are beyond the watermark.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: BTreeMap<String, u64>,
+}
+
+/// Under this key the look at a promotion may have how far the standby had come: what is there before it is promoted is not
+/// mixed with what clients write there a moment later.
+pub const RECOVERY_POINT: &str = "recovery_point";
+
+/// What is asked of a database.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Measure {
+    /// How far had it come when it was promoted?
+    RecoveryPoint {
+        /// The promoted database.
+        database: InstanceId,
+    },
+    /// What does it hold beyond what its successor had?
+    Divergence {
+        /// The old primary.
+        database: InstanceId,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Measured {
+    /// To `Measure::RecoveryPoint`.
+    RecoveryPoint(RecoveryPoint),
+    /// To `Measure::Divergence`.
+    Divergence(Divergence),
+}
+
+/// What is known of one promotion's loss, by the durable facts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Loss {
+    plan: PlanId,
+    promoted: InstanceId,
+    at: Timestamp,
+    point: RecoveryPoint,
+    last_known: Option<Sample>,
+    lossless: bool,
+    found: Option<(Timestamp, Divergence)>,
+}
+
+/// All of them, by old primary.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Losses {
+    known: BTreeMap<InstanceId, Loss>,
+}
+
+impl Losses {
+    pub(super) fn apply(&mut self, fact: &Fact, at: Timestamp) {
+        if let Fact::RecoveryPointReached { plan, database, from, point, last_known, lossless } = fact {
+            let (plan, promoted, point) = (plan.clone(), database.clone(), point.clone());
+            let (last_known, lossless) = (*last_known, *lossless);
+            let loss = Loss { plan, promoted, at, point, last_known, lossless, found: None };
+            self.known.insert(from.clone(), loss);
+        }
+        if let Fact::DivergenceFound { database, found, .. } = fact
+            && let Some(loss) = self.known.get_mut(database)
+        {
+            loss.found = Some((at, found.clone()));
+        }
+    }
+
+    /// A component serves from there again: what was lost when it left is history.
+    pub(super) fn served(&mut self, component: &ComponentId, region: &RegionId) {
+        self.known.retain(|old, _| old.component != *component || old.region != *region);
+    }
+
+    fn is_measured(&self, plan: &PlanId, promoted: &InstanceId) -> bool {
+        self.known.values().any(|loss| loss.plan == *plan && loss.promoted == *promoted)
+    }
+}
+
+impl Loss {
+    /// Of the old primary's log, this many bytes did not come over: as far as it was seen before it failed, or all of it where it
+    /// is back. Not all of it need be writes of an application.
+    fn bytes(&self) -> Option<u64> {
+        let end = match &self.found {
+            Some((_, found)) => found.position,
+            None => self.last_known.map(|sample| sample.position),
+        };
+        end.zip(self.point.position).map(|(end, position)| end.saturating_sub(position))
+    }
+
+    fn rows(&self) -> u64 {
+        self.found.iter().flat_map(|(_, found)| found.rows.values()).sum()
+    }
+}
+
+/// A question that was asked of a database.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    /// When it is asked again; none while it is under way.
+    again: Option<Duration>,
+    failures: u32,
+}
+
+/// An answer may take so long.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// A question that failed is asked again after the recheck, then twice that, up to 2 to this power of it.
+const DOUBLINGS_MAX: u32 = 5;
+
+impl Draft<'_> {
+    /// Asks what has not been asked. Nothing waits for it.
+    pub(super) fn measure_losses(&mut self) {
+        let may = self.policy.mode != Mode::Observe && !self.is_halted() && self.takeover().is_none();
+        let open = if may { self.unmeasured() } else { Vec::new() };
+        self.soft.measures.retain(|measure, _| open.contains(measure));
+        for measure in open {
+            let asked = self.soft.measures.get(&measure).copied();
+            match asked.map(|asked| asked.again) {
+                Some(None) => continue,
+                Some(Some(again)) if again > self.now.monotonic => {
+                    self.wake(again, "what a failover lost is asked again");
+                    continue;
+                }
+                Some(Some(_)) | None => {}
+            }
+            self.soft.measures.entry(measure.clone()).or_default().again = None;
+            let watermarks = match &measure {
+                Measure::RecoveryPoint { .. } => BTreeMap::new(),
+                Measure::Divergence { database } => {
+                    self.hard.losses.known.get(database).map(|loss| loss.point.watermarks.clone()).unwrap_or_default()
+                }
+            };
+            self.perform(Effect::Measure { measure, watermarks, deadline: ANSWERED_WITHIN });
+        }
+    }
+
+    /// Promotions whose recovery point is not known, and old primaries that are back and were not looked into.
+    fn unmeasured(&self) -> Vec<Measure> {
+        let promoted = self.hard.incidents.values().flat_map(|incident| {
+            let done = incident.plan.steps.iter().filter(|step| incident.plan.state(&step.id) == StepState::Done);
+            let promoted = done.filter_map(|step| promotion(&step.action).map(|(database, _)| database));
+            promoted.filter(|database| !self.hard.losses.is_measured(&incident.plan.id, database))
+        });
+        let serves = |database: &InstanceId| self.hard.placement.get(&database.component) == Some(&database.region);
+        let points = promoted
+            .filter(|database| serves(database) && self.is_answering(database))
+            .map(|database| Measure::RecoveryPoint { database: database.clone() });
+        let back = self.hard.losses.known.iter().filter(|(old, loss)| {
+            let serving = self.soft.watches.get(old).and_then(|watch| watch.evidence.serving);
+            // What is still written there is counted once that has ended.
+            let is_quiet = !self.hard.owed.contains_key(*old);
+            loss.found.is_none()
+                && !loss.lossless
+                && is_quiet
+                && serves(&loss.promoted)
+                && self.is_answering(old)
+                && serving == Some(Serving::Writable)
+        });
+        points.chain(back.map(|(old, _)| Measure::Divergence { database: old.clone() })).collect()
+    }
+
+    /// What was answered.
+    pub(super) fn measured(&mut self, measure: Measure, answer: Result<Measured, String>) {
+        let Some(asked) = self.soft.measures.get_mut(&measure) else { return };
+        match (measure, answer) {
+            (Measure::RecoveryPoint { database }, Ok(Measured::RecoveryPoint(point))) => {
+                self.record_recovery_point(database, point);
+            }
+            (Measure::Divergence { database }, Ok(Measured::Divergence(found))) => {
+                let Some(loss) = self.hard.losses.known.get(&database) else { return };
+                let promoted = loss.promoted.clone();
+                self.record(Fact::DivergenceFound { database, promoted, found });
+            }
+            (_, Ok(_) | Err(_)) => {
+                let wait = self.policy.guards.recheck * 2u32.pow(asked.failures.min(DOUBLINGS_MAX));
+                asked.failures = asked.failures.saturating_add(1);
+                asked.again = Some(self.now.monotonic + wait);
+            }
+        }
+    }
+
+    fn record_recovery_point(&mut self, database: InstanceId, mut point: RecoveryPoint) {
+        let promotion = self.hard.incidents.values().rev().find_map(|incident| {
+            let mut promotions = incident.plan.steps.iter().filter_map(|step| promotion(&step.action));
+            let (_, of) = promotions.find(|(promoted, _)| **promoted == database)?;
+            let is_new = !self.hard.losses.is_measured(&incident.plan.id, &database);
+            is_new.then(|| (incident.plan.id.clone(), of.clone(), incident.plan.loss == Some(Duration::ZERO)))
+        });
+        let Some((plan, from, lossless)) = promotion else { return };
+        // Nothing was replayed between that look and the promotion: what was there then is what came over.
+        let seen = self.seen_before(&plan, &database).filter(|seen| seen.position == point.position);
+        if let Some(seen) = seen {
+            point.watermarks = seen.watermarks;
+        }
+        let suspected = self.hard.suspicions.get(&from).and_then(|suspicion| suspicion.positions.last());
+        let watched = self.soft.watches.get(&from).and_then(|watch| watch.positions.recorded().last().copied());
+        let last_known = [suspected.copied(), watched].into_iter().flatten().max_by_key(|sample| sample.at);
+        self.record(Fact::RecoveryPointReached { plan, database, from, point, last_known, lossless });
+    }
+
+    fn seen_before(&self, plan: &PlanId, database: &InstanceId) -> Option<RecoveryPoint> {
+        let incident = self.hard.incident_of(plan)?;
+        let mut steps = incident.plan.steps.iter();
+        let step = steps.find(|step| promotion(&step.action).is_some_and(|(promoted, _)| promoted == database))?;
+        let seen = incident.plan.progress.get(&step.id)?.previous.get(RECOVERY_POINT)?;
+        let seen = serde_json::from_value::<RecoveryPoint>(seen.clone()).ok()?;
+        seen.position.is_some().then_some(seen)
+    }
+
+    /// What is known of every loss, for people.
+    pub(super) fn loss_statuses(&self) -> Vec<LossStatus> {
+        let statuses = self.hard.losses.known.iter().map(|(old, loss)| LossStatus {
+            database: old.clone(),
+            promoted: loss.promoted.clone(),
+            at: loss.at,
+            lossless: loss.lossless,
+            last_transaction: loss.point.last_transaction,
+            from_position: loss.point.position,
+            to_position: loss.found.as_ref().and_then(|(_, found)| found.position),
+            bytes: loss.bytes().filter(|_| !loss.lossless),
+            watermarks: loss.point.watermarks.clone(),
+            rows: loss.found.as_ref().map(|(_, found)| found.rows.clone()),
+        });
+        statuses.collect()
+    }
+
+    /// Old primaries that hold what nobody else has: `(old primary, in words)`.
+    pub(super) fn diverged(&self) -> Vec<(InstanceId, String)> {
+        let found = self.hard.losses.known.iter().filter(|(_, loss)| loss.found.is_some());
+        let holding = found.filter(|(_, loss)| match loss.point.watermarks.is_empty() {
+            true => loss.bytes().is_none_or(|bytes| bytes > 0),
+            false => loss.rows() > 0,
+        });
+        let told = holding.map(|(old, loss)| {
+            let rows = loss.found.iter().flat_map(|(_, found)| &found.rows).filter(|(_, rows)| **rows > 0);
+            let mut held: Vec<String> = rows.map(|(table, rows)| format!("{rows} rows of {table}")).collect();
+            held.extend(loss.bytes().map(|bytes| format!("{bytes} bytes of its log")));
+            let held = if held.is_empty() { "writes".to_owned() } else { held.join(" and ") };
+            let from = loss.point.position.map(|position| format!(", from {} on", lsn(position))).unwrap_or_default();
+            let text = format!(
+                "{old} holds {held}{from} that {} never got; nothing here overwrites them: copy what is needed out of it",
+                loss.promoted
+            );
+            (old.clone(), text)
+        });
+        told.collect()
+    }
+}
+
+/// What the action promotes, and in whose place.
+fn promotion(action: &Action) -> Option<(&InstanceId, &InstanceId)> {
+    if let Action::DatabasePromoted { database, from, .. } = action { Some((database, from)) } else { None }
+}
+
+/// A position as PostgreSQL writes it.
+pub fn lsn(position: u64) -> String {
+    format!("{:X}/{:X}", position >> 32, position & 0xffff_ffff)
+}

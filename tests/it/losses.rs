@@ -1,0 +1,60 @@
+//! What a real failover lost, told by the daemon and counted in the databases.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+use failoverd::decide::Fact;
+
+use crate::regions::{EAST, Regions, WEST};
+
+#[test]
+fn the_rows_that_a_failover_lost_are_counted_when_the_old_primary_is_back_and_nobody_overwrites_them() {
+    let mut regions = Regions::up(&[], &["--database", "postgres"]);
+    regions.set("FAILOVERD__DATABASES__DATABASE__WATERMARKS", "{ compute_nodes = \"id\" }");
+    regions.sql(EAST, "GRANT SELECT ON compute_nodes TO failoverd");
+    regions.watch();
+    regions.write_rows();
+    // Nothing more comes over, and the application does not notice.
+    regions.sql(WEST, "ALTER SYSTEM SET primary_conninfo = ''");
+    regions.sql(WEST, "SELECT pg_reload_conf()");
+    let before = regions.rows_acknowledged(EAST);
+    regions.wait("three hundred rows more", |regions| regions.rows_acknowledged(EAST) > before + 300);
+    regions.lab.tell("kill", &["region:us-east-1"]);
+    regions.wait_until_closed();
+    regions.wait("the application writes in the west", |regions| regions.rows_acknowledged(WEST) > 100);
+    regions.stop_writing();
+    regions.wait_for_fact("how far the new primary had come", |fact| {
+        matches!(fact, Fact::RecoveryPointReached { point, lossless: false, .. }
+            if point.position.is_some() && point.last_transaction.is_some() && point.watermarks["compute_nodes"].is_some())
+    });
+    let known = regions.status().losses.remove(0);
+    assert_eq!((known.database.to_string(), known.rows), (format!("database@{EAST}"), None));
+    assert!(known.bytes > Some(0), "as far as it was seen: {:?}", known.bytes);
+
+    regions.lab.tell("start", &["pg@us-east-1"]);
+    regions.wait_for_fact("what the old one holds", |fact| matches!(fact, Fact::DivergenceFound { .. }));
+    let loss = regions.status().losses.remove(0);
+    let told = loss.rows.expect("it was counted")["compute_nodes"];
+    let (old, new) = (payloads(&regions, EAST), payloads(&regions, WEST));
+    let lost = old.iter().filter(|payload| !new.contains(*payload)).count();
+    assert_eq!(told, lost as u64);
+    assert!(told > 300, "{told}");
+    let numbers = regions.judge(&["--self-managed", "--only", "database,rows", "--rows-lost-max", "100000"]);
+    let acknowledged = numbers["rows_lost"].as_u64().unwrap_or_default();
+    // The answer to the last one may never have come.
+    assert!(acknowledged <= told && told <= acknowledged + 1, "{told} told, {numbers}");
+    assert!(loss.to_position > loss.from_position, "{loss:?}", loss = regions.status().losses);
+
+    regions.wait("somebody is told", |regions| {
+        let alarms = regions.status().alarms;
+        alarms.iter().any(|alarm| {
+            alarm.key == format!("diverged-database@{EAST}") && alarm.text.contains("rows of compute_nodes")
+        })
+    });
+    let shown = String::from_utf8_lossy(&regions.cli(&["status"]).stdout).into_owned();
+    assert!(shown.contains(&format!("{told} rows of compute_nodes")), "{shown}");
+}
+
+fn payloads(regions: &Regions, region: &str) -> std::collections::BTreeSet<String> {
+    let (client, runtime) = regions.superuser(region);
+    let rows = runtime.block_on(client.query("SELECT payload FROM compute_nodes WHERE payload LIKE 'writer-%'", &[]));
+    rows.unwrap().into_iter().map(|row| row.get(0)).collect()
+}
