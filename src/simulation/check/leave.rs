@@ -27,6 +27,8 @@ impl Checks {
     }
 
     pub(super) fn weigh_leave(&mut self, fact: &Fact, world: &World, now: Duration, found: &mut Vec<String>) {
+        // Whoever planned a move has seen it.
+        let is_planned = self.incidents.values().any(|incident| incident.outcome.is_none() && incident.is_planned);
         let leave = &mut self.leave;
         if let Fact::PlacementAdopted { .. } = fact {
             leave.is_adopted = true;
@@ -35,7 +37,10 @@ impl Checks {
         } else if let Fact::Acknowledged { .. } = fact {
             leave.moved.clear();
         } else if let Fact::PlacementChanged { component, .. } = fact {
-            leave.moved.insert(component.clone(), now);
+            leave.moved.remove(component);
+            if !is_planned {
+                leave.moved.insert(component.clone(), now);
+            }
         } else if let Fact::PlanMade { plan, part, .. } = fact {
             if !leave.is_adopted {
                 found.push(format!("{plan} was made, and nobody has said where the deployment is served"));

@@ -30,7 +30,6 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::TrafficFirst, 1, "performed before"),
     (Bug::TrafficUnconfirmed, 148, "has not failed for"),
     (Bug::StartedStepsForgotten, 5, "does not end, and everything is well"),
-    (Bug::ReplayAsksThePlanner, 110, "was promoted twice"),
     (Bug::KeyChangesAtRestart, 2, "was restarted twice"),
     (Bug::UnwoundAfterCommitPoint, 1, "unwinds after the commit point of"),
     (Bug::UnwoundWithoutUnfencing, 25, "which takes no writes"),
@@ -63,6 +62,7 @@ const NOT_IN_A_DAY: &[(Bug, &str)] = &[
     (Bug::StaleBallotCounts, "its story"),
     (Bug::VotesByObserver, "its story: it needs two observers in one region"),
     (Bug::JumpIgnored, "its story"),
+    (Bug::ReplayAsksThePlanner, "its story: it takes a reload in the middle of a plan, and days have none"),
     (Bug::CatchUpSkipped, "its story: it takes a standby that lags at the moment of a planned move"),
     (Bug::BrokenCheckForgotten, "its story: nothing of the world depends on it"),
 ];

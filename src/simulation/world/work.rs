@@ -84,7 +84,14 @@ impl World {
         action: &Action,
     ) -> Result<(), Setback> {
         self.answers(now, from, key, action)?;
-        if self.under_way.iter().any(|operation| operation.action == *action && operation.done.is_some()) {
+        let is_the_same = |other: &Action| match (other, action) {
+            // With or without a wait before it, a database is promoted once.
+            (Action::DatabasePromoted { database: one, .. }, Action::DatabasePromoted { database: other, .. }) => {
+                one == other
+            }
+            (one, other) => one == other,
+        };
+        if self.under_way.iter().any(|operation| is_the_same(&operation.action) && operation.done.is_some()) {
             return Err(Setback::Transient("InvalidState: a change is under way already".to_owned()));
         }
         let takes = match self.behaviour(key, action) {
