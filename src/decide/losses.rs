@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::controller::Draft;
+use super::incident::Incident;
 use super::{Effect, Fact, LossStatus, Sample, StepState};
 use crate::domain::{ComponentId, InstanceId, Mode, PlanId, RegionId, Serving};
 use crate::plan::Action;
@@ -166,15 +167,13 @@ impl Draft<'_> {
 
     /// Promotions whose recovery point is not known, and old primaries that are back and were not looked into.
     fn unmeasured(&self) -> Vec<Measure> {
-        let promoted = self.hard.incidents.values().flat_map(|incident| {
-            let done = incident.plan.steps.iter().filter(|step| incident.plan.state(&step.id) == StepState::Done);
-            let promoted = done.filter_map(|step| promotion(&step.action).map(|(database, _)| database));
-            promoted.filter(|database| !self.hard.losses.is_measured(&incident.plan.id, database))
-        });
         let serves = |database: &InstanceId| self.hard.placement.get(&database.component) == Some(&database.region);
-        let points = promoted
-            .filter(|database| serves(database) && self.is_answering(database))
-            .map(|database| Measure::RecoveryPoint { database: database.clone() });
+        let promotions = last_promotions(self.hard.incidents.values().map(|incident| &**incident));
+        let unknown = promotions.into_iter().filter(|(database, promotion)| {
+            let is_measured = self.hard.losses.is_measured(promotion.plan, database);
+            !is_measured && serves(database) && self.is_answering(database)
+        });
+        let points = unknown.map(|(database, _)| Measure::RecoveryPoint { database: database.clone() });
         let back = self.hard.losses.known.iter().filter(|(old, loss)| {
             let serving = self.soft.watches.get(old).and_then(|watch| watch.evidence.serving);
             // What is still written there is counted once that has ended.
@@ -210,13 +209,9 @@ impl Draft<'_> {
     }
 
     fn record_recovery_point(&mut self, database: InstanceId, mut point: RecoveryPoint) {
-        let promotion = self.hard.incidents.values().rev().find_map(|incident| {
-            let mut promotions = incident.plan.steps.iter().filter_map(|step| promotion(&step.action));
-            let (_, of) = promotions.find(|(promoted, _)| **promoted == database)?;
-            let is_new = !self.hard.losses.is_measured(&incident.plan.id, &database);
-            is_new.then(|| (incident.plan.id.clone(), of.clone(), incident.plan.loss == Some(Duration::ZERO)))
-        });
-        let Some((plan, from, lossless)) = promotion else { return };
+        let promotions = last_promotions(self.hard.incidents.values().map(|incident| &**incident));
+        let Some(Promotion { plan, from, lossless, .. }) = promotions.get(&database) else { return };
+        let (plan, from, lossless) = ((*plan).clone(), (*from).clone(), *lossless);
         // Nothing was replayed between that look and the promotion: what was there then is what came over.
         let seen = self.seen_before(&plan, &database).filter(|seen| seen.position == point.position);
         if let Some(seen) = seen {
@@ -277,6 +272,31 @@ impl Draft<'_> {
     }
 }
 
+/// What a plan promoted a database with.
+struct Promotion<'a> {
+    plan: &'a PlanId,
+    from: &'a InstanceId,
+    lossless: bool,
+    number: u64,
+}
+
+/// By promoted database, the promotion that came about last: what an earlier one lost is told already, or history.
+fn last_promotions<'a>(incidents: impl Iterator<Item = &'a Incident>) -> BTreeMap<&'a InstanceId, Promotion<'a>> {
+    let mut last = BTreeMap::new();
+    for incident in incidents {
+        let plan = &incident.plan;
+        for step in plan.steps.iter().filter(|step| plan.state(&step.id) == StepState::Done) {
+            let Some((database, from)) = promotion(&step.action) else { continue };
+            let lossless = plan.loss == Some(Duration::ZERO);
+            let this = Promotion { plan: &plan.id, from, lossless, number: incident.number };
+            if last.get(database).is_none_or(|former: &Promotion<'_>| former.number < this.number) {
+                last.insert(database, this);
+            }
+        }
+    }
+    last
+}
+
 /// What the action promotes, and in whose place.
 fn promotion(action: &Action) -> Option<(&InstanceId, &InstanceId)> {
     if let Action::DatabasePromoted { database, from, .. } = action { Some((database, from)) } else { None }
@@ -285,4 +305,60 @@ fn promotion(action: &Action) -> Option<(&InstanceId, &InstanceId)> {
 /// A position as PostgreSQL writes it.
 pub fn lsn(position: u64) -> String {
     format!("{:X}/{:X}", position >> 32, position & 0xffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hard::Stamp;
+    use super::*;
+    use crate::domain::{Level, Now};
+    use crate::plan::{Part, Purpose, Step};
+
+    /// An incident whose plan has promoted the database in the west.
+    fn incident(number: u64) -> Incident {
+        let now = Now { monotonic: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+        let stamp = Stamp { at: now, epoch: 1, heard: None };
+        let plan = PlanId::from(format!("plan-{number}"));
+        let declared = Fact::IncidentDeclared {
+            incident: format!("inc-{number}").into(),
+            level: Level::ComponentFailure,
+            source: "east".into(),
+            target: "west".into(),
+            first_failing: now.wall,
+            detected_after: Duration::ZERO,
+            evidence: Vec::new(),
+            ordered_by: None,
+            forced: false,
+            purpose: Purpose::Failover,
+        };
+        let mut incident = Incident::declared(stamp, &declared).expect("a declaration");
+        let at = |region: &str| InstanceId { component: "database".into(), region: region.into() };
+        let part = Part::Component("database".into());
+        let step = Step {
+            id: "promote".into(),
+            action: Action::DatabasePromoted { database: at("west"), from: at("east"), lossless: false },
+            part: part.clone(),
+            after: Default::default(),
+            commit_point: true,
+            undoable: false,
+            best_effort: false,
+            places: BTreeMap::new(),
+            confirm: None,
+            deadline: Duration::from_secs(60),
+        };
+        incident.plan.id = plan.clone();
+        incident.plan.grow(&part, &[step], &BTreeMap::new());
+        let done = Fact::StepDone { plan, step: "promote".into(), note: String::new(), acted: true };
+        incident.plan.apply(stamp, &done);
+        incident
+    }
+
+    #[test]
+    fn of_two_promotions_of_one_database_only_the_last_is_measured() {
+        // By their names, the tenth comes before the second.
+        let incidents = [incident(10), incident(2)];
+        let last = last_promotions(incidents.iter());
+        let plans: Vec<&str> = last.values().map(|promotion| promotion.plan.as_str()).collect();
+        assert_eq!(plans, ["plan-10"]);
+    }
 }
