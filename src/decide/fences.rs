@@ -76,7 +76,8 @@ impl Draft<'_> {
         }
     }
 
-    fn takes_writes(&self, database: &InstanceId) -> bool {
+    /// It answers, as a primary that takes writes.
+    pub(super) fn takes_writes(&self, database: &InstanceId) -> bool {
         let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
         watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Writable))
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::controller::Draft;
 use super::incident::Incident;
 use super::{Effect, Fact, LossStatus, Sample, StepState};
-use crate::domain::{ComponentId, InstanceId, Mode, PlanId, RegionId, Serving};
+use crate::domain::{ComponentId, InstanceId, Mode, PlanId, RegionId};
 use crate::plan::Action;
 
 /// How far a promoted database had come when it became a primary of its own.
@@ -175,15 +175,9 @@ impl Draft<'_> {
         });
         let points = unknown.map(|(database, _)| Measure::RecoveryPoint { database: database.clone() });
         let back = self.hard.losses.known.iter().filter(|(old, loss)| {
-            let serving = self.soft.watches.get(old).and_then(|watch| watch.evidence.serving);
             // What is still written there is counted once that has ended.
             let is_quiet = !self.hard.owed.contains_key(*old);
-            loss.found.is_none()
-                && !loss.lossless
-                && is_quiet
-                && serves(&loss.promoted)
-                && self.is_answering(old)
-                && serving == Some(Serving::Writable)
+            loss.found.is_none() && !loss.lossless && is_quiet && serves(&loss.promoted) && self.takes_writes(old)
         });
         points.chain(back.map(|(old, _)| Measure::Divergence { database: old.clone() })).collect()
     }

@@ -8,7 +8,7 @@ use super::incident::{Incident, PartState};
 use super::judge::{Candidate, Order};
 use super::targets::target;
 use super::{Effect, Fact, Guard, GuardKind, StepState};
-use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, PlanId, RegionId, Serving, StepId, time::human};
+use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, RegionId, StepId, time::human};
 use crate::health::Loss;
 use crate::plan::{Action, Part, Purpose, Step};
 
@@ -38,9 +38,7 @@ impl Draft<'_> {
     /// Why the step of a planned move would not go, or would cost something.
     fn why_not_planned(&self, step: &Step) -> Option<String> {
         if let Action::Fenced { database } = &step.action {
-            let serving = self.soft.watches.get(database).and_then(|watch| watch.evidence.serving);
-            let is_primary = self.is_answering(database) && serving == Some(Serving::Writable);
-            return (!is_primary).then(|| format!("{database} is not seen to take writes"));
+            return (!self.takes_writes(database)).then(|| format!("{database} is not seen to take writes"));
         }
         if let Action::CaughtUp { database, from } = &step.action {
             return self.why_not_fenced_ahead(&from.component).or_else(|| self.too_far_behind(database, from));
@@ -108,6 +106,7 @@ impl Draft<'_> {
     pub(super) fn unwind_what_does_not_go(&mut self, id: &IncidentId) {
         let Some(incident) = self.incident(id) else { return };
         let plan = &incident.plan;
+        let of = plan.id.clone();
         let open: Vec<Part> = plan
             .parts
             .iter()
@@ -148,14 +147,9 @@ impl Draft<'_> {
             }
         };
         let Some(why) = why else { return };
-        let plan = self.plan_of(id);
         for part in open {
-            self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why: why.clone(), aborted: false });
+            self.record(Fact::UnwindingStarted { plan: of.clone(), part, why: why.clone(), aborted: false });
         }
-    }
-
-    fn plan_of(&self, id: &IncidentId) -> PlanId {
-        self.incident(id).map_or_else(|| PlanId::from(""), |incident| incident.plan.id.clone())
     }
 
     /// For so long a planned move keeps writers waiting without getting past its commit point: the standby catches up, and

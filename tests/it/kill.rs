@@ -11,7 +11,7 @@ const PROMOTE: &str = "Action=PromoteReadReplica";
 const CHANGE_RECORDS: &str = "<ChangeResourceRecordSetsRequest";
 const PROMOTE_CACHE: &str = "REPLICAOF";
 const WORKLOADS: [&str; 3] = ["nexus-prime-core", "go-node-proxies", "ai-agents"];
-const PG_PROMOTE: &str = "SELECT pg_promote(";
+pub(crate) const PG_PROMOTE: &str = "SELECT pg_promote(";
 
 #[test]
 fn killed_before_every_irreversible_call_and_in_three_other_steps_the_same_end_is_reached() {
@@ -104,7 +104,8 @@ fn a_lost_region_with_kills(moment: Moment, seed: u64) {
     regions.judge(&["--only", "restarts"]);
 }
 
-fn a_lost_database_with_a_kill(moment: Moment) {
+/// Regions whose standby database is reached through a trap for its promotion.
+pub(crate) fn behind_a_trap() -> (Regions, Trap) {
     let mut regions = Regions::up(&[], &["--database", "postgres"]);
     let port = regions.lab.number("/regions/us-west-2/postgres/port");
     let database = Trap::before(&format!("127.0.0.1:{port}"), &[PG_PROMOTE]);
@@ -113,6 +114,11 @@ fn a_lost_database_with_a_kill(moment: Moment) {
     regions.lead_through(&lab, &["--database", "postgres"]);
     // In plain text, for the trap to read.
     regions.set("FAILOVERD__DATABASES__DATABASE__TLS", "disable");
+    (regions, database)
+}
+
+fn a_lost_database_with_a_kill(moment: Moment) {
+    let (mut regions, database) = behind_a_trap();
     regions.set("FAILOVERD__DATABASES__DATABASE__TRIGGER", "{ after = \"5s\" }");
     regions.watch();
     database.arm(PG_PROMOTE, moment);

@@ -3,10 +3,10 @@
 use failoverd::decide::{Fact, Outcome};
 use failoverd::plan::Purpose;
 
+use crate::kill::{PG_PROMOTE, behind_a_trap};
 use crate::regions::{EAST, Regions, WEST};
-use crate::trap::{Moment, Trap};
+use crate::trap::Moment;
 
-const PG_PROMOTE: &str = "SELECT pg_promote(";
 /// Everything that the judge looks at but whether the region that was left is dead.
 const SUBJECTS: &str = "database,cache,storage,kubernetes,traffic,calls,rows";
 
@@ -89,14 +89,7 @@ fn killed_between_the_promotion_of_a_switchover_and_its_fact_it_ends_the_same() 
 }
 
 fn moved_with_a_kill(moment: Moment) {
-    let mut regions = Regions::up(&[], &["--database", "postgres"]);
-    let port = regions.lab.number("/regions/us-west-2/postgres/port");
-    let database = Trap::before(&format!("127.0.0.1:{port}"), &[PG_PROMOTE]);
-    let mut lab = regions.lab.json.clone();
-    lab["regions"][WEST]["postgres"]["port"] = database.address.port().into();
-    regions.lead_through(&lab, &["--database", "postgres"]);
-    // In plain text, for the trap to read.
-    regions.set("FAILOVERD__DATABASES__DATABASE__TLS", "disable");
+    let (mut regions, database) = behind_a_trap();
     regions.watch();
     regions.write_rows();
     database.arm(PG_PROMOTE, moment);
