@@ -35,6 +35,7 @@ pub(super) async fn keep_roles(config: Arc<Config>, observer: ObserverId, board:
     let mut tick = interval(within / ASKS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_on = false;
+    let mut refused: Option<String> = None;
     loop {
         tick.tick().await;
         let own = board.known(&observer);
@@ -43,12 +44,14 @@ pub(super) async fn keep_roles(config: Arc<Config>, observer: ObserverId, board:
             if std::mem::take(&mut is_on) {
                 info!("the ledger confirms the roles again");
             }
+            refused = None;
             continue;
         };
         let answers = others.iter().map(|(name, api)| ask(&client, name, api, &own));
         let refusals: Vec<String> =
             futures::future::join_all(answers).await.into_iter().filter_map(Result::err).collect();
         if refusals.is_empty() {
+            refused = None;
             board.promised(sent);
             if !std::mem::replace(&mut is_on, true) {
                 warn!(
@@ -56,9 +59,15 @@ pub(super) async fn keep_roles(config: Arc<Config>, observer: ObserverId, board:
                     "the ledger confirms no roles; every other daemon does, so this one keeps answering for them"
                 );
             }
-        } else if std::mem::take(&mut is_on) {
-            warn!("the roles end: {}", refusals.join("; "));
+            continue;
         }
+        // Each reason once, and not each question: the same one comes again until the ledger confirms the roles.
+        let why = refusals.join("; ");
+        if refused.as_ref() != Some(&why) {
+            warn!(?age, "the ledger confirms no roles, and not every other daemon does, so they end: {why}");
+            refused = Some(why);
+        }
+        is_on = false;
     }
 }
 

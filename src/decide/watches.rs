@@ -90,10 +90,13 @@ impl Watches {
             .filter_map(|id| {
                 let component = policy.components.get(&id.component)?;
                 let needed = component.workloads.iter().map(|w| (w.name.clone(), w.active)).collect();
+                let matters = component.critical || component.independent_evidence;
+                let row = component.row.iter().flat_map(|row| [row.after, row.confirm_for]);
+                let triggers = row.chain(matters.then_some(policy.regional.after)).collect();
                 let watched = Watched {
-                    watch: Watch::new(component.probing, keep, needed),
+                    watch: Watch::new(component.probing, keep, triggers, needed),
                     kind: component.kind,
-                    matters: component.critical || component.independent_evidence,
+                    matters,
                     has_row: component.row.is_some(),
                     answers_clients: component.answers_clients(),
                     is_cold: policy.regions.get(&id.region) == Some(&Role::Tertiary),

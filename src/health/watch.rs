@@ -52,11 +52,11 @@ struct Replicas {
 }
 
 impl Watch {
-    /// Nothing observed yet. `keep` is the longest window that anybody asks for, `needed` how many ready replicas each
-    /// workload needs while its cluster serves.
-    pub fn new(probing: Probing, keep: Duration, needed: BTreeMap<String, u32>) -> Self {
+    /// Nothing observed yet. `keep` is the longest window that anybody asks for, `triggers` how long a failure of this one has
+    /// to last for something to be done, `needed` how many ready replicas each workload needs while its cluster serves.
+    pub fn new(probing: Probing, keep: Duration, triggers: Vec<Duration>, needed: BTreeMap<String, u32>) -> Self {
         Self {
-            window: Window::new(probing.gap(), keep),
+            window: Window::new(probing.gap(), keep, triggers),
             probing,
             last: None,
             last_began: None,
@@ -208,7 +208,7 @@ impl Watch {
 
     /// It asks the same of the same observations.
     pub fn is_like(&self, other: &Self) -> bool {
-        self.probing == other.probing && self.needed == other.needed && self.window.keeps() == other.window.keeps()
+        self.probing == other.probing && self.needed == other.needed && self.window.is_like(&other.window)
     }
 
     /// Start of the first of the failures that no answer has ended yet.

@@ -15,12 +15,27 @@ struct Run {
     last: Duration,
 }
 
+impl Run {
+    /// How many of its observations began after `from`.
+    fn count_from(&self, from: Duration) -> f64 {
+        let count = f64::from(self.count);
+        if self.first >= from {
+            return count;
+        }
+        let span = (self.last - self.first).as_secs_f64();
+        let inside = self.last.saturating_sub(from).as_secs_f64();
+        if span == 0.0 { 0.0 } else { count * inside / span }
+    }
+}
+
 /// The known observations of one instance since the last gap, as runs: a healthy instance costs one run.
 #[derive(Debug, Clone)]
 pub struct Window {
     runs: VecDeque<Run>,
     gap: Duration,
     keep: Duration,
+    /// How long a failure has to last for anything to be done about it, ascending.
+    triggers: Vec<Duration>,
 }
 
 /// Alternating results make one run each; beyond this the oldest are forgotten, which can only delay a verdict.
@@ -28,13 +43,16 @@ const RUNS_MAX: usize = 2048;
 
 impl Window {
     /// A window in which observations further apart than `gap` start it anew, and which remembers at least `keep`.
-    pub fn new(gap: Duration, keep: Duration) -> Self {
-        Self { runs: VecDeque::new(), gap, keep }
+    /// Something is done after each of `triggers`.
+    pub fn new(gap: Duration, keep: Duration, mut triggers: Vec<Duration>) -> Self {
+        triggers.sort_unstable();
+        triggers.dedup();
+        Self { runs: VecDeque::new(), gap, keep, triggers }
     }
 
-    /// How much of the past it remembers.
-    pub fn keeps(&self) -> Duration {
-        self.keep
+    /// The same is asked of it.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.gap == other.gap && self.keep == other.keep && self.triggers == other.triggers
     }
 
     /// Adds an observation that began at `began` (monotonic). An observation older than the last is ignored.
@@ -88,7 +106,8 @@ impl Window {
 
     /// Since when it has been failing: the beginning of the earliest failed probe from which on, without a gap, at
     /// least `ratio` of the observations failed, the last three included. What was before a recovery, which is answers for
-    /// `recover_for`, was another failure: a moment's trouble after a long outage is no outage.
+    /// `recover_for`, was another failure: a moment's trouble after a long outage is no outage. And failing for as long as a
+    /// trigger is only what failed at that ratio over just that long: the hour before makes up for no answer since.
     pub fn failing_since(&self, ratio: f64, recover_for: Duration, now: Duration) -> Option<Duration> {
         let last = self.runs.back()?;
         if !last.failing || last.count < FAILURES_IN_A_ROW || self.is_stale(now) {
@@ -97,6 +116,15 @@ impl Window {
         let (mut total, mut failed, mut since, mut later) = (0_u64, 0_u64, None, last.first);
         for run in self.runs.iter().rev() {
             if !run.failing && later.saturating_sub(run.first) >= recover_for {
+                break;
+            }
+            let falls_short = |trigger: &Duration| {
+                let from = now.saturating_sub(*trigger);
+                let count = if from > run.first && from <= later { run.count_from(from) } else { return false };
+                let failing = if run.failing { count } else { 0.0 };
+                failed as f64 + failing < ratio * (total as f64 + count)
+            };
+            if self.triggers.iter().any(falls_short) {
                 break;
             }
             later = run.first;
@@ -135,12 +163,7 @@ impl Window {
             if run.last < from {
                 break;
             }
-            let span = (run.last - run.first).as_secs_f64();
-            let inside = if run.first >= from || span == 0.0 {
-                f64::from(run.count)
-            } else {
-                f64::from(run.count) * (run.last - from).as_secs_f64() / span
-            };
+            let inside = run.count_from(from);
             total += inside;
             if run.failing {
                 failed += inside;
@@ -170,7 +193,7 @@ mod tests {
     }
 
     fn window() -> Window {
-        Window::new(at(5), at(900))
+        Window::new(at(5), at(900), vec![at(30), at(120), at(300)])
     }
 
     fn observed(results: impl IntoIterator<Item = (u64, bool)>) -> Window {
@@ -190,7 +213,7 @@ mod tests {
     #[test]
     fn silence_is_no_gap_where_a_timeout_is_longer_than_the_interval() {
         let probing = Probing { interval: Duration::from_millis(500), timeout: Duration::from_millis(1100) };
-        let mut window = Window::new(probing.gap(), at(900));
+        let mut window = Window::new(probing.gap(), at(900), vec![at(30)]);
         let beat = 3 * probing.interval;
         for number in 0..60 {
             let began = number * beat;
@@ -221,9 +244,26 @@ mod tests {
     #[test]
     fn a_moment_after_a_recovery_is_no_part_of_the_outage_before() {
         let outage = |recovered: u64| observed((0..1300).map(move |s| (s, s < 1200 || s >= 1200 + recovered)));
-        assert_eq!(outage(29).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(0)), "it had not recovered");
+        assert_eq!(outage(3).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(0)), "it had not recovered");
         assert_eq!(outage(30).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(1230)));
         assert_eq!(outage(97).failing_since(RATIO, RECOVER_FOR, at(1299)), Some(at(1297)));
+    }
+
+    #[test]
+    fn an_answer_that_fills_most_of_a_trigger_is_not_made_up_for_by_the_long_outage_before() {
+        // Fifteen minutes, 27 seconds of answers, and again: 97 % of all that failed, and 17 of the last 30 seconds.
+        let window = |until| observed((0..until).map(|s| (s, !(900..927).contains(&s))));
+        let failing_for = |until| {
+            let now = at(until - 1);
+            window(until).failing_since(RATIO, RECOVER_FOR, now).map(|since| now - since)
+        };
+        assert_eq!(failing_for(944), Some(at(16)));
+        assert_eq!(failing_for(957), Some(at(29)));
+        // A trigger of two minutes has to wait until most of those answers are older than that.
+        assert_eq!(failing_for(1041), Some(at(113)));
+        // Then five minutes are mostly failing at once only when they are so themselves.
+        assert!(failing_for(1046).is_some_and(|lasting| lasting >= at(118) && lasting < at(300)));
+        assert!(failing_for(1220).is_some_and(|lasting| lasting > at(1200)));
     }
 
     #[test]
@@ -267,6 +307,12 @@ mod tests {
                 prop_assert!(failed as f64 >= RATIO * inside.len() as f64);
                 prop_assert!(inside.windows(2).all(|pair| pair[1].0 - pair[0].0 <= 5), "no gap");
                 prop_assert!(inside.iter().rev().take(3).all(|(_, failing)| *failing));
+                for trigger in [30, 120, 300].map(at).into_iter().filter(|trigger| at(second) - since >= *trigger) {
+                    let trailing: Vec<_> = seen.iter().filter(|(s, _)| at(*s) >= at(second) - trigger).collect();
+                    let failed = trailing.iter().filter(|(_, failing)| *failing).count();
+                    // Of a run of equal observations its share is taken: one more or less.
+                    prop_assert!(failed as f64 + 1.0 >= RATIO * (trailing.len() as f64 - 1.0), "over {trigger:?}");
+                }
             }
         }
 

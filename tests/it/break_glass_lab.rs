@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use failoverd::decide::{Fact, Outcome, Status, VerdictKind};
 use failoverd::domain::ComponentId;
 
-use crate::regions::{EAST, PATIENCE, Regions, WEST};
+use crate::regions::{EAST, PATIENCE, Regions, WEST, ask};
 
 const EUROPE: &str = "eu-west-1";
 
@@ -58,7 +58,8 @@ fn break_glass_moves_a_region_without_the_daemons_which_stand_still_until_it_is_
             .map(|at| format!("[council.observers.in-{at}]\nregion = \"{at}\"\napi = \"{}\"\n", trio.api(at)))
             .concat();
         let more = format!(
-            "[observer]\nname = \"in-{region}\"\nregion = \"{region}\"\n[ledger.etcd]\nendpoints = {endpoints}\n{seats}"
+            "[observer]\nname = \"in-{region}\"\nregion = \"{region}\"\n[probes]\ninterval = \"1s\"\n\
+             [ledger.etcd]\nendpoints = {endpoints}\n{seats}"
         );
         trio.configure(&regions, region, &more);
         trio.run(&regions, region);
@@ -186,7 +187,7 @@ impl Others {
             .spawn()
             .unwrap();
         self.daemons.insert(name.to_owned(), child);
-        self.wait(regions, "it answers", |others| others.cli(name, &["status", "--json"]).status.code() != Some(69));
+        self.wait(regions, "it answers", |others| ask(others.api(name), "/v1/status").is_some());
     }
 
     fn kill_all(&mut self) {
@@ -224,9 +225,11 @@ impl Others {
         self.cli(WEST, &words)
     }
 
+    /// Asked without a process for each question: three daemons and twenty servers need the machine.
     fn status(&self, name: &str) -> Status {
-        let output = self.cli(name, &["status", "--json"]);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", err(&output)))
+        let (code, body) = ask(self.api(name), "/v1/status").expect("the daemon answers");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
     }
 
     /// The ledger of all of them, in words.

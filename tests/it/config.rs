@@ -54,6 +54,26 @@ fn the_control_plane_in_the_primary_region_is_warned_of() {
 }
 
 #[test]
+fn a_region_that_would_lose_its_roles_with_the_ledger_is_warned_of() {
+    let council = |seat: &str| {
+        let seats: String = ["eu-west-1", "eu-central-1", "eu-north-1"]
+            .map(|region| format!("[council.observers.in-{region}]\nregion = \"{region}\"\n{seat}"))
+            .concat();
+        let own =
+            "[observer]\nname = \"in-eu-north-1\"\nregion = \"eu-north-1\"\n[api]\nrole_listen = \"127.0.0.1:8781\"\n";
+        let ledger = "[ledger.etcd]\nendpoints = [\"https://a:1\", \"https://b:1\", \"https://c:1\"]\n";
+        let folder = tempfile::tempdir().unwrap();
+        let files =
+            [write(&folder, "base.toml", SOUND), write(&folder, "above.toml", &format!("{own}{ledger}{seats}"))];
+        let loaded = load(&files, &nothing()).unwrap();
+        loaded.warnings.iter().map(ToString::to_string).filter(|line| line.contains("council.observers")).collect::<Vec<_>>()
+    };
+    assert_eq!(council("api = \"127.0.0.1:8780\"\n"), [""; 0]);
+    let warned = council("").concat();
+    assert!(warned.contains("in-eu-west-1") && warned.contains("every role would end with the ledger"), "{warned}");
+}
+
+#[test]
 fn by_default_nothing_is_done() {
     // Whoever writes no mode gets the one that only looks.
     let loaded = sound_with(|text| text.replace("mode = \"automatic\"", "")).unwrap();

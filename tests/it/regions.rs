@@ -355,15 +355,19 @@ impl Regions {
     }
 
     fn ask(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.api).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let host = self.api;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer lab-token\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        ask(self.api, path)
     }
+}
+
+/// What a daemon of the lab answers; none where it does not.
+pub(crate) fn ask(api: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(api).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {api}\r\nAuthorization: Bearer lab-token\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 impl Drop for Regions {

@@ -23,7 +23,7 @@ PUBLISH_BUCKET = [("configmap", "s3-config", "bucket", "bucket"), ("configmap", 
 class Seat:
     """One of three daemons that decide together."""
     region: str
-    host: str                           # where it listens: `api_port`, and for roles the next one
+    host_of: dict                       # where each region's daemon listens: `api_port`, and for roles the next one
     self_fence_after: str | None = None
     demote_deadline: str | None = None  # the local database is demoted when its role is not confirmed, within this time
 
@@ -39,7 +39,7 @@ def render(lab, folder, *, api_port, speed=8.0, mode="automatic", database="rds"
     add('[deployment]', 'name = "omnimesh-lab"', f'mode = {text(mode)}', "",
         '[observer]', f'name = {text(observer(seat.region) if seat else "lab-observer")}', f'region = {text(seat.region if seat else c.THIRD)}', "",
         '[ledger]', f'path = {text(folder / "ledger")}', f'stop_file = {text(folder / (f"STOP-{seat.region}" if seat else "STOP"))}', "",
-        '[api]', f'listen = "{seat.host if seat else "127.0.0.1"}:{api_port}"', f'token = {secret("api-token", "lab-token")}',
+        '[api]', f'listen = "{seat.host_of[seat.region] if seat else "127.0.0.1"}:{api_port}"', f'token = {secret("api-token", "lab-token")}',
         *(sit(seat, lab, api_port) if seat else []), "",
         # Three daemons ask three times as much, and share the machine with what they ask.
         '[probes]', f'interval = {text("5s" if speed < 5 else "1s" if seat else "500ms")}', f'timeout = {text("1100ms" if speed >= 5 else "4s")}',
@@ -96,10 +96,10 @@ def observer(region):
 
 def sit(seat, lab, api_port):
     """The rest of [api], the ledger that all share (the nearest member first), and who they are."""
-    members = sorted(lab["etcd"]["endpoints"], key=lambda endpoint: f"//{seat.host}:" not in endpoint)
-    return [f'role_listen = "{seat.host}:{api_port + 1}"', *([f"self_fence_after = {text(seat.self_fence_after)}"] if seat.self_fence_after else []), "",
+    members = sorted(lab["etcd"]["endpoints"], key=lambda endpoint: f"//{seat.host_of[seat.region]}:" not in endpoint)
+    return [f'role_listen = "{seat.host_of[seat.region]}:{api_port + 1}"', *([f"self_fence_after = {text(seat.self_fence_after)}"] if seat.self_fence_after else []), "",
             "[ledger.etcd]", f"endpoints = {json.dumps(members)}", "", f"[regions.{c.THIRD}]", 'role = "tertiary"', "",
-            *[line for region in c.COUNCIL for line in (f"[council.observers.{observer(region)}]", f"region = {text(region)}")]]
+            *[line for region in c.COUNCIL for line in (f"[council.observers.{observer(region)}]", f"region = {text(region)}", f'api = "{seat.host_of[region]}:{api_port}"')]]
 
 
 def publish(rows):

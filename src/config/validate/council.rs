@@ -44,6 +44,16 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
             findings.wrong(key, wrong);
         }
     }
+    let silent = council.observers.iter().filter(|(name, seat)| **name != own.name && seat.api.is_none());
+    let silent: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
+    if config.api.role_listen.is_some() && !silent.is_empty() {
+        let text = format!(
+            "none for {}: when the ledger cannot be reached, a region keeps its role only while every other daemon says over \
+             its api that it knows of the same, so every role would end with the ledger; write where each one listens",
+            silent.join(", ")
+        );
+        findings.warn(Key::of(["council", "observers"]), text);
+    }
     match council.observers.get(&own.name) {
         None => {
             let names: Vec<&str> = council.observers.keys().map(|name| name.as_str()).collect();

@@ -51,7 +51,7 @@ class Deployment:
     def configure(self, region, database="rds", **seat):
         """`database`: who promotes, RDS or failoverd itself. The rest is the daemon's `Seat`."""
         # the secrets have the same paths for all three, as on three machines with the same files
-        sits = failoverd_config.Seat(region, ADDRESS[region], **seat)
+        sits = failoverd_config.Seat(region, ADDRESS, **seat)
         text = failoverd_config.render(self.lab, self.folder, api_port=API_PORT, speed=self.speed, seat=sits, database=database)
         self.config(region).write_text(text)
 
