@@ -21,6 +21,16 @@ const OUTPUT_MAX: u64 = 16 * 1024;
 /// It gets no input and no environment but `PATH`, `HOME`, `LANG` and `FAILOVERD_REGION`, so that no secret of ours
 /// leaks into a script.
 pub async fn run(check: &CommandCheck, region: &RegionId, limit: Duration) -> Result<String, Setback> {
+    run_with(check, region, &[], limit).await
+}
+
+/// The same with more in its environment.
+pub async fn run_with(
+    check: &CommandCheck,
+    region: &RegionId,
+    variables: &[(&str, String)],
+    limit: Duration,
+) -> Result<String, Setback> {
     if !check.repeatable {
         return Err(Setback::Refused(
             "the command is not declared repeatable; write repeatable = true if running it twice does no harm".into(),
@@ -34,6 +44,7 @@ pub async fn run(check: &CommandCheck, region: &RegionId, limit: Duration) -> Re
         .args(arguments.iter().map(|argument| argument.replace("{region}", region.as_str())))
         .env_clear()
         .env("FAILOVERD_REGION", region.as_str())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -223,7 +223,7 @@ impl Everything {
                     &self.redis
                 }
             }
-            Action::CaughtUp { .. } => &self.postgres,
+            Action::CaughtUp { .. } | Action::Rejoined { .. } => &self.postgres,
             Action::StorageReachable { .. } | Action::Traffic { .. } => &self.aws,
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
@@ -279,6 +279,7 @@ impl Checks {
             | Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

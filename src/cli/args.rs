@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
+use super::rejoin::RejoinArgs;
 use super::switchover::SwitchoverArgs;
 use super::verify::VerifyArgs;
 use super::{Colour, Exit, Failure};
@@ -46,10 +47,6 @@ pub enum Command {
     /// Beside a database, for the daemon, which starts it
     #[command(hide = true)]
     Guardian(super::run::GuardianArgs),
-
-    /// What needs a running daemon.
-    #[command(flatten)]
-    Daemon(DaemonCommand),
 
     /// Show what would be done if a region or a component were lost; changes nothing
     #[command(
@@ -126,6 +123,11 @@ Examples:
         #[command(subcommand)]
         what: LedgerCommand,
     },
+
+    // The last one, because commands without an order of their own are listed by their place here.
+    /// What needs a running daemon.
+    #[command(flatten)]
+    Daemon(DaemonCommand),
 }
 
 /// `replay`.
@@ -237,6 +239,10 @@ Examples:
   failoverd switchover --from us-east-1 --component database --reason \"maintenance, change 4711\""
     )]
     Switchover(SwitchoverArgs),
+
+    /// Make an old primary a standby of what serves in its place
+    #[command(display_order = 22, after_help = super::rejoin::HELP)]
+    Rejoin(RejoinArgs),
 
     /// Approve the plan of an incident as it was shown
     #[command(

@@ -270,6 +270,7 @@ impl Seen {
             | Action::Replicas { .. }
             | Action::Fenced { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

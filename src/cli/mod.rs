@@ -13,6 +13,7 @@ pub mod ledger;
 mod order;
 mod plan;
 pub mod probe;
+pub(crate) mod rejoin;
 pub mod render;
 pub mod replay;
 pub mod run;
@@ -126,6 +127,7 @@ async fn ask(command: DaemonCommand, terminal: Terminal) -> Outcome {
         DaemonCommand::Explain(args) => explain::explain(&args, terminal).await,
         DaemonCommand::Failover(args) => order::failover(args, terminal).await,
         DaemonCommand::Switchover(args) => switchover::run(args, terminal).await,
+        DaemonCommand::Rejoin(args) => rejoin::run(args, terminal).await,
         DaemonCommand::Approve(args) => {
             let order = Order::Approve {
                 by: order::by(&args.order),

@@ -10,13 +10,14 @@ use super::{Exit, Failure, Outcome, Terminal, render};
 use crate::config::{Loaded, policy_hash};
 use crate::daemon::clock::SystemClock;
 use crate::decide::{Controller, DryRun, Fact, Frame, Scope, Status, initial_placement};
-use crate::domain::{ComponentId, RegionId};
+use crate::domain::{ComponentId, InstanceId, RegionId};
 use crate::ports::Clock;
 
 /// The losses that are not a component.
 const REGIONAL_OUTAGE: &str = "regional-outage";
 const DEGRADATION: &str = "degradation";
 const SWITCHOVER: &str = "switchover";
+const REJOIN: &str = "rejoin:";
 const WORKLOAD: &str = "workload:";
 const ZONE: &str = "zone:";
 
@@ -46,6 +47,8 @@ enum What {
     Degradation,
     /// Nothing is lost.
     Switchover(Option<ComponentId>),
+    /// Nothing is lost, and nothing moves.
+    Rejoin(InstanceId),
     Workload(String),
     Zone(String),
 }
@@ -56,6 +59,10 @@ impl Loss {
             REGIONAL_OUTAGE => What::Region,
             DEGRADATION => What::Degradation,
             SWITCHOVER => What::Switchover(None),
+            other if other.starts_with(REJOIN) => match other[REJOIN.len()..].parse() {
+                Ok(database) => What::Rejoin(database),
+                Err(_) => What::Component(other.into()),
+            },
             other => match (other.strip_prefix(WORKLOAD), other.strip_prefix(ZONE)) {
                 (Some(workload), _) => What::Workload(workload.to_owned()),
                 (None, Some(zone)) => What::Zone(zone.to_owned()),
@@ -75,6 +82,11 @@ impl Loss {
         Self { what: What::Switchover(component), from: Some(from) }
     }
 
+    /// No loss either: an old primary becomes a standby.
+    pub(super) fn rejoined(database: InstanceId) -> Self {
+        Self { what: What::Rejoin(database), from: None }
+    }
+
     /// The loss, where the region that it is about is known.
     pub(super) fn of(&self, region: &RegionId) -> Scope {
         match &self.what {
@@ -82,6 +94,7 @@ impl Loss {
             What::Region => Scope::Region(region.clone()),
             What::Degradation => Scope::Degradation(region.clone()),
             What::Switchover(component) => Scope::Switchover { region: region.clone(), component: component.clone() },
+            What::Rejoin(database) => Scope::Rejoin(database.clone()),
             What::Workload(workload) => Scope::Workload(workload.clone()),
             What::Zone(zone) => Scope::Zone { region: region.clone(), zone: zone.clone() },
         }
@@ -95,6 +108,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let scope = match &loss.what {
         What::Component(component) => Scope::Component(component.clone()),
         What::Workload(workload) => Scope::Workload(workload.clone()),
+        What::Rejoin(database) => Scope::Rejoin(database.clone()),
         What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
             loss.of(&lost_region(&placement, loss.from.as_ref())?)
         }
@@ -107,7 +121,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
         Failure::because(Exit::No, why).hint(format!(
-            "--if takes {REGIONAL_OUTAGE}, {SWITCHOVER}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME or a component: {}",
+            "--if takes {REGIONAL_OUTAGE}, {SWITCHOVER}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME, {REJOIN}DATABASE@REGION or a component: {}",
             known.join(", ")
         ))
     })?;
@@ -162,6 +176,7 @@ pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure>
     let path = match &loss.what {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),
+        What::Rejoin(database) => format!("/v1/plan?if=rejoin:{}", escape(&database.to_string())),
         What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
@@ -174,7 +189,9 @@ pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure>
                 What::Switchover(Some(component)) => {
                     format!("/v1/plan?if=switchover:{region}/{}", escape(component.as_str()))
                 }
-                What::Region | What::Component(_) | What::Workload(_) => format!("/v1/plan?if=region:{region}"),
+                What::Region | What::Component(_) | What::Rejoin(_) | What::Workload(_) => {
+                    format!("/v1/plan?if=region:{region}")
+                }
             }
         }
     };

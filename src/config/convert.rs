@@ -133,6 +133,7 @@ fn component(
         fence: false,
         fences_ahead: false,
         demotion: None,
+        rejoin: None,
         managed: false,
         control_plane: None,
         ttl: Duration::ZERO,
@@ -193,6 +194,7 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                     database.provider == DatabaseProvider::Postgres || fence.security_group.is_some()
                 }),
                 demotion: database.demote.as_ref().map(|demote| demote.deadline),
+                rejoin: database.rejoin.as_ref().map(|rejoin| rejoin.deadline),
                 managed: database.provider == DatabaseProvider::Rds,
                 ..component(Kind::Database, fingerprints, probing, row(database.trigger))
             },

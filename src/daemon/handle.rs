@@ -301,6 +301,7 @@ pub(super) fn label(command: &Command) -> &'static str {
     match command {
         Command::Failover { .. } => "failover",
         Command::Switchover { .. } => "switchover",
+        Command::Rejoin { .. } => "rejoin",
         Command::Approve { .. } => "approve",
         Command::Hold { .. } => "hold",
         Command::Pause { .. } => "pause",

@@ -103,7 +103,7 @@ impl Draft<'_> {
                 Part::Component(component) => format!("{component}@{source} answers again"),
                 Part::Region => format!("{source} is not lost: too few of its critical components still fail"),
                 Part::Reroute => format!("the clients of {source} are well served again"),
-                Part::Healing { .. } | Part::Zone { .. } => format!("{part} is well again"),
+                Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => format!("{part} is well again"),
             };
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: false });
         }

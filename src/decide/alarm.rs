@@ -81,12 +81,14 @@ impl Draft<'_> {
                 Part::Reroute => format!("share-of-{}", candidate.source),
                 Part::Healing { cluster, workload } => format!("{workload}-of-{cluster}@{}", candidate.source),
                 Part::Zone { cluster, zone } => format!("{zone}-of-{cluster}@{}", candidate.source),
+                Part::Rejoin { database } => format!("{database}@{}-as-a-standby", candidate.source),
             };
             let told = match &candidate.part {
                 Part::Component(_) | Part::Region => format!("{what} is failing"),
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
                 Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
                 Part::Zone { cluster, zone } => self.told_of_zone(&candidate.source, cluster, zone),
+                Part::Rejoin { .. } => what.clone(),
             };
             let why: Vec<String> = guards.iter().map(ToString::to_string).collect();
             raise(
@@ -111,6 +113,8 @@ impl Draft<'_> {
                 format!("moving to {target}")
             } else if let Some(zone) = incident.plan.parts.keys().find(|part| matches!(part, Part::Zone { .. })) {
                 format!("going on without {zone}")
+            } else if let Some(part) = incident.plan.parts.keys().find(|part| matches!(part, Part::Rejoin { .. })) {
+                format!("bringing back {part}")
             } else if incident.plan.parts.contains_key(&Part::Reroute) {
                 format!("sending a share of the clients to {target}")
             } else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::{Candidate, Order, initial_placement};
+use super::losses::promotion;
 use super::{Command, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
 use crate::plan::{Action, Part, Purpose};
@@ -25,6 +26,9 @@ impl Draft<'_> {
             }
             Command::Switchover { by, reason, from, component } => {
                 self.switchover(format!("{by}: {reason}"), &from, component)
+            }
+            Command::Rejoin { by, reason, database, discard } => {
+                self.rejoin(format!("{by}: {reason}"), &database, discard)
             }
             Command::Approve { by, incident, hash, accept_unfenced, accept_loss } => {
                 self.approve(by, &incident, hash, accept_unfenced, accept_loss)
@@ -74,7 +78,16 @@ impl Draft<'_> {
     ) -> Result<String, String> {
         let part = self.part_to_move(&source, component)?;
         let id = IncidentId::from("inc-0");
-        self.draw(&id, &source, &part, Purpose::Failover, None).map_err(|no_plan| no_plan.to_string())?;
+        let planned = self.draw(&id, &source, &part, Purpose::Failover, None).map_err(|no_plan| no_plan.to_string())?;
+        // Forced or not: it would be called promoted, and take no writes.
+        let mut promoted = planned.steps.iter().filter_map(|step| Some(promotion(&step.action)?.0));
+        if force && let Some(database) = promoted.find(|database| self.hard.fenced.contains(*database)) {
+            return Err(format!(
+                "{database} was fenced, and lacks what was written since. If it shall serve all the same: take its fence down by \
+                 hand, then `failoverd adopt --placement {}={}`. Otherwise `failoverd rejoin {database}` first",
+                database.component, database.region
+            ));
+        }
         let candidate = Candidate::ordered(&source, part, self.now);
         if let Some(incident) = self.hard.open_incidents().find(|i| i.source == source && i.plan.is_unwinding()) {
             return Err(format!("{} is being undone; order it again when that has ended", incident.id));
@@ -85,8 +98,8 @@ impl Draft<'_> {
         self.order(&candidate, Order { by: ordered_by, forced: force, purpose: Purpose::Failover })
     }
 
-    /// What a person wants to be moved out of a region, where anything may be moved at all.
-    pub(super) fn part_to_move(&self, source: &RegionId, component: Option<ComponentId>) -> Result<Part, String> {
+    /// Whether anything may be ordered at all, for a region that there is.
+    pub(super) fn may_be_ordered(&self, source: &RegionId) -> Result<(), String> {
         if !self.policy.regions.contains_key(source) {
             let known: Vec<&str> = self.policy.regions.keys().map(RegionId::as_str).collect();
             return Err(format!("there is no region {source}; there are {}", known.join(", ")));
@@ -100,6 +113,12 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Err(guards.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
         }
+        Ok(())
+    }
+
+    /// What a person wants to be moved out of a region, where anything may be moved at all.
+    pub(super) fn part_to_move(&self, source: &RegionId, component: Option<ComponentId>) -> Result<Part, String> {
+        self.may_be_ordered(source)?;
         let Some(component) = component else { return Ok(Part::Region) };
         let policy =
             self.policy.components.get(&component).ok_or_else(|| format!("there is no component {component}"))?;
@@ -202,6 +221,13 @@ impl Draft<'_> {
             | StepState::Cancelled => return Err(format!("step {step} is settled")),
         }
         if let Action::DatabasePromoted { database, .. } = &definition.action {
+            if self.hard.fenced.contains(database) {
+                return Err(format!(
+                    "{database} was fenced and takes no writes. If it shall serve although it lacks what was written since: take \
+                     its fence down by hand, `failoverd abort {id}`, then `failoverd adopt --placement {}={}`",
+                    database.component, database.region
+                ));
+            }
             let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
             if watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Replica)) {
                 return Err(format!(
@@ -285,21 +311,23 @@ impl Draft<'_> {
             if !matches!(policy.kind, Kind::Database | Kind::Traffic) || stated.contains_key(component) {
                 continue;
             }
-            let writable: Vec<RegionId> = policy
-                .regions
-                .iter()
-                .filter(|region| {
-                    let id = InstanceId { component: component.clone(), region: (*region).clone() };
-                    let is_fenced = self.hard.fenced.contains(&id);
-                    !is_fenced
-                        && self.soft.watches.get(&id).is_some_and(|watch| {
-                            watch.is_answering(self.now.monotonic) && watch.evidence.serving == Some(Serving::Writable)
-                        })
-                })
-                .cloned()
-                .collect();
+            let at = |region: &RegionId| InstanceId { component: component.clone(), region: region.clone() };
+            // An old primary that came back takes writes too, until it is fenced.
+            let is_left = |id: &InstanceId| self.hard.fenced.contains(id) || self.hard.owed.contains_key(id);
+            let writable =
+                policy.regions.iter().filter(|region| !is_left(&at(region)) && self.takes_writes(&at(region)));
+            let writable: Vec<RegionId> = writable.cloned().collect();
+            let recorded = self.hard.placement.get(component).map(at);
+            let silent = recorded.filter(|id| self.hard.is_adopted && !self.is_answering(id));
             match writable.as_slice() {
                 [] => {}
+                [region] if silent.as_ref().is_some_and(|id| id.region != *region) => {
+                    return Err(format!(
+                        "{component} is recorded in {}, which does not answer, and accepts writes in {region}: say which is \
+                         right with --placement {component}=REGION",
+                        silent.map(|id| id.region.to_string()).unwrap_or_default()
+                    ));
+                }
                 [region] => {
                     placement.insert(component.clone(), region.clone());
                 }

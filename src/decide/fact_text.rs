@@ -67,6 +67,7 @@ impl fmt::Display for Fact {
                     Part::Reroute => write!(f, "rerouting {part} of {source} withheld by ")?,
                     Part::Healing { .. } => write!(f, "healing {part} in {source} withheld by ")?,
                     Part::Zone { .. } => write!(f, "going on without {part} in {source} withheld by ")?,
+                    Part::Rejoin { .. } => write!(f, "bringing back {part} in {source} withheld by ")?,
                 }
                 list(f, guards.iter().map(guard_text))
             }
@@ -75,6 +76,7 @@ impl fmt::Display for Fact {
             }
             Self::IncidentDeclared { incident, level, source, target, detected_after, ordered_by, purpose, .. } => {
                 match source == target {
+                    true if purpose.is_planned() => write!(f, "{incident} declared, {purpose}: in {source}")?,
                     _ if purpose.is_planned() => {
                         write!(f, "{incident} declared, {purpose}: from {source} to {target}")?
                     }

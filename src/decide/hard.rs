@@ -443,6 +443,7 @@ impl Hard {
                     self.owed.remove(&database);
                     self.fenced.insert(database);
                 }
+                self.rejoined(plan, step);
                 self.in_plan(plan, stamp, fact);
             }
             Fact::StepUndone { plan, step, .. } => {

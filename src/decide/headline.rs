@@ -91,6 +91,7 @@ impl Draft<'_> {
         let settled =
             plan.steps.len() - count(StepState::Waiting) - count(StepState::Running) - count(StepState::Failed);
         let direction = match incident.source == incident.target {
+            true if incident.purpose.is_planned() => format!("{} in {}", incident.purpose, incident.source),
             _ if incident.purpose.is_planned() => {
                 format!("{} {} -> {}", incident.purpose, incident.source, incident.target)
             }

@@ -50,7 +50,7 @@ impl Draft<'_> {
                     && incident.plan.state(&step.id) == StepState::Waiting
                     && !is_short
             }
-            Part::Component(_) | Part::Region | Part::Reroute | Part::Zone { .. } => false,
+            Part::Component(_) | Part::Region | Part::Reroute | Part::Zone { .. } | Part::Rejoin { .. } => false,
         }
     }
 
@@ -71,7 +71,7 @@ impl Draft<'_> {
             let since = match part {
                 Part::Healing { cluster, workload } => self.healed_since(&incident.source, cluster, workload),
                 Part::Zone { cluster, zone } => self.lit_since(&incident.source, cluster, zone),
-                Part::Component(_) | Part::Region | Part::Reroute => None,
+                Part::Component(_) | Part::Region | Part::Reroute | Part::Rejoin { .. } => None,
             };
             let Some(since) = since else { continue };
             let at = since + self.policy.recover_for;

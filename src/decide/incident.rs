@@ -231,6 +231,7 @@ impl Plan {
             | Action::Replicas { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
@@ -260,6 +261,7 @@ impl Plan {
                 | Action::Fenced { .. }
                 | Action::DatabasePromoted { .. }
                 | Action::CaughtUp { .. }
+                | Action::Rejoined { .. }
                 | Action::Published { .. }
                 | Action::RolledOut { .. }
                 | Action::CacheActive { .. }
@@ -417,7 +419,7 @@ impl Plan {
                     && match part {
                         Part::Region => true,
                         Part::Component(component) => at.component == *component,
-                        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
+                        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
                     }
             });
             let is_check_there = matches!(step.part, Part::Zone { .. })

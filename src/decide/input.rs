@@ -196,6 +196,18 @@ pub enum Command {
         #[serde(default)]
         component: Option<ComponentId>,
     },
+    /// Make an old primary a standby of what serves in its place.
+    Rejoin {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// The old primary.
+        database: InstanceId,
+        /// Although it holds what nobody else has, or nobody knows.
+        #[serde(default)]
+        discard: bool,
+    },
     /// Approve a plan as it was shown.
     Approve {
         /// Who.
@@ -304,6 +316,7 @@ impl Command {
         match self {
             Self::Failover { by, reason, .. }
             | Self::Switchover { by, reason, .. }
+            | Self::Rejoin { by, reason, .. }
             | Self::Pause { by, reason, .. } => {
                 vec![("by", by, NAME_MAX), ("reason", reason, TEXT_MAX)]
             }

@@ -56,7 +56,7 @@ impl Candidate {
 
     pub(super) fn level(&self) -> Level {
         match self.part {
-            Part::Component(_) | Part::Healing { .. } => Level::ComponentFailure,
+            Part::Component(_) | Part::Healing { .. } | Part::Rejoin { .. } => Level::ComponentFailure,
             Part::Region => Level::RegionalOutage,
             Part::Reroute => Level::ServiceDegradation,
             Part::Zone { .. } => Level::DataCentreFailure,
@@ -199,7 +199,7 @@ impl Draft<'_> {
             Part::Reroute => self
                 .clients_well_since(source)
                 .is_some_and(|since| self.now.monotonic.saturating_sub(since) >= self.policy.recover_for),
-            Part::Healing { .. } | Part::Zone { .. } => false,
+            Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
         }
     }
 
@@ -363,7 +363,7 @@ impl Draft<'_> {
         let eased = (candidate.source.clone(), candidate.part.clone());
         let moves = match &candidate.part {
             Part::Component(component) => vec![(component.to_string(), "moved", self.hard.moved.get(component)?)],
-            Part::Region => Vec::new(),
+            Part::Region | Part::Rejoin { .. } => Vec::new(),
             // Clients are not sent to and fro, neither all of them nor a share.
             Part::Reroute => {
                 let records = self.policy.of_kind(Kind::Traffic);
@@ -480,6 +480,9 @@ impl Draft<'_> {
             .open_incidents()
             .find(|incident| incident.source == candidate.source)
             .map(|incident| (incident.id.clone(), incident.level, incident.plan.id.clone()));
+        if order.as_ref().is_none_or(|order| order.purpose == Purpose::Failover) {
+            self.overtake_for(candidate, &evidence);
+        }
         if let Some((incident, level, plan)) = open {
             let Some(joined) = self.incident(&incident).cloned() else { return };
             let part = candidate.part.clone();
@@ -536,7 +539,7 @@ impl Draft<'_> {
             Part::Region => {
                 self.policy.components.keys().find_map(|component| self.policy.target_of(component, source)).cloned()
             }
-            Part::Healing { .. } | Part::Zone { .. } => Some(source.clone()),
+            Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => Some(source.clone()),
             Part::Reroute => self
                 .policy
                 .of_kind(Kind::Traffic)

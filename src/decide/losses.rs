@@ -76,6 +76,8 @@ pub(super) struct Loss {
     last_known: Option<Sample>,
     lossless: bool,
     found: Option<(Timestamp, Divergence)>,
+    /// The old primary is a standby again: what it held is overwritten.
+    is_overwritten: bool,
 }
 
 /// All of them, by old primary.
@@ -89,7 +91,7 @@ impl Losses {
         if let Fact::RecoveryPointReached { plan, database, from, point, last_known, lossless } = fact {
             let (plan, promoted, point) = (plan.clone(), database.clone(), point.clone());
             let (last_known, lossless) = (*last_known, *lossless);
-            let loss = Loss { plan, promoted, at, point, last_known, lossless, found: None };
+            let loss = Loss { plan, promoted, at, point, last_known, lossless, found: None, is_overwritten: false };
             self.known.insert(from.clone(), loss);
         }
         if let Fact::DivergenceFound { database, found, .. } = fact
@@ -102,6 +104,29 @@ impl Losses {
     /// A component serves from there again: what was lost when it left is history.
     pub(super) fn served(&mut self, component: &ComponentId, region: &RegionId) {
         self.known.retain(|old, _| old.component != *component || old.region != *region);
+    }
+
+    pub(super) fn rejoined(&mut self, old: &InstanceId) {
+        if let Some(loss) = self.known.get_mut(old) {
+            loss.is_overwritten = true;
+        }
+    }
+
+    /// Whether an old primary holds nothing that its successor has not.
+    ///
+    /// # Errors
+    /// What it holds, or why that is not known.
+    pub(super) fn kept_by(&self, old: &InstanceId, successor: &InstanceId, is_fenced: bool) -> Result<(), String> {
+        match self.known.get(old).filter(|loss| loss.promoted == *successor) {
+            None => Err(format!("it is not known what {old} holds that {successor} has not")),
+            Some(loss) if loss.lossless && is_fenced => Ok(()),
+            Some(loss) if loss.lossless => {
+                Err(format!("{old} is not fenced, so something may have been written there"))
+            }
+            Some(loss) if loss.found.is_none() => Err(format!("what {old} holds is not counted yet")),
+            Some(loss) if loss.holds_something() => Err(loss.told(old)),
+            Some(_) => Ok(()),
+        }
     }
 
     fn is_measured(&self, plan: &PlanId, promoted: &InstanceId) -> bool {
@@ -118,6 +143,24 @@ impl Loss {
             None => self.last_known.map(|sample| sample.position),
         };
         end.zip(self.point.position).map(|(end, position)| end.saturating_sub(position))
+    }
+
+    /// The old primary was looked into, and something was there.
+    fn holds_something(&self) -> bool {
+        match self.point.watermarks.is_empty() {
+            true => self.bytes().is_none_or(|bytes| bytes > 0),
+            false => self.rows() > 0,
+        }
+    }
+
+    /// That, in words.
+    fn told(&self, old: &InstanceId) -> String {
+        let rows = self.found.iter().flat_map(|(_, found)| &found.rows).filter(|(_, rows)| **rows > 0);
+        let mut held: Vec<String> = rows.map(|(table, rows)| format!("{rows} rows of {table}")).collect();
+        held.extend(self.bytes().map(|bytes| format!("{bytes} bytes of its log")));
+        let held = if held.is_empty() { "writes".to_owned() } else { held.join(" and ") };
+        let from = self.point.position.map(|position| format!(", from {} on", lsn(position))).unwrap_or_default();
+        format!("{old} holds {held}{from} that {} never got", self.promoted)
     }
 
     fn rows(&self) -> u64 {
@@ -245,20 +288,12 @@ impl Draft<'_> {
 
     /// Old primaries that hold what nobody else has: `(old primary, in words)`.
     pub(super) fn diverged(&self) -> Vec<(InstanceId, String)> {
-        let found = self.hard.losses.known.iter().filter(|(_, loss)| loss.found.is_some());
-        let holding = found.filter(|(_, loss)| match loss.point.watermarks.is_empty() {
-            true => loss.bytes().is_none_or(|bytes| bytes > 0),
-            false => loss.rows() > 0,
-        });
+        let known = self.hard.losses.known.iter();
+        let holding = known.filter(|(_, loss)| loss.found.is_some() && !loss.is_overwritten && loss.holds_something());
         let told = holding.map(|(old, loss)| {
-            let rows = loss.found.iter().flat_map(|(_, found)| &found.rows).filter(|(_, rows)| **rows > 0);
-            let mut held: Vec<String> = rows.map(|(table, rows)| format!("{rows} rows of {table}")).collect();
-            held.extend(loss.bytes().map(|bytes| format!("{bytes} bytes of its log")));
-            let held = if held.is_empty() { "writes".to_owned() } else { held.join(" and ") };
-            let from = loss.point.position.map(|position| format!(", from {} on", lsn(position))).unwrap_or_default();
+            let told = loss.told(old);
             let text = format!(
-                "{old} holds {held}{from} that {} never got; nothing here overwrites them: copy what is needed out of it",
-                loss.promoted
+                "{told}; only `failoverd rejoin {old} --discard` overwrites them: copy what is needed out of it first"
             );
             (old.clone(), text)
         });
@@ -281,7 +316,11 @@ fn last_promotions<'a>(incidents: impl Iterator<Item = &'a Incident>) -> BTreeMa
         let plan = &incident.plan;
         for step in plan.steps.iter().filter(|step| plan.state(&step.id) == StepState::Done) {
             let Some((database, from)) = promotion(&step.action) else { continue };
-            let lossless = plan.loss == Some(Duration::ZERO);
+            // An estimate proves nothing, however small.
+            let is_fenced = plan.steps.iter().any(|other| {
+                plan.fence_of(&other.id).as_ref() == Some(from) && plan.state(&other.id) == StepState::Done
+            });
+            let lossless = plan.loss == Some(Duration::ZERO) && is_fenced;
             let this = Promotion { plan: &plan.id, from, lossless, number: incident.number };
             if last.get(database).is_none_or(|former: &Promotion<'_>| former.number < this.number) {
                 last.insert(database, this);
@@ -292,7 +331,7 @@ fn last_promotions<'a>(incidents: impl Iterator<Item = &'a Incident>) -> BTreeMa
 }
 
 /// What the action promotes, and in whose place.
-fn promotion(action: &Action) -> Option<(&InstanceId, &InstanceId)> {
+pub(super) fn promotion(action: &Action) -> Option<(&InstanceId, &InstanceId)> {
     if let Action::DatabasePromoted { database, from, .. } = action { Some((database, from)) } else { None }
 }
 

@@ -159,21 +159,31 @@ impl Draft<'_> {
         self.policy.deadlines.catch_up * 2 + roles
     }
 
+    /// What fails is a database, or everything.
+    pub(super) fn is_about_a_database(&self, candidate: &Candidate) -> bool {
+        match &candidate.part {
+            Part::Component(component) => {
+                self.policy.components.get(component).is_some_and(|policy| policy.kind == Kind::Database)
+            }
+            Part::Region => true,
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
+        }
+    }
+
     /// What was moved by plan is lost: the plan goes on, and by the rules of a failover.
     pub(super) fn overtake(&mut self, candidate: &Candidate) {
         if !candidate.part.moves() {
             return;
         }
         // What a cluster's or a cache's row sees in half a minute is too little to give a region's writes up for.
-        let is_database = match &candidate.part {
-            Part::Component(component) => {
-                self.policy.components.get(component).is_some_and(|policy| policy.kind == Kind::Database)
-            }
-            Part::Region | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
-        };
+        let is_database = candidate.part != Part::Region && self.is_about_a_database(candidate);
         let is_hit = |incident: &&Incident| {
             let covers = |part: &Part| {
-                *part == candidate.part || candidate.part == Part::Region || (*part == Part::Region && is_database)
+                // What only joined because it failed takes nothing else along.
+                let is_planned = incident.plan.ordered.contains(part);
+                (*part == candidate.part && is_planned)
+                    || candidate.part == Part::Region
+                    || (*part == Part::Region && is_database)
             };
             let plan = &incident.plan;
             incident.source == candidate.source

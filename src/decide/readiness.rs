@@ -9,11 +9,7 @@ use super::judge::Candidate;
 use super::roles::takes_roles;
 use super::watches::Watched;
 use super::{Guard, GuardKind, StepState};
-use crate::domain::{
-    Bug, ComponentId, IncidentId, InstanceId, Kind, Layer, Level, Mode, RegionId, Serving, StepId, UnfencedPromotion,
-    time::human,
-};
-use crate::health::{Loss, expected_loss};
+use crate::domain::{Bug, IncidentId, InstanceId, Kind, Layer, Mode, Serving, StepId, UnfencedPromotion, time::human};
 use crate::plan::{Action, Part, Step};
 use crate::ports::Setback;
 
@@ -45,6 +41,7 @@ impl Draft<'_> {
         let is_judged = step.commit_point || moves_share || is_fence;
         guards.extend(self.fenced_in_vain(&incident, step));
         guards.extend(self.skipped_in_vain(&incident, step));
+        guards.extend(self.overwrites_too_much(&incident, step));
         let mut waits_for_others = false;
         if !is_restart {
             guards.extend(self.unready_target(&incident, step));
@@ -140,6 +137,7 @@ impl Draft<'_> {
             | Action::Replicas { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -199,7 +197,7 @@ impl Draft<'_> {
     }
 
     /// The approval, if it is for the plan as it stands and has not expired.
-    fn approval<'a>(&self, incident: &'a Incident) -> Option<&'a Approval> {
+    pub(super) fn approval<'a>(&self, incident: &'a Incident) -> Option<&'a Approval> {
         incident.plan.approval.as_ref().filter(|approval| {
             (approval.hash == incident.plan.hash() || self.bugs.has(Bug::ApprovalOfAnotherPlan))
                 && !self.hard.time_left_for_sure(approval.stamp, approval.until, self.now).is_zero()
@@ -219,6 +217,7 @@ impl Draft<'_> {
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
@@ -256,91 +255,6 @@ impl Draft<'_> {
             guards.extend(self.judge_fence(incident, &other.action).err());
         }
         guards
-    }
-
-    /// Expected loss of moving `component` from `source` to `target`.
-    pub(super) fn expected_loss(&self, component: &ComponentId, source: &RegionId, target: &RegionId) -> Loss {
-        let from = InstanceId { component: component.clone(), region: source.clone() };
-        let to = InstanceId { component: component.clone(), region: target.clone() };
-        let (Some(old), Some(standby)) = (self.soft.watches.get(&from), self.soft.watches.get(&to)) else {
-            return Loss::Unknown("it is not watched".to_owned());
-        };
-        if self.bugs.has(Bug::LossByAge) {
-            let replayed = standby
-                .evidence
-                .position
-                .and_then(|p| old.positions.recorded().into_iter().rev().find(|s| s.position <= p));
-            let age = replayed.and_then(|s| Duration::try_from(self.now.wall.duration_since(s.at)).ok());
-            return age.map_or(Loss::Unknown("nothing was replayed".to_owned()), Loss::AtMost);
-        }
-        let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic));
-        let suspicion = self.hard.suspicions.get(&from);
-        let since = match old.failing_since(&self.soft.limits, self.now.monotonic) {
-            Some(since) => self.wall_at(since),
-            None => suspicion.map_or(self.now.wall, |suspicion| suspicion.since),
-        };
-        // The suspicion has what was sampled before a restart; the watch what was sampled since.
-        match suspicion {
-            Some(suspicion) if old.positions.is_empty() => {
-                expected_loss(&suspicion.positions, position, suspicion.since)
-            }
-            Some(suspicion) => {
-                let recorded = old.positions.recorded();
-                // It answered in between: what it wrote then counts.
-                let since = recorded.last().map_or(suspicion.since, |last| suspicion.since.max(last.at));
-                expected_loss(&recorded, position, since)
-            }
-            None => expected_loss(&old.positions.recorded(), position, since),
-        }
-    }
-
-    fn judge_loss(&self, incident: &Incident, step: &Step) -> Result<(Option<Duration>, Option<String>), Guard> {
-        let Action::DatabasePromoted { database, from, lossless } = &step.action else { return Ok((None, None)) };
-        if *lossless && self.is_answering(from) {
-            return Ok((Some(Duration::ZERO), None));
-        }
-        if Self::is_caught_up(incident, step) {
-            return Ok((Some(Duration::ZERO), None));
-        }
-        let level = level_of(incident, step);
-        let (rpo, rule) = match incident.purpose.is_planned() {
-            true => (Duration::ZERO, "a planned move loses nothing".to_owned()),
-            false => {
-                let rpo = self.policy.objectives(level).rpo;
-                (rpo, format!("the RPO of {level} is {}", human(rpo)))
-            }
-        };
-        let accepted = self.hard.accepted_loss(database, self.approval(incident));
-        let command = format!("`failoverd approve {} --accept-loss", incident.id);
-        match self.expected_loss(&database.component, &from.region, &database.region) {
-            Loss::AtMost(loss) if loss <= rpo => Ok((Some(loss), None)),
-            Loss::AtMost(loss) if accepted.at_most >= Some(loss) => {
-                Ok((Some(loss), Some(format!("a loss of {} beyond the RPO was accepted", human(loss)))))
-            }
-            Loss::AtMost(loss) => Err(Guard {
-                kind: GuardKind::DataLoss,
-                evidence: format!("promoting {database} would lose up to {} of writes; {rule}", human(loss)),
-                lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
-            }),
-            Loss::MoreThan(loss) if accepted.at_most >= Some(loss) => {
-                Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
-            }
-            Loss::MoreThan(loss) => Err(Guard {
-                kind: GuardKind::DataLoss,
-                evidence: format!(
-                    "promoting {database} would lose more than {} of writes: it is behind everything that was sampled; \
-                     {rule}",
-                    human(loss)
-                ),
-                lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
-            }),
-            Loss::Unknown(why) if accepted.unknown => Ok((None, Some(format!("an unknown loss was accepted ({why})")))),
-            Loss::Unknown(why) => Err(Guard {
-                kind: GuardKind::DataLoss,
-                evidence: format!("it is not known how much promoting {database} would lose: {why}"),
-                lifted_by: format!("a position of the standby, or {command} {}s`", rpo.as_secs()),
-            }),
-        }
     }
 
     fn judge_fence(&self, incident: &Incident, action: &Action) -> Result<Option<String>, Guard> {
@@ -550,12 +464,6 @@ impl Draft<'_> {
     pub(super) fn has_surveyed(&mut self) -> bool {
         self.soft.survey.is_some() || self.is_surveyed()
     }
-}
-
-/// The level whose objectives hold for the step. A component that fails beside a lesser trouble of its region may lose no
-/// more for that.
-fn level_of(incident: &Incident, step: &Step) -> Level {
-    if incident.plan.is_needed_by(&step.id, &Part::Region) { Level::RegionalOutage } else { Level::ComponentFailure }
 }
 
 /// Nothing that cannot be taken back was done for the parts that need the step. A fence counts: it ends the writes.

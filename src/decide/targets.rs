@@ -83,6 +83,7 @@ pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
         Action::CacheActive { cache, .. } => Some((cache, true)),
         Action::StorageReachable { storage } => Some((storage, true)),
         Action::CaughtUp { database, .. } => Some((database, true)),
-        Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => None,
+        // What is to become a standby need not answer: one whose copy was interrupted does not.
+        Action::Rejoined { .. } | Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => None,
     }
 }

@@ -40,6 +40,8 @@ pub enum Scope {
         /// Which.
         zone: String,
     },
+    /// An old primary becomes a standby.
+    Rejoin(InstanceId),
 }
 
 impl Scope {
@@ -51,6 +53,9 @@ impl Scope {
             Part::Reroute => Self::Degradation(source.clone()),
             Part::Healing { workload, .. } => Self::Workload(workload.clone()),
             Part::Zone { zone, .. } => Self::Zone { region: source.clone(), zone: zone.clone() },
+            Part::Rejoin { database } => {
+                Self::Rejoin(InstanceId { component: database.clone(), region: source.clone() })
+            }
         }
     }
 }
@@ -83,8 +88,16 @@ impl Controller {
     pub fn plan_if(&self, now: Now, scope: &Scope) -> Result<DryRun, String> {
         let placement =
             if self.hard.placement.is_empty() { initial_placement(&self.policy) } else { self.hard.placement.clone() };
-        let is_planned = matches!(scope, Scope::Switchover { .. });
-        let purpose = if is_planned { Purpose::Switchover } else { Purpose::Failover };
+        let purpose = match scope {
+            Scope::Switchover { .. } => Purpose::Switchover,
+            Scope::Rejoin(_) => Purpose::Rejoin,
+            Scope::Region(_)
+            | Scope::Component(_)
+            | Scope::Degradation(_)
+            | Scope::Workload(_)
+            | Scope::Zone { .. } => Purpose::Failover,
+        };
+        let is_planned = purpose.is_planned();
         let (source, part) = match scope {
             Scope::Switchover { region, .. } if !self.policy.regions.contains_key(region) => {
                 return Err(format!("there is no region {region}"));
@@ -111,6 +124,7 @@ impl Controller {
                 let part = Part::Healing { cluster: cluster.clone(), workload: workload.clone() };
                 (source.clone(), part)
             }
+            Scope::Rejoin(database) => (database.region.clone(), Part::Rejoin { database: database.component.clone() }),
             Scope::Component(component) => {
                 let source =
                     placement.get(component).ok_or_else(|| format!("there is no component {component} to move"))?;
@@ -121,7 +135,7 @@ impl Controller {
             _ if is_planned => false,
             Part::Region => id.region == source,
             Part::Component(component) => id.region == source && id.component == *component,
-            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
         };
         let alive: BTreeSet<InstanceId> = self.policy.instances().filter(|id| !lost(id)).collect();
         let incident = IncidentId::from("inc-0");
@@ -277,6 +291,7 @@ impl Draft<'_> {
                 Part::Reroute => self.told_of_rerouting(&candidate.source),
                 Part::Healing { cluster, workload } => self.told_of_healing(&candidate.source, cluster, workload),
                 Part::Zone { cluster, zone } => self.told_of_zone(&candidate.source, cluster, zone),
+                Part::Rejoin { .. } => format!("{} in {}", candidate.part, candidate.source),
             };
             if let Some(missing) = &candidate.missing {
                 guards.push(Guard {

@@ -177,7 +177,7 @@ impl Draft<'_> {
                 (critical, needed)
             }
             // What these are about, the region tells itself.
-            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => return None,
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => return None,
         };
         let inside = self.policy.council.observers.iter().filter(|(_, region)| *region == source);
         inside.map(|(observer, _)| observer).find_map(|observer| {
@@ -196,7 +196,7 @@ impl Draft<'_> {
         let after = match part {
             Part::Component(_) => policy.and_then(|policy| policy.row).map(|row| row.after),
             Part::Region => Some(self.policy.regional.after),
-            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => None,
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => None,
         };
         // Two observers do not begin to see the same failure in the same moment.
         let window = after.unwrap_or_default().saturating_sub(policy.map(|p| p.probing.gap()).unwrap_or_default());

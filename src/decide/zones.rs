@@ -55,7 +55,7 @@ impl Draft<'_> {
                 let mut ailing = self.ailing_instances(&incident.source).into_iter();
                 !has_left(&cluster.component) && (!is_over(lit) || ailing.any(|id| is_explained || id != cluster))
             }
-            Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => false,
+            Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } | Part::Rejoin { .. } => false,
         })
     }
 
@@ -90,7 +90,12 @@ impl Draft<'_> {
     pub(super) fn told_of_waiting(&self, incident: &Incident) -> Option<String> {
         let zone = incident.plan.parts.iter().find_map(|(part, state)| match part {
             Part::Zone { cluster, zone } if *state == PartState::Open => Some((cluster, zone)),
-            Part::Zone { .. } | Part::Component(_) | Part::Region | Part::Reroute | Part::Healing { .. } => None,
+            Part::Zone { .. }
+            | Part::Component(_)
+            | Part::Region
+            | Part::Reroute
+            | Part::Healing { .. }
+            | Part::Rejoin { .. } => None,
         });
         let (cluster, zone) = zone?;
         let told = self.told_of_zone(&incident.source, cluster, zone);

@@ -311,6 +311,9 @@ pub struct ComponentPolicy {
     /// Database: where its role is not confirmed any more, a guardian beside it makes it refuse writes within this long.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub demotion: Option<Duration>,
+    /// Database: how long an old primary may take to become a standby again; none where nothing says how.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub rejoin: Option<Duration>,
     /// Database, cache: moving it is done by a cloud API rather than by the service itself. For deadlines and warnings.
     pub managed: bool,
     /// Traffic: the DNS record change needs a control plane that lives in this region.

@@ -71,6 +71,14 @@ pub enum Action {
         /// The old primary.
         from: InstanceId,
     },
+    /// The old primary is a streaming standby of the database that serves in its place. What it holds beyond that is
+    /// overwritten.
+    Rejoined {
+        /// The old primary.
+        database: InstanceId,
+        /// The database that serves.
+        from: InstanceId,
+    },
     /// One key of a Secret or ConfigMap holds the value (document: Update connection strings).
     Published {
         /// Cluster.
@@ -144,9 +152,10 @@ impl Action {
             | Self::Published { cluster, .. }
             | Self::RolledOut { cluster, .. }
             | Self::Manifests { cluster, .. } => Some(cluster),
-            Self::Fenced { database } | Self::DatabasePromoted { database, .. } | Self::CaughtUp { database, .. } => {
-                Some(database)
-            }
+            Self::Fenced { database }
+            | Self::DatabasePromoted { database, .. }
+            | Self::CaughtUp { database, .. }
+            | Self::Rejoined { database, .. } => Some(database),
             Self::CacheActive { cache, .. } => Some(cache),
             Self::StorageReachable { storage } => Some(storage),
             Self::Traffic { .. } | Self::Verified { .. } => None,
@@ -165,6 +174,7 @@ impl fmt::Display for Action {
             Self::DatabasePromoted { database, lossless: true, .. } => write!(f, "promote {database} without loss"),
             Self::DatabasePromoted { database, lossless: false, .. } => write!(f, "promote {database}"),
             Self::CaughtUp { database, from } => write!(f, "wait until {database} has everything that {from} wrote"),
+            Self::Rejoined { database, from } => write!(f, "make {database} a standby of {from}"),
             Self::Published { cluster, object, name, key, value, .. } => {
                 let object = match object {
                     ObjectKind::Secret => "secret",

@@ -82,7 +82,7 @@ fn answer(policy: &Policy, source: &RegionId, part: &Part) -> Result<Vec<Step>, 
     let is_lost = |instance: &InstanceId| match part {
         Part::Component(component) => instance.component == *component && instance.region == *source,
         Part::Region => instance.region == *source,
-        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
+        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
     };
     let alive = policy.instances().filter(|instance| !is_lost(instance)).collect();
     let situation = Situation {
@@ -165,6 +165,7 @@ impl BudgetRow {
             Part::Reroute => "degradation".to_owned(),
             Part::Healing { .. } => "healing".to_owned(),
             Part::Zone { .. } => "data centre".to_owned(),
+            Part::Rejoin { .. } => "rejoin".to_owned(),
         }
     }
 
@@ -208,6 +209,7 @@ fn ttl_of(policy: &Policy, action: &Action) -> Option<Duration> {
         | Action::Fenced { .. }
         | Action::DatabasePromoted { .. }
         | Action::CaughtUp { .. }
+        | Action::Rejoined { .. }
         | Action::Published { .. }
         | Action::RolledOut { .. }
         | Action::CacheActive { .. }
@@ -245,6 +247,8 @@ fn detection(policy: &Policy, part: &Part) -> Duration {
         Part::Zone { cluster, .. } => {
             policy.zones.after + policy.components.get(cluster).map(last_probe).unwrap_or_default()
         }
+        // A person orders it.
+        Part::Rejoin { .. } => Duration::ZERO,
     }
 }
 
@@ -327,6 +331,7 @@ pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
         Action::DatabasePromoted { database, .. } if managed(&database.component) => "promote_managed",
         Action::DatabasePromoted { .. } => "promote",
         Action::CaughtUp { .. } => "catch_up",
+        Action::Rejoined { .. } => "rejoin",
         Action::Published { .. } => "publish",
         Action::RolledOut { .. } => "rollout",
         Action::CacheActive { cache, .. } if managed(&cache.component) => "cache_managed",
@@ -398,6 +403,7 @@ fn dependency_of(policy: &Policy, action: &Action) -> Option<(&'static str, Regi
         // The data plane of the service itself, which a failover cannot do without.
         Action::DatabasePromoted { .. }
         | Action::CaughtUp { .. }
+        | Action::Rejoined { .. }
         | Action::Fenced { .. }
         | Action::CacheActive { .. }
         | Action::StorageReachable { .. }

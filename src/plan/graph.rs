@@ -27,6 +27,7 @@ impl Action {
             | Self::Traffic { .. } => Reversal::Undo,
             Self::CaughtUp { .. } | Self::StorageReachable { .. } | Self::Verified { .. } => Reversal::Nothing,
             Self::DatabasePromoted { .. }
+            | Self::Rejoined { .. }
             | Self::RolledOut { .. }
             | Self::CacheActive { .. }
             | Self::Manifests { .. } => Reversal::Impossible,

@@ -4,6 +4,7 @@
 //! again for a plan that exists, it returns only what is missing, so that an escalation adds steps and repeats none.
 
 mod healing;
+mod rejoin;
 mod reroute;
 mod zone;
 
@@ -52,6 +53,9 @@ pub enum NoPlan {
     /// There is nowhere to go.
     #[error("{0} has no instance outside {1} that could take over; give it one in a warm region")]
     NoTarget(ComponentId, RegionId),
+    /// It is no standby's place.
+    #[error("{0} cannot become a standby: {1}")]
+    NoStandby(InstanceId, String),
     /// Nothing of it is served there.
     #[error("nothing that could be moved is served in {0}")]
     NothingThere(RegionId),
@@ -85,6 +89,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
         Part::Reroute => return draft.reroute(),
         Part::Healing { cluster, workload } => return draft.heal(cluster, workload),
         Part::Zone { cluster, zone } => return draft.withstand(cluster, zone),
+        Part::Rejoin { database } => return draft.rejoin(database),
         Part::Component(component) => vec![component],
         Part::Region => situation
             .placement
@@ -120,7 +125,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     }
     before_traffic.extend(draft.restart(&published));
     let moves_traffic = match part {
-        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => false,
+        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
         Part::Region => true,
         Part::Component(component) => situation
             .policy
@@ -415,6 +420,7 @@ impl<'a> Draft<'a> {
                     Part::Reroute => "reroute",
                     Part::Healing { .. } => "healing",
                     Part::Zone { .. } => "zone",
+                    Part::Rejoin { .. } => "rejoin",
                 };
                 let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
                 let action = Action::RolledOut {
@@ -473,7 +479,7 @@ impl<'a> Draft<'a> {
                     instance: InstanceId { component: source.clone(), region: self.situation.source.clone() },
                     lasting: row.confirm_for,
                 }),
-                Part::Region | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => None,
+                Part::Region | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => None,
             };
             self.edit(&id, |step| {
                 step.commit_point = true;
@@ -497,7 +503,7 @@ impl<'a> Draft<'a> {
         for check in &policy.checks {
             let wanted = match self.part {
                 Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
-                Part::Component(_) | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => {
+                Part::Component(_) | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => {
                     moved.iter().any(|c| check.after.contains(*c))
                 }
             };
@@ -510,6 +516,7 @@ impl<'a> Draft<'a> {
                 Part::Reroute => "-for-reroute".to_owned(),
                 Part::Healing { workload, .. } => format!("-for-{workload}"),
                 Part::Zone { zone, .. } => format!("-without-{zone}"),
+                Part::Rejoin { database } => format!("-for-{database}"),
             };
             let action =
                 Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };

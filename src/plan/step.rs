@@ -38,6 +38,11 @@ pub enum Part {
         /// The zone's name.
         zone: String,
     },
+    /// An old primary becomes a standby of what serves in its place.
+    Rejoin {
+        /// The database, in the region where it does not serve any more.
+        database: ComponentId,
+    },
 }
 
 impl Part {
@@ -45,7 +50,7 @@ impl Part {
     pub fn moves(&self) -> bool {
         match self {
             Self::Component(_) | Self::Region => true,
-            Self::Reroute | Self::Healing { .. } | Self::Zone { .. } => false,
+            Self::Reroute | Self::Healing { .. } | Self::Zone { .. } | Self::Rejoin { .. } => false,
         }
     }
 }
@@ -58,6 +63,7 @@ impl fmt::Display for Part {
             Self::Reroute => f.write_str("a share of the traffic"),
             Self::Healing { cluster, workload } => write!(f, "{workload} of {cluster}"),
             Self::Zone { cluster, zone } => write!(f, "zone {zone} of {cluster}"),
+            Self::Rejoin { database } => write!(f, "{database} as a standby"),
         }
     }
 }
@@ -74,6 +80,8 @@ pub enum Purpose {
     Failover,
     /// A planned move: nothing is lost, and nothing may be.
     Switchover,
+    /// An old primary becomes a standby; nothing is moved.
+    Rejoin,
 }
 
 impl fmt::Display for Purpose {
@@ -87,7 +95,7 @@ impl Purpose {
     pub fn is_planned(&self) -> bool {
         match self {
             Self::Failover => false,
-            Self::Switchover => true,
+            Self::Switchover | Self::Rejoin => true,
         }
     }
 }

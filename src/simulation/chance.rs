@@ -25,6 +25,8 @@ const SIMPLE_AT: u64 = 2;
 const CHECK_BREAKS: u64 = 0xc4ec;
 /// And that of [`Teller::move_by_plan`].
 const MOVES: u64 = 0x510e;
+/// And that of [`Teller::bring_back`].
+const REJOINS: u64 = 0x4e10;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
@@ -32,8 +34,17 @@ const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
     let is_simple = seed % SIMPLE_EVERY == SIMPLE_AT;
     let dice = Dice::new(seed);
-    let mut teller =
-        Teller { policy, seed, dice, mode: None, is_new: false, is_simple, is_moved: false, lines: Vec::new() };
+    let mut teller = Teller {
+        policy,
+        seed,
+        dice,
+        mode: None,
+        is_new: false,
+        is_simple,
+        is_moved: false,
+        is_brought_back: false,
+        lines: Vec::new(),
+    };
     teller.tell();
     let mut text = String::new();
     let on_top = if teller.dice.below(2) == 0 { now_and_then } else { &[] };
@@ -60,6 +71,8 @@ struct Teller<'a> {
     is_simple: bool,
     /// Something is moved by plan.
     is_moved: bool,
+    /// An old primary is to become a standby.
+    is_brought_back: bool,
     /// Seconds after the beginning, and what happens.
     lines: Vec<(u64, String)>,
 }
@@ -78,6 +91,9 @@ impl Teller<'_> {
         let managed = self.policy.of_kind(Kind::Database).filter(|(_, policy)| policy.fence && !policy.fences_ahead);
         for (database, _) in managed.filter(|_| self.is_moved) {
             settings.push(format!("set databases.{database}.fence.security_group sg-0fence"));
+        }
+        for (database, _) in self.policy.of_kind(Kind::Database).filter(|_| self.is_brought_back) {
+            settings.push(format!("set databases.{database}.rejoin.command [\"rejoin\"]"));
         }
         settings
     }
@@ -106,6 +122,30 @@ impl Teller<'_> {
         self.calm();
         self.break_a_check();
         self.move_by_plan();
+        self.bring_back();
+    }
+
+    /// Somebody makes an old primary a standby, in the middle of the troubles or after them, now and then whatever it holds; and
+    /// takes the work back. By a die of its own.
+    fn bring_back(&mut self) {
+        let mut dice = Dice::new(self.seed ^ REJOINS);
+        let database = self.policy.of_kind(Kind::Database).next().map(|(database, _)| database.clone());
+        let (Some(primary), Some(secondary), Some(database)) =
+            (self.region_with(Role::Primary), self.region_with(Role::Secondary), database)
+        else {
+            return;
+        };
+        self.is_brought_back = dice.below(3) == 0;
+        if !self.is_brought_back {
+            return;
+        }
+        let at =
+            if dice.below(2) == 0 { 30 + dice.below(TROUBLES_UNTIL - 30) } else { CALM_FROM + 400 + dice.below(200) };
+        let discard = if dice.below(2) == 0 { " discard" } else { "" };
+        self.lines.push((at, format!("operator rejoin {database}@{primary}{discard}")));
+        if dice.below(2) == 0 {
+            self.lines.push((at + 120 + dice.below(240), format!("operator switchover {secondary}")));
+        }
     }
 
     /// Somebody moves the work by plan, on some days while all is well and on others in the middle of the troubles, and on some

@@ -452,6 +452,15 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
             let from = words.expect("the region that is left")?.into();
             Order::Switchover { from, component: words.next().map(Into::into) }
         }
+        "rejoin" => {
+            let database = words.expect("the old primary, as database@region")?;
+            let database = database.parse().map_err(|_| format!("`{database}` is no database@region"))?;
+            match words.next() {
+                None => Order::Rejoin { database, discard: false },
+                Some("discard") => Order::Rejoin { database, discard: true },
+                Some(other) => return Err(format!("rejoin takes `discard` or nothing, not `{other}`")),
+            }
+        }
         "ack" => match words.next() {
             None => Order::Ack { false_positive: false },
             Some("false-positive") => Order::Ack { false_positive: true },

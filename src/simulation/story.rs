@@ -237,6 +237,10 @@ pub enum Order {
         from: RegionId,
         component: Option<ComponentId>,
     },
+    Rejoin {
+        database: InstanceId,
+        discard: bool,
+    },
     Ack {
         false_positive: bool,
     },
@@ -262,6 +266,7 @@ pub enum Work {
     Scale,
     Fence,
     CatchUp,
+    Rejoin,
     Promote,
     Publish,
     Rollout,
@@ -276,11 +281,12 @@ pub enum Work {
 
 impl Work {
     /// The kinds with their names in a story.
-    pub const NAMED: [(&'static str, Self); 12] = [
+    pub const NAMED: [(&'static str, Self); 13] = [
         ("declare", Self::Declare),
         ("scale", Self::Scale),
         ("fence", Self::Fence),
         ("catch-up", Self::CatchUp),
+        ("rejoin", Self::Rejoin),
         ("promote", Self::Promote),
         ("publish", Self::Publish),
         ("rollout", Self::Rollout),

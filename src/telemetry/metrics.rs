@@ -350,6 +350,7 @@ fn action_label(action: &Action) -> &'static str {
         Action::Fenced { .. } => "fenced",
         Action::DatabasePromoted { .. } => "database_promoted",
         Action::CaughtUp { .. } => "caught_up",
+        Action::Rejoined { .. } => "rejoined",
         Action::Published { .. } => "published",
         Action::RolledOut { .. } => "rolled_out",
         Action::CacheActive { .. } => "cache_active",

@@ -189,6 +189,15 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
             Some((region, component)) => Scope::Switchover { region: region.into(), component: Some(component.into()) },
             None => Scope::Switchover { region: what.into(), component: None },
         },
+        Some(("rejoin", database)) => match database.parse() {
+            Ok(database) => Scope::Rejoin(database),
+            Err(_) => {
+                return Err(Refusal::bad(
+                    format!("`{database}` names no database"),
+                    "ask /v1/plan?if=rejoin:DATABASE@REGION",
+                ));
+            }
+        },
         Some(("component", component)) => Scope::Component(ComponentId::from(component)),
         Some(("degradation", region)) => Scope::Degradation(RegionId::from(region)),
         Some(("zone", place)) => match place.split_once('/') {

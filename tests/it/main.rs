@@ -43,6 +43,7 @@ mod prober;
 mod redis;
 mod redis_cluster;
 mod regions;
+mod rejoin;
 mod restraint;
 mod scenarios;
 mod simulate;

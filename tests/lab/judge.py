@@ -7,6 +7,7 @@ Without --negative and --moved: us-east-1 was lost and everything has to have mo
 rows beyond what asynchronous replication had not sent (reported, and bounded by --rows-lost-max, default 100).
 With --moved database,cache,storage,kubernetes: only these moved (traffic goes with the cluster), the others are where they were.
 With --negative: nothing may have moved, because the region was fine and only failoverd's view of it was cut.
+With --negative --there-and-back: it moved, and moved back; rows were written on both sides.
 With --self-managed the database is promoted by itself and not by RDS.
 Exit 0 when every line says ok.
 """
@@ -27,8 +28,9 @@ SUBJECTS = ("region", "database", "cache", "storage", "kubernetes", "traffic", "
 
 
 class Judge:
-    def __init__(self, lab, *, moved=COMPONENTS, self_managed=False, history=None, tag="writer", rows_lost_max=100):
+    def __init__(self, lab, *, moved=COMPONENTS, self_managed=False, history=None, tag="writer", rows_lost_max=100, there_and_back=False):
         self.lab, self.regions, self.moved, self.self_managed = lab, lab["direct"]["regions"], set(moved), self_managed
+        self.there_and_back = there_and_back
         self.negative, self.whole = not self.moved, self.moved == set(COMPONENTS)
         self.double = Double(lab["aws"]["control"]) if "aws" in lab else None
         self.history = [json.loads(line) for line in Path(history).read_text().splitlines()] if history else []
@@ -180,6 +182,9 @@ class Judge:
         sides = {side: [e for e in acknowledged if e["side"] == side] for side in c.REGIONS}
         self.numbers |= {"rows_acknowledged": len(acknowledged), "rows_lost": len(lost), "lost": lost[:20]}
         self.say(not doubled, "no row is there twice")
+        if self.there_and_back:
+            told = ", ".join(f"{len(rows)} by {side}" for side, rows in sides.items())
+            return self.say(not lost and all(sides.values()), f"{len(acknowledged)} rows acknowledged, {told}, {len(lost)} lost")
         if self.negative:
             self.say(not lost and not sides[WEST], f"{len(acknowledged)} rows acknowledged, all by {EAST}, none lost")
             gaps = [b["t"] - a["t"] for a, b in zip(acknowledged, acknowledged[1:])]
@@ -216,6 +221,7 @@ def main():
     parser.add_argument("--history")
     parser.add_argument("--tag", default="writer")
     parser.add_argument("--negative", action="store_true")
+    parser.add_argument("--there-and-back", action="store_true", help="rows were written on both sides, and the first one has the work again")
     parser.add_argument("--moved", default=",".join(COMPONENTS), help="what has moved (default: everything)")
     parser.add_argument("--self-managed", action="store_true")
     parser.add_argument("--rows-lost-max", type=int, default=100)
@@ -225,7 +231,7 @@ def main():
     moved = () if options.negative else [name for name in options.moved.split(",") if name]
     if unknown := set(moved) - set(COMPONENTS):
         parser.error(f"nothing of the lab: {', '.join(sorted(unknown))}; there are {', '.join(COMPONENTS)}")
-    judge = Judge(json.loads(Path(options.lab).read_text()), moved=moved, self_managed=options.self_managed, history=options.history,
+    judge = Judge(json.loads(Path(options.lab).read_text()), moved=moved, self_managed=options.self_managed, history=options.history, there_and_back=options.there_and_back,
                   tag=options.tag, rows_lost_max=options.rows_lost_max)
     ok = judge.judge(options.only.split(",") if options.only else SUBJECTS)
     if options.json:

@@ -76,6 +76,7 @@ impl AwsActuator {
             }
             Action::IncidentDeclared { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }

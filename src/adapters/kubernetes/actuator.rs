@@ -230,6 +230,7 @@ impl Actuator for KubernetesActuator {
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -262,6 +263,7 @@ impl Actuator for KubernetesActuator {
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -292,6 +294,7 @@ impl Actuator for KubernetesActuator {
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -317,6 +320,7 @@ impl Actuator for KubernetesActuator {
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }

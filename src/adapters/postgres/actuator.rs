@@ -13,6 +13,7 @@ use crate::ports::{Actuator, Look, Permit, Setback};
 enum Task<'a> {
     Fence(&'a InstanceId),
     FenceRoles(&'a InstanceId),
+    Rejoin { database: &'a InstanceId, from: &'a InstanceId },
     CatchUp { standby: &'a InstanceId, source: &'a InstanceId },
     Promote { database: &'a InstanceId, from: &'a InstanceId, lossless: bool },
 }
@@ -24,6 +25,7 @@ impl Postgres {
             Action::DatabasePromoted { database, from, lossless } => {
                 (Task::Promote { database, from, lossless: *lossless }, database)
             }
+            Action::Rejoined { database, from } => (Task::Rejoin { database, from }, database),
             // However a database is managed, its positions are asked of itself.
             Action::CaughtUp { database, from } => return Ok(Task::CatchUp { standby: database, source: from }),
             Action::IncidentDeclared { .. }
@@ -42,7 +44,8 @@ impl Postgres {
             DatabaseProvider::Postgres => Ok(task),
             DatabaseProvider::Rds => match task {
                 Task::Fence(database) | Task::FenceRoles(database) => Ok(Task::FenceRoles(database)),
-                Task::CatchUp { .. } => Ok(task),
+                // What the command does in the cloud shows in the servers.
+                Task::CatchUp { .. } | Task::Rejoin { .. } => Ok(task),
                 Task::Promote { .. } => Err(Setback::Refused(format!("{database} is managed by RDS"))),
             },
         }
@@ -56,6 +59,7 @@ impl Actuator for Postgres {
             Task::Fence(database) => self.look_at_fence(database).await,
             Task::FenceRoles(database) => self.look_at_role_fence(database).await,
             Task::CatchUp { standby, source } => self.look_at_positions(standby, source).await,
+            Task::Rejoin { database, from } => self.look_at_rejoin(database, from).await,
             Task::Promote { database, .. } => self.look_at_promotion(database).await,
         }
     }
@@ -66,6 +70,7 @@ impl Actuator for Postgres {
             Task::FenceRoles(database) => self.fence_roles(database, permit).await,
             // The standby does it by itself.
             Task::CatchUp { .. } => Ok(()),
+            Task::Rejoin { database, from } => self.rejoin(database, from, permit).await,
             Task::Promote { database, from, lossless } => self.promote(database, from, lossless, permit).await,
         }
     }
@@ -75,6 +80,7 @@ impl Actuator for Postgres {
             Task::Fence(database) => self.verify_fence(database).await,
             Task::FenceRoles(database) => self.verify_role_fence(database).await,
             Task::CatchUp { standby, source } => self.caught_up(standby, source).await,
+            Task::Rejoin { database, from } => self.verify_rejoin(database, from).await,
             Task::Promote { database, .. } => self.verify_promotion(database).await,
         }
     }
@@ -90,6 +96,7 @@ impl Actuator for Postgres {
             Task::Fence(database) => self.unfence(database, previous, permit).await,
             Task::FenceRoles(database) => self.unfence_roles(database, permit).await,
             Task::CatchUp { .. } => Ok("it changed nothing".to_owned()),
+            Task::Rejoin { database, .. } => Err(Setback::Refused(format!("what {database} held is overwritten"))),
             Task::Promote { database, .. } => Err(Setback::Refused(format!("the promotion of {database} has no undo"))),
         }
     }

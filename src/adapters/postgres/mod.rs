@@ -5,6 +5,7 @@
 //!
 //! * to watch: `pg_monitor`, and `UPDATE` on the heartbeat table where one is configured;
 //! * to promote: `EXECUTE` on `pg_promote(boolean, integer)`;
+//! * to see that an old primary streams again: `pg_monitor`;
 //! * to fence: `pg_signal_backend`, `pg_read_server_files`, `pg_write_server_files`, `EXECUTE` on `pg_read_file(text)`,
 //!   `pg_reload_conf()` and `pg_hba_file_rules()`, `SELECT` on the view `pg_hba_file_rules`, and
 //!   `ALTER SYSTEM ON PARAMETER default_transaction_read_only`. Whoever may write the server's files can become
@@ -22,6 +23,7 @@ mod losses;
 mod probe;
 mod promote;
 mod proof;
+mod rejoin;
 mod role_fence;
 mod session;
 

@@ -82,6 +82,7 @@ impl Redis {
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }

@@ -26,6 +26,7 @@ pub fn plan(dry_run: &DryRun, loss: &Scope, palette: Palette) -> String {
             format!("If the clients of {source} were only partly served: a share of them {arrow} {target}")
         }
         Scope::Zone { zone, .. } => format!("If zone {zone} of {source} were down: everything in the other zones"),
+        Scope::Rejoin(database) => format!("{database} as a standby: what it holds is overwritten"),
         Scope::Workload(workload) => format!("If {workload} in {source} lacked replicas: healed in place"),
     };
     let mut text = paragraph(palette, 0, Ink::Heading, &title);
@@ -142,6 +143,9 @@ fn work(action: &Action) -> Work {
             ("promote", "role and source of the standby", "promotes", "the source is gone and a real write succeeds")
         }
         Action::CaughtUp { .. } => ("catch up", "both positions", "waits", "it has replayed everything"),
+        Action::Rejoined { .. } => {
+            ("rejoin", "whose standby it is", "runs the configured command", "it streams from what serves")
+        }
         Action::Published { .. } => ("publish", "the key's value", "patches that key", "it reads back"),
         Action::RolledOut { .. } => {
             ("restart", "whether it was restarted for this plan", "restarts the rollout", "new pods are ready")

@@ -172,7 +172,9 @@ fn pending_lines(pending: &PendingStatus, palette: Palette) -> String {
         Part::Component(component) => format!("{component} in {}", pending.source),
         Part::Region => format!("the whole region {}", pending.source),
         Part::Reroute => format!("a share of the clients of {}", pending.source),
-        Part::Healing { .. } | Part::Zone { .. } => format!("{} in {}", pending.part, pending.source),
+        Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => {
+            format!("{} in {}", pending.part, pending.source)
+        }
     };
     let word = if pending.part.moves() { "failing" } else { "degraded" };
     let clock = match pending.after.checked_sub(pending.failing_for) {

@@ -122,9 +122,29 @@ pub struct Database {
     /// What makes it refuse writes by itself where its role is not confirmed any more; none leaves that to a person.
     #[serde(default)]
     pub demote: Option<Demote>,
+    /// How an old primary becomes a standby of the one that serves in its place; none leaves that to a person.
+    #[serde(default)]
+    pub rejoin: Option<Rejoin>,
     #[serde(default)]
     pub publish: Vec<Publication>,
     pub regions: BTreeMap<RegionId, DatabaseRegion>,
+}
+
+/// An old primary becomes a standby again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Rejoin {
+    /// Begins it and returns within `ledger.call_timeout`; does nothing where it is under way. What it has to know is in its
+    /// environment.
+    pub command: Vec<String>,
+    /// From its start until the database streams from its new primary.
+    #[serde(default = "an_hour", with = "friendly")]
+    pub deadline: Duration,
+}
+
+fn an_hour() -> Duration {
+    Duration::from_secs(3600)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

@@ -18,6 +18,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         database_regions(&key, database, findings);
         fence(&key, config.deployment.mode, database, findings);
         demotion(&key, config, database, findings);
+        rejoin(&key, database, findings);
     }
     for (id, cache) in &config.caches {
         cache_itself(&Key::of(["caches", id.as_str()]), cache, findings);
@@ -175,6 +176,16 @@ fn demotion(key: &Key, config: &Config, database: &Database, findings: &mut Find
             findings.wrong(key.clone(), text);
         }
         (Some(_), Some(_)) | (None, None) => {}
+    }
+}
+
+/// Somebody has to do it, in some time.
+fn rejoin(key: &Key, database: &Database, findings: &mut Findings<'_>) {
+    let Some(rejoin) = &database.rejoin else { return };
+    let key = key.child("rejoin");
+    positive(findings, key.child("deadline"), rejoin.deadline);
+    if rejoin.command.first().is_none_or(String::is_empty) {
+        findings.wrong(key.child("command"), "empty; write [\"program\", \"argument\"]");
     }
 }
 

@@ -141,7 +141,7 @@ impl Checks {
                 }
             }
             // Neither is a loss, and nothing leaves for good.
-            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } => {}
+            Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => {}
             Part::Region => {
                 let after = self.policy.regional.after;
                 let critical: Vec<&ComponentId> = self

@@ -46,7 +46,7 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::QuorumIgnored, 5, "was not lost for"),
     (Bug::WitnessIgnored, 6, "was not lost for"),
     (Bug::AbstainerCounts, 5, "was not lost for"),
-    (Bug::TakeoverAtOnce, 10, "arrived after one of epoch"),
+    (Bug::TakeoverAtOnce, 44, "arrived after one of epoch"),
     (Bug::StaleEpochAccepted, 10, "after epoch"),
     (Bug::RoleWaitSkipped, 4, "may still act by its role"),
 ];

@@ -102,6 +102,7 @@ fn words(command: &Command) -> String {
         Command::Skip { step, .. } => format!("skip {step}"),
         Command::Failover { .. }
         | Command::Switchover { .. }
+        | Command::Rejoin { .. }
         | Command::Hold { .. }
         | Command::Pause { .. }
         | Command::Ack { .. }

@@ -77,6 +77,7 @@ impl Simulation<'_> {
                 | Order::Resume
                 | Order::Failover { .. }
                 | Order::Switchover { .. }
+                | Order::Rejoin { .. }
                 | Order::Adopt(_)
                 | Order::Merge { .. }
                 | Order::Help
@@ -107,6 +108,9 @@ impl Simulation<'_> {
             }
             Order::Switchover { from, component } => {
                 Command::Switchover { by, reason: "the story says so".to_owned(), from, component }
+            }
+            Order::Rejoin { database, discard } => {
+                Command::Rejoin { by, reason: "the story says so".to_owned(), database, discard }
             }
             Order::Ack { false_positive } => {
                 Command::Ack { by, incident: incident(), false_positive, note: String::new() }

@@ -28,6 +28,18 @@ impl World {
         self.position(now, standby) >= self.position(now, source)
     }
 
+    /// An old primary is a standby from now on: what it wrote that nobody has is gone.
+    pub(super) fn rejoin(&mut self, id: &InstanceId) {
+        if let Some(instance) = self.instances.get_mut(id) {
+            instance.writable = false;
+            instance.fenced = false;
+            instance.demoted = false;
+            instance.forked_at = None;
+            instance.silent_since = None;
+            instance.lag = Duration::ZERO;
+        }
+    }
+
     /// What a replica replicates.
     fn source_of(&self, now: Duration, id: &InstanceId) -> Option<Source> {
         let sources = self

@@ -64,6 +64,7 @@ impl World {
             | Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -133,6 +134,7 @@ impl World {
             | Action::Replicas { .. }
             | Action::Fenced { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::Published { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -200,6 +202,7 @@ impl World {
             }
             Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
+            | Action::Rejoined { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -254,6 +257,7 @@ impl World {
             Action::DatabasePromoted { .. } => 10,
             Action::Fenced { database } if managed(database) => 30,
             Action::CacheActive { cache, .. } if managed(cache) => 120,
+            Action::Rejoined { .. } => 90,
             Action::Replicas { .. } | Action::Traffic { .. } => 30,
             Action::RolledOut { .. } => 40,
             Action::IncidentDeclared { .. }
@@ -286,6 +290,10 @@ impl World {
             Action::CaughtUp { database, from: source } => {
                 let is_slow = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
                 !is_slow && self.has_all(now, database, source)
+            }
+            Action::Rejoined { database, from: serving } => {
+                let writable = |id: &InstanceId| self.instances.get(id).is_some_and(|instance| instance.writable);
+                !writable(database) && writable(serving)
             }
             Action::Traffic { traffic, weights } => self.weights.get(traffic) == Some(weights),
             Action::IncidentDeclared { cluster, incident, .. } => text(cluster, "dr-mode".to_owned(), incident),
@@ -328,6 +336,7 @@ impl World {
                     instance.demoted = false;
                 }
             }
+            Action::Rejoined { database, .. } => self.rejoin(database),
             Action::CacheActive { cache, .. } => {
                 if let Some(instance) = self.instances.get_mut(cache) {
                     instance.writable = true;
@@ -371,6 +380,7 @@ fn work_of(action: &Action) -> Work {
         Action::Fenced { .. } => Work::Fence,
         Action::DatabasePromoted { .. } => Work::Promote,
         Action::CaughtUp { .. } => Work::CatchUp,
+        Action::Rejoined { .. } => Work::Rejoin,
         Action::Published { .. } => Work::Publish,
         Action::RolledOut { .. } => Work::Rollout,
         Action::CacheActive { .. } => Work::Cache,
@@ -396,6 +406,7 @@ fn seen(action: &Action) -> String {
         Action::Fenced { .. } => "a write is refused on a new connection".to_owned(),
         Action::DatabasePromoted { .. } => "no source any more, and a write was read back".to_owned(),
         Action::CaughtUp { .. } => "everything is replayed".to_owned(),
+        Action::Rejoined { .. } => "it streams".to_owned(),
         Action::Published { .. } => "read back".to_owned(),
         Action::RolledOut { .. } => "the new pods are ready".to_owned(),
         Action::CacheActive { .. } => "a write was read back".to_owned(),

@@ -1,0 +1,133 @@
+//! What a promotion would lose, before it: from what was seen of both databases, and by the word of enough observers. A
+//! promotion that loses more than it may is held back.
+
+use std::time::Duration;
+
+use super::controller::Draft;
+use super::incident::Incident;
+use super::{Guard, GuardKind, Sample, StepState};
+use crate::domain::{Bug, ComponentId, InstanceId, Level, RegionId, time::human};
+use crate::health::{Loss, expected_loss};
+use crate::plan::{Action, Part, Step};
+
+impl Draft<'_> {
+    /// Expected loss of moving `component` from `source` to `target`.
+    pub(super) fn expected_loss(&self, component: &ComponentId, source: &RegionId, target: &RegionId) -> Loss {
+        let from = InstanceId { component: component.clone(), region: source.clone() };
+        let to = InstanceId { component: component.clone(), region: target.clone() };
+        let (Some(old), Some(standby)) = (self.soft.watches.get(&from), self.soft.watches.get(&to)) else {
+            return Loss::Unknown("it is not watched".to_owned());
+        };
+        if self.bugs.has(Bug::LossByAge) {
+            let replayed = standby
+                .evidence
+                .position
+                .and_then(|p| old.positions.recorded().into_iter().rev().find(|s| s.position <= p));
+            let age = replayed.and_then(|s| Duration::try_from(self.now.wall.duration_since(s.at)).ok());
+            return age.map_or(Loss::Unknown("nothing was replayed".to_owned()), Loss::AtMost);
+        }
+        let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic));
+        // The suspicion has what was sampled before a restart; the watch what was sampled since.
+        let samples = match self.hard.suspicions.get(&from) {
+            Some(suspicion) if old.positions.is_empty() => suspicion.positions.clone(),
+            Some(_) | None => old.positions.recorded(),
+        };
+        expected_loss(&samples, position, self.stopped_by(&from, samples.last()))
+    }
+
+    /// When the database wrote for the last time, at the latest: before enough regions began to call it failing, whatever this
+    /// observer itself could see of it. A daemon whose own link was cut has old samples and an old suspicion, and both together
+    /// would say that nothing is lost.
+    fn stopped_by(&self, database: &InstanceId, last: Option<&Sample>) -> jiff::Timestamp {
+        let now = self.now.monotonic;
+        let failing_since = self.failing_for(database).map(|lasting| self.wall_at(now.saturating_sub(lasting)));
+        let stopped = failing_since.unwrap_or(self.now.wall);
+        match last {
+            // It answered in the middle of its outage, and may have written until the next probe.
+            Some(last) if last.at >= stopped => {
+                let gap = self.policy.components.get(&database.component).map(|policy| policy.probing.gap());
+                last.at + gap.unwrap_or_default()
+            }
+            Some(_) | None => stopped,
+        }
+    }
+
+    /// The promotion waits for what the old primary wrote: its fence is up, or is still to be put up, after which the promotion
+    /// is judged anew.
+    fn is_waited_for(&self, incident: &Incident, from: &InstanceId) -> bool {
+        let plan = &incident.plan;
+        let fence = plan.steps.iter().find(|step| plan.fence_of(&step.id).as_ref() == Some(from));
+        match fence.map(|step| plan.state(&step.id)) {
+            Some(StepState::Waiting | StepState::Running | StepState::Held) => true,
+            Some(StepState::Done) => !self.hard.suspicions.contains_key(from),
+            Some(
+                StepState::Failed
+                | StepState::Owed
+                | StepState::Skipped
+                | StepState::Undoing
+                | StepState::Undone
+                | StepState::Cancelled,
+            )
+            | None => false,
+        }
+    }
+
+    pub(super) fn judge_loss(
+        &self,
+        incident: &Incident,
+        step: &Step,
+    ) -> Result<(Option<Duration>, Option<String>), Guard> {
+        let Action::DatabasePromoted { database, from, lossless } = &step.action else { return Ok((None, None)) };
+        if *lossless && self.is_answering(from) && self.is_waited_for(incident, from) {
+            return Ok((Some(Duration::ZERO), None));
+        }
+        if Self::is_caught_up(incident, step) {
+            return Ok((Some(Duration::ZERO), None));
+        }
+        let level = level_of(incident, step);
+        let (rpo, rule) = match incident.purpose.is_planned() {
+            true => (Duration::ZERO, "a planned move loses nothing".to_owned()),
+            false => {
+                let rpo = self.policy.objectives(level).rpo;
+                (rpo, format!("the RPO of {level} is {}", human(rpo)))
+            }
+        };
+        let accepted = self.hard.accepted_loss(database, self.approval(incident));
+        let command = format!("`failoverd approve {} --accept-loss", incident.id);
+        match self.expected_loss(&database.component, &from.region, &database.region) {
+            Loss::AtMost(loss) if loss <= rpo => Ok((Some(loss), None)),
+            Loss::AtMost(loss) if accepted.at_most >= Some(loss) => {
+                Ok((Some(loss), Some(format!("a loss of {} beyond the RPO was accepted", human(loss)))))
+            }
+            Loss::AtMost(loss) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!("promoting {database} would lose up to {} of writes; {rule}", human(loss)),
+                lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
+            }),
+            Loss::MoreThan(loss) if accepted.at_most >= Some(loss) => {
+                Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
+            }
+            Loss::MoreThan(loss) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!(
+                    "promoting {database} would lose more than {} of writes: it is behind everything that was sampled; \
+                     {rule}",
+                    human(loss)
+                ),
+                lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
+            }),
+            Loss::Unknown(why) if accepted.unknown => Ok((None, Some(format!("an unknown loss was accepted ({why})")))),
+            Loss::Unknown(why) => Err(Guard {
+                kind: GuardKind::DataLoss,
+                evidence: format!("it is not known how much promoting {database} would lose: {why}"),
+                lifted_by: format!("a position of the standby, or {command} {}s`", rpo.as_secs()),
+            }),
+        }
+    }
+}
+
+/// The level whose objectives hold for the step. A component that fails beside a lesser trouble of its region may lose no
+/// more for that.
+fn level_of(incident: &Incident, step: &Step) -> Level {
+    if incident.plan.is_needed_by(&step.id, &Part::Region) { Level::RegionalOutage } else { Level::ComponentFailure }
+}
