@@ -66,8 +66,8 @@ fn when_only_the_daemons_own_link_is_cut_nothing_moves() {
 #[test]
 fn a_standby_that_lags_beyond_the_rpo_is_not_promoted() {
     let mut regions = Regions::up(&["--proxy"], &[]);
-    regions.set("FAILOVERD__LEVELS__REGIONAL_OUTAGE__RPO", "3s");
-    regions.set("FAILOVERD__LEVELS__COMPONENT_FAILURE__RPO", "3s");
+    regions.set("FAILOVERD__LEVELS__REGIONAL_OUTAGE__RPO", "10s");
+    regions.set("FAILOVERD__LEVELS__COMPONENT_FAILURE__RPO", "10s");
     regions.watch();
     regions.write_rows();
     // It receives no more: what it has received and not replayed would not be lost.
