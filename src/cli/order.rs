@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::args::{FailoverArgs, OrderArgs, PauseArgs, Until};
 use super::client::Daemon;
 use super::plan::{self, Loss};
-use super::{Exit, Failure, Outcome, Terminal, render};
+use super::{Exit, Failure, Outcome, Terminal};
 use crate::decide::Command;
 
 /// Sends the order and shows what is in effect.
@@ -40,8 +40,7 @@ pub(super) async fn failover(args: FailoverArgs, terminal: Terminal) -> Outcome 
     let daemon = Daemon::find(&args.order.daemon)?;
     if !args.yes {
         let loss = Loss::ordered(args.component.clone(), from.clone());
-        let dry_run = plan::ask(&daemon, &loss).await?;
-        terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
+        let dry_run = plan::show(&daemon, &loss, terminal).await?;
         let what = args.component.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
         confirm(from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
     }

@@ -171,8 +171,15 @@ async fn online(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     ask(&Daemon::find(daemon)?, loss).await
 }
 
+/// Shows what an order would do, before a person is asked whether it shall.
+pub(super) async fn show(daemon: &Daemon, loss: &Loss, terminal: Terminal) -> Result<DryRun, Failure> {
+    let dry_run = ask(daemon, loss).await?;
+    terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
+    Ok(dry_run)
+}
+
 /// The same from a daemon that was found before.
-pub(super) async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
+async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
     let path = match &loss.what {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),

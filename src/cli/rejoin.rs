@@ -3,7 +3,7 @@
 use super::args::OrderArgs;
 use super::client::Daemon;
 use super::plan::{self, Loss};
-use super::{Outcome, Terminal, order, render};
+use super::{Outcome, Terminal, order};
 use crate::decide::Command;
 use crate::domain::InstanceId;
 
@@ -43,9 +43,7 @@ pub(super) async fn run(args: RejoinArgs, terminal: Terminal) -> Outcome {
     let daemon = Daemon::find(&args.order.daemon)?;
     let database = args.database;
     if !args.yes {
-        let loss = Loss::rejoined(database.clone());
-        let dry_run = plan::ask(&daemon, &loss).await?;
-        terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
+        plan::show(&daemon, &Loss::rejoined(database.clone()), terminal).await?;
         let held = if args.discard { ", whatever it is" } else { "" };
         order::confirm(&database.to_string(), &format!("what {database} holds is overwritten{held}"))?;
     }

@@ -3,7 +3,7 @@
 use super::args::OrderArgs;
 use super::client::Daemon;
 use super::plan::{self, Loss};
-use super::{Outcome, Terminal, order, render};
+use super::{Outcome, Terminal, order};
 use crate::decide::Command;
 use crate::domain::{ComponentId, RegionId};
 
@@ -32,8 +32,7 @@ pub(super) async fn run(args: SwitchoverArgs, terminal: Terminal) -> Outcome {
     let daemon = Daemon::find(&args.order.daemon)?;
     if !args.yes {
         let loss = Loss::planned(args.component.clone(), args.from.clone());
-        let dry_run = plan::ask(&daemon, &loss).await?;
-        terminal.print(&format!("{}\n", render::plan(&dry_run, &loss.of(&dry_run.source), terminal.palette())))?;
+        let dry_run = plan::show(&daemon, &loss, terminal).await?;
         let what = args.component.as_ref().map_or_else(|| "everything".to_owned(), ToString::to_string);
         order::confirm(args.from.as_str(), &format!("{what} leaves {} for {}", dry_run.source, dry_run.target))?;
     }

@@ -8,15 +8,7 @@ use crate::regions::{EAST, Regions, WEST};
 #[test]
 fn the_rows_that_a_failover_lost_are_counted_when_the_old_primary_is_back_and_nobody_overwrites_them() {
     let mut regions = Regions::up(&[], &["--database", "postgres"]);
-    regions.set("FAILOVERD__DATABASES__DATABASE__WATERMARKS", "{ compute_nodes = \"id\" }");
-    regions.sql(EAST, "GRANT SELECT ON compute_nodes TO failoverd");
-    regions.watch();
-    regions.write_rows();
-    // Nothing more comes over, and the application does not notice.
-    regions.sql(WEST, "ALTER SYSTEM SET primary_conninfo = ''");
-    regions.sql(WEST, "SELECT pg_reload_conf()");
-    let before = regions.rows_acknowledged(EAST);
-    regions.wait("three hundred rows more", |regions| regions.rows_acknowledged(EAST) > before + 300);
+    write_what_is_lost(&mut regions, 300);
     regions.lab.tell("kill", &["region:us-east-1"]);
     regions.wait_until_closed();
     regions.wait("the application writes in the west", |regions| regions.rows_acknowledged(WEST) > 100);
@@ -51,6 +43,19 @@ fn the_rows_that_a_failover_lost_are_counted_when_the_old_primary_is_back_and_no
     });
     let shown = String::from_utf8_lossy(&regions.cli(&["status"]).stdout).into_owned();
     assert!(shown.contains(&format!("{told} rows of compute_nodes")), "{shown}");
+}
+
+/// An application writes rows that are counted, and from some moment on that many more that never come over.
+pub(crate) fn write_what_is_lost(regions: &mut Regions, rows: usize) {
+    regions.set("FAILOVERD__DATABASES__DATABASE__WATERMARKS", "{ compute_nodes = \"id\" }");
+    regions.sql(EAST, "GRANT SELECT ON compute_nodes TO failoverd");
+    regions.watch();
+    regions.write_rows();
+    // The application does not notice.
+    regions.sql(WEST, "ALTER SYSTEM SET primary_conninfo = ''");
+    regions.sql(WEST, "SELECT pg_reload_conf()");
+    let before = regions.rows_acknowledged(EAST);
+    regions.wait("rows that are lost", |regions| regions.rows_acknowledged(EAST) > before + rows);
 }
 
 fn payloads(regions: &Regions, region: &str) -> std::collections::BTreeSet<String> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use failoverd::decide::Fact;
 
+use crate::losses::write_what_is_lost;
 use crate::regions::{EAST, Regions, WEST};
 
 /// For pg_rewind as a role that is no superuser.
@@ -41,15 +42,7 @@ fn an_old_primary_rejoins_and_takes_the_work_back_without_losing_a_write() {
 #[test]
 fn an_old_primary_with_writes_of_its_own_rejoins_only_where_they_are_given_up_also_after_a_crash() {
     let mut regions = with_a_way_back();
-    regions.set("FAILOVERD__DATABASES__DATABASE__WATERMARKS", "{ compute_nodes = \"id\" }");
-    regions.sql(EAST, "GRANT SELECT ON compute_nodes TO failoverd");
-    regions.watch();
-    regions.write_rows();
-    // Nothing more comes over, and the application does not notice.
-    regions.sql(WEST, "ALTER SYSTEM SET primary_conninfo = ''");
-    regions.sql(WEST, "SELECT pg_reload_conf()");
-    let before = regions.rows_acknowledged(EAST);
-    regions.wait("a hundred rows more", |regions| regions.rows_acknowledged(EAST) > before + 100);
+    write_what_is_lost(&mut regions, 100);
     regions.lab.tell("kill", &["region:us-east-1"]);
     regions.wait_until_closed();
     regions.lab.tell("start", &["pg@us-east-1"]);
