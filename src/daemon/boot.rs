@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use super::exit::End;
+use super::memory;
 use crate::adapters::failure::describe;
 use crate::adapters::world::{self, Adapters};
 use crate::config::{self, Config, policy_hash};
@@ -90,13 +91,16 @@ pub(super) async fn boot_with(config: Arc<Config>, policy: Policy, clock: &Arc<d
     let is_shared = config.ledger.is_shared();
     let Opened { ledger, frames, mut halted, alarms } = opened;
     let recovered = Controller::recover(policy.clone(), hash.clone(), frames.iter().cloned());
-    let (controller, ledger) = match recovered {
+    let (mut controller, ledger) = match recovered {
         Ok(controller) => (controller, ledger),
         Err(corrupt) => {
             halted.get_or_insert(format!("{corrupt}; look at it with `failoverd ledger show`"));
             (blank(&policy, &hash)?, None)
         }
     };
+    if let Some(memory) = memory::read(&memory::place(&config, &policy.observer)) {
+        controller.recall(clock.now(), &memory);
+    }
     let holder = policy.observer.to_string();
     Ok(Boot { config, policy, adapters, controller, ledger, is_shared, frames, alarms, halted, listeners, holder })
 }

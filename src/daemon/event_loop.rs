@@ -26,6 +26,7 @@ use super::executor::Executor;
 use super::gate::{Gate, Renewal};
 use super::handle::{Answer, Board, Request};
 use super::keepsake::Keepsake;
+use super::memory::Diary;
 use super::notices::Notices;
 use super::prober::Sighting;
 use super::pulse::Pulse;
@@ -89,6 +90,8 @@ pub struct Parts {
     pub meters: Meters,
     /// Where to keep what somebody has to know who goes on without a ledger that is shared.
     pub keepsake: Option<PathBuf>,
+    /// Where to keep what the next run of this daemon has to know.
+    pub diary: Option<PathBuf>,
     /// Alarms that were found before the loop began.
     pub alarms: Vec<Alarm>,
 }
@@ -133,6 +136,7 @@ pub struct EventLoop {
     /// The clusters are ours, as far as is known.
     is_in_charge: Option<bool>,
     keepsake: Keepsake,
+    diary: Diary,
     clocks: clocks::Clocks,
 }
 
@@ -170,7 +174,7 @@ impl EventLoop {
         };
         let alarms = std::mem::take(&mut parts.alarms);
         let council = parts.council.take();
-        let parts_keepsake = parts.keepsake.take();
+        let (parts_keepsake, parts_diary) = (parts.keepsake.take(), parts.diary.take());
         Self {
             parts,
             ledger,
@@ -188,6 +192,7 @@ impl EventLoop {
             claims_watched: Duration::ZERO,
             is_in_charge: None,
             keepsake: Keepsake::new(parts_keepsake),
+            diary: Diary::new(parts_diary),
             clocks: clocks::Clocks::default(),
         }
     }
@@ -506,6 +511,7 @@ impl EventLoop {
             self.claims_watched = now.monotonic;
             self.parts.executor.watch_claims();
         }
+        self.diary.keep(&mut self.parts.controller, now);
         self.keepsake.keep(self.parts.controller.last_known(), self.parts.next_index, now.wall);
         self.beat_council(now);
         let headline = self.status().headline.clone();

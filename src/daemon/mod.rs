@@ -17,6 +17,7 @@ pub mod gate;
 pub mod guardian;
 pub mod handle;
 pub mod keepsake;
+mod memory;
 pub mod notices;
 pub mod prober;
 pub mod pulse;
@@ -222,6 +223,7 @@ impl Daemon {
             released: keeper.released(),
             meters: Meters::new(&policy),
             keepsake: is_shared.then(|| keepsake::place(&config)),
+            diary: Some(memory::place(&config, &policy.observer)),
             alarms,
         });
         let event_loop = match halted {

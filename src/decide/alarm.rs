@@ -391,15 +391,9 @@ impl Draft<'_> {
             && self.is_known(&InstanceId { component: id.component.clone(), region: source.clone() })
         {
             let rpo = self.policy.objectives(crate::domain::Level::ComponentFailure).rpo;
-            match self.expected_loss(&id.component, source, &id.region) {
-                crate::health::Loss::AtMost(loss) if loss > rpo => {
-                    reasons.push(format!("it lags {} behind, more than the RPO of {}", human(loss), human(rpo)));
-                }
-                crate::health::Loss::MoreThan(loss) if loss > rpo => {
-                    reasons.push(format!("it lags more than {} behind; the RPO is {}", human(loss), human(rpo)));
-                }
-                crate::health::Loss::AtMost(_) | crate::health::Loss::MoreThan(_) | crate::health::Loss::Unknown(_) => {
-                }
+            // What a promotion would lose at most, its guard asks. A page needs to know better.
+            if let Some(lag) = self.least_lag(&id.component, source, &id.region).filter(|lag| *lag > rpo) {
+                reasons.push(format!("it lags at least {} behind, more than the RPO of {}", human(lag), human(rpo)));
             }
         }
         reasons

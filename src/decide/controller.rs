@@ -93,7 +93,12 @@ impl Controller {
                 self.soft.references.observe(&self.policy, &observation);
                 answered != self.soft.references.answers(&observation.reference)
             }
-            Input::Heard(ballot) => self.soft.council.hear(ballot, self.policy.council.ballot_fresh, now.monotonic),
+            Input::Heard(ballot) => {
+                let observer = ballot.observer.clone();
+                let is_news = self.soft.council.hear(ballot, self.policy.council.ballot_fresh, now.monotonic);
+                self.hear_of_logs(now, &observer);
+                is_news
+            }
             Input::Guarded(databases) => {
                 let is_news = self.soft.guarded != databases;
                 self.soft.guarded = databases;
@@ -202,7 +207,7 @@ impl Controller {
                 for (id, watch) in self.soft.watches.iter_mut().filter(|(id, _)| id.component == *component) {
                     watch.evidence.serving = None;
                     if id.region != *region {
-                        watch.positions.clear();
+                        watch.forget_log();
                     }
                 }
             }

@@ -7,7 +7,7 @@ use super::controller::Draft;
 use super::incident::Incident;
 use super::{Guard, GuardKind, Sample, StepState};
 use crate::domain::{Bug, ComponentId, InstanceId, Level, RegionId, time::human};
-use crate::health::{Loss, expected_loss};
+use crate::health::{Loss, expected_loss, least_lag};
 use crate::plan::{Action, Part, Step};
 
 impl Draft<'_> {
@@ -27,29 +27,66 @@ impl Draft<'_> {
             return age.map_or(Loss::Unknown("nothing was replayed".to_owned()), Loss::AtMost);
         }
         let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic));
+        let stopped = |last: Option<&Sample>| self.stopped_by(&from, last);
         // The suspicion has what was sampled before a restart; the watch what was sampled since.
-        let samples = match self.hard.suspicions.get(&from) {
-            Some(suspicion) if old.positions.is_empty() => suspicion.positions.clone(),
-            Some(_) | None => old.positions.recorded(),
+        let seen = match self.hard.suspicions.get(&from) {
+            Some(suspicion) if old.positions.is_empty() => {
+                expected_loss(suspicion.positions.iter(), position, stopped(suspicion.positions.last()))
+            }
+            Some(_) | None => expected_loss(old.positions.iter(), position, stopped(old.positions.newest().as_ref())),
         };
-        expected_loss(&samples, position, self.stopped_by(&from, samples.last()))
+        // Each of them is an upper bound. Others may have seen it for longer than this observer.
+        let heard = expected_loss(old.heard.iter(), position, stopped(old.positions.newest().as_ref()));
+        seen.or_less(heard)
+    }
+
+    /// How far the standby is behind, at least; none where it has everything that was seen of the primary.
+    pub(super) fn least_lag(&self, component: &ComponentId, source: &RegionId, target: &RegionId) -> Option<Duration> {
+        let of = |region: &RegionId| InstanceId { component: component.clone(), region: region.clone() };
+        let (old, standby) = (self.soft.watches.get(&of(source))?, self.soft.watches.get(&of(target))?);
+        let position = standby.evidence.position.filter(|_| standby.is_answering(self.now.monotonic))?;
+        let seen = least_lag(old.positions.iter(), position);
+        // When others saw what they told of is known no better than that.
+        let heard = least_lag(old.heard.iter(), position);
+        let heard = heard.and_then(|lag| lag.checked_sub(self.policy.council.ballot_fresh));
+        seen.max(heard)
     }
 
     /// When the database wrote for the last time, at the latest: before enough regions began to call it failing, whatever this
     /// observer itself could see of it. A daemon whose own link was cut has old samples and an old suspicion, and both together
     /// would say that nothing is lost.
     fn stopped_by(&self, database: &InstanceId, last: Option<&Sample>) -> jiff::Timestamp {
-        let now = self.now.monotonic;
-        let failing_since = self.failing_for(database).map(|lasting| self.wall_at(now.saturating_sub(lasting)));
-        let stopped = failing_since.unwrap_or(self.now.wall);
-        match last {
-            // It answered in the middle of its outage, and may have written until the next probe.
-            Some(last) if last.at >= stopped => {
+        let silent_since = self.silent_for(database).and_then(|silent| self.now.wall.checked_sub(silent).ok());
+        let stopped = silent_since.unwrap_or(self.now.wall);
+        // It answered somebody in the middle of its outage, and may have written until the next probe.
+        let answered = [last.map(|last| last.at), self.answered_at(database)].into_iter().flatten().max();
+        match answered {
+            Some(answered) if answered >= stopped => {
                 let gap = self.policy.components.get(&database.component).map(|policy| policy.probing.gap());
-                last.at + gap.unwrap_or_default()
+                answered + gap.unwrap_or_default()
             }
             Some(_) | None => stopped,
         }
+    }
+
+    /// When anybody who has a voice saw it answer last, where that is known.
+    fn answered_at(&self, database: &InstanceId) -> Option<jiff::Timestamp> {
+        let observers = self.policy.council.observers.keys();
+        let views = observers.filter_map(|observer| self.view_of(observer, database));
+        let ago = views.filter_map(|view| view.answered_ago).min()?;
+        self.now.wall.checked_sub(ago).ok()
+    }
+
+    /// For how long it has written nothing, by the word of enough regions. They may have seen it fail before they, or the runs
+    /// of them before, were restarted.
+    fn silent_for(&self, database: &InstanceId) -> Option<Duration> {
+        if !self.policy.council.is_alone() {
+            return self.tally(database).silent_for();
+        }
+        let watch = self.soft.watches.get(database)?;
+        let is_silent_still = || watch.silence().map(|_| Duration::ZERO);
+        let failing_for = self.failing_as_watched(database, watch).or_else(is_silent_still)?;
+        Some(self.silent_for_as_watched(watch, failing_for))
     }
 
     /// The promotion waits for what the old primary wrote: its fence is up, or is still to be put up, after which the promotion

@@ -255,8 +255,9 @@ impl Draft<'_> {
             point.watermarks = seen.watermarks;
         }
         let suspected = self.hard.suspicions.get(&from).and_then(|suspicion| suspicion.positions.last());
-        let watched = self.soft.watches.get(&from).and_then(|watch| watch.positions.recorded().last().copied());
-        let last_known = [suspected.copied(), watched].into_iter().flatten().max_by_key(|sample| sample.at);
+        let watch = self.soft.watches.get(&from);
+        let seen = watch.into_iter().flat_map(|watch| [watch.positions.newest(), watch.heard.newest()]).flatten();
+        let last_known = suspected.copied().into_iter().chain(seen).max_by_key(|sample| sample.at);
         self.record(Fact::RecoveryPointReached { plan, database, from, point, last_known, lossless });
     }
 

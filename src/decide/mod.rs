@@ -28,6 +28,7 @@ mod input;
 mod judge;
 mod leadership;
 mod losses;
+mod memory;
 mod planned;
 mod readiness;
 mod rejoin;

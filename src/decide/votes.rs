@@ -13,11 +13,18 @@ use crate::domain::{Bug, ComponentPolicy, InstanceId, Now, ObserverId, RegionId,
 use crate::health::{Ballot, Opinion, Rules, View};
 use crate::plan::Part;
 
+/// One ballot in this many tells where logs stand: of a hundred instances, that may be more than all the rest. The first one of a run
+/// counts for nothing, the second one for what it says.
+const LOG_EVERY: u64 = 4;
+const LOG_FROM: u64 = 2;
+
 /// How the regions with observers vote on one instance.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Those that call it failing, with for how long.
     failing: BTreeMap<RegionId, Duration>,
+    /// The same, with for how long it has written nothing.
+    silent: BTreeMap<RegionId, Duration>,
     /// Those that see it answer; whether it is well.
     answering: BTreeMap<RegionId, bool>,
     /// Those that say nothing, with why.
@@ -28,7 +35,16 @@ pub(super) struct Tally {
 impl Tally {
     /// For how long enough of them have called it failing.
     fn failing_for(&self) -> Option<Duration> {
-        let mut lasting: Vec<Duration> = self.failing.values().copied().collect();
+        self.nth_longest(&self.failing)
+    }
+
+    /// For how long it has written nothing, by the word of enough of them.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.nth_longest(&self.silent)
+    }
+
+    fn nth_longest(&self, of: &BTreeMap<RegionId, Duration>) -> Option<Duration> {
+        let mut lasting: Vec<Duration> = of.values().copied().collect();
         lasting.sort_unstable_by(|a, b| b.cmp(a));
         lasting.get(self.needed.checked_sub(1)?).copied()
     }
@@ -78,6 +94,7 @@ impl Controller {
             abstains: draft.soft.halted.as_ref().or(draft.hard.halted.as_ref()).map(|why| format!("halted: {why}")),
             doubts: draft.doubts(),
             views: draft.views(),
+            log: if sequence % LOG_EVERY == LOG_FROM { draft.log_as_seen() } else { BTreeMap::new() },
             guards: draft.soft.guarded.clone(),
             revocations: draft.hard.revocations,
             revoked: draft.hard.revoked.iter().map(|(id, revoked)| (id.clone(), revoked.region.clone())).collect(),
@@ -204,22 +221,21 @@ impl Draft<'_> {
             Opinion::Answers { .. } => true,
             Opinion::Fails(lasting) => lasting < window,
             Opinion::Unsure(_) => {
-                let Some((verdict, answered_ago)) = self.last_seen(observer, id) else { return false };
-                let is_blind = verdict == VerdictKind::Unknown && *part != Part::Region;
-                answered_ago.is_some_and(|ago| ago < window) || (is_blind && self.knows_better(observer, &id.region))
+                let Some(view) = self.view_of(observer, id) else { return false };
+                let is_blind = view.verdict == VerdictKind::Unknown && *part != Part::Region;
+                view.answered_ago.is_some_and(|ago| ago < window)
+                    || (is_blind && self.knows_better(observer, &id.region))
             }
         }
     }
 
-    /// What an observer with a voice makes of an instance that is not well, and how long ago it answered.
-    fn last_seen(&self, observer: &ObserverId, id: &InstanceId) -> Option<(VerdictKind, Option<Duration>)> {
-        let view = if *observer == self.policy.observer {
-            self.view(id, self.soft.watches.get(id)?)?
-        } else {
-            let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic).ok()?;
-            ballot.views.get(id)?.clone()
-        };
-        Some((view.verdict, view.answered_ago))
+    /// What an observer with a voice makes of an instance that is not well.
+    pub(super) fn view_of(&self, observer: &ObserverId, id: &InstanceId) -> Option<View> {
+        if *observer == self.policy.observer {
+            return self.view(id, self.soft.watches.get(id)?);
+        }
+        let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic).ok()?;
+        ballot.views.get(id).cloned()
     }
 
     /// It sees something of the region alive that is lost by the votes of the others.
@@ -294,6 +310,9 @@ impl Draft<'_> {
                     *all_well &= is_well;
                 }
                 Opinion::Fails(lasting) => {
+                    let silent = self.view_of(observer, id).and_then(|view| view.silent_for).unwrap_or(lasting);
+                    let shortest = tally.silent.entry(voter.clone()).or_insert(silent);
+                    *shortest = silent.min(*shortest);
                     let shortest = tally.failing.entry(voter).or_insert(lasting);
                     *shortest = lasting.min(*shortest);
                 }
@@ -303,6 +322,7 @@ impl Draft<'_> {
             }
         }
         tally.failing.retain(|region, _| !tally.answering.contains_key(region));
+        tally.silent.retain(|region, _| !tally.answering.contains_key(region));
         let has_spoken = |region: &RegionId| tally.failing.contains_key(region) || tally.answering.contains_key(region);
         tally.unsure.retain(|region, _| !has_spoken(region));
         tally
@@ -381,7 +401,7 @@ impl Draft<'_> {
     }
 
     /// How an instance looks from here; none where it is well.
-    fn view(&self, id: &InstanceId, watch: &Watched) -> Option<View> {
+    pub(super) fn view(&self, id: &InstanceId, watch: &Watched) -> Option<View> {
         let now = self.now.monotonic;
         let verdict = watch.judge(&self.soft.limits, now).kind;
         if verdict == VerdictKind::Alive {
@@ -394,8 +414,10 @@ impl Draft<'_> {
         if let Some(lasting) = failing_for
             && let Some(doubt) = self.doubt(&id.region, now.saturating_sub(lasting))
         {
-            return Some(View { verdict, failing_for: None, answered_ago, why: doubt.evidence });
+            return Some(View { verdict, failing_for: None, silent_for: None, answered_ago, why: doubt.evidence });
         }
-        Some(View { verdict, failing_for, answered_ago, why })
+        let silent_for = failing_for.map(|lasting| self.silent_for_as_watched(watch, lasting));
+        let silent_for = silent_for.filter(|silent| failing_for.is_some_and(|lasting| lasting < *silent));
+        Some(View { verdict, failing_for, silent_for, answered_ago, why })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Sighted;
 use crate::decide::VerdictKind;
 use crate::domain::time::friendly;
 use crate::domain::{ComponentId, InstanceId, ObserverId, RegionId};
@@ -34,6 +35,9 @@ pub struct Ballot {
     /// What is not simply well. An instance that is not named answers, and has done so for long enough.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub views: BTreeMap<InstanceId, View>,
+    /// Where the logs of the databases that serve stood when this observer saw them last. Not in every ballot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub log: BTreeMap<InstanceId, Sighted>,
     /// Roles that this observer knows to be taken away from a region that the placement still names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub revoked: BTreeMap<ComponentId, RegionId>,
@@ -53,6 +57,10 @@ pub struct View {
     /// Failing for how long, while its own network was vouched for, when the ballot was cast.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub failing_for: Option<Duration>,
+    /// For how long it has written nothing, where that is longer: this observer, or the run of it before, has seen it fail
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub silent_for: Option<Duration>,
     /// How long before the ballot was cast it answered last; none where this run of the observer never saw it answer.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub answered_ago: Option<Duration>,
@@ -75,7 +83,7 @@ pub enum Opinion {
 }
 
 impl Ballot {
-    /// Whether nothing but its number is another one.
+    /// Whether nothing is another one but its number, and where logs stand.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         self.region == other.region
             && self.policy == other.policy

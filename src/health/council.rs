@@ -152,6 +152,7 @@ mod tests {
             abstains: None,
             doubts: BTreeMap::new(),
             views: BTreeMap::new(),
+            log: BTreeMap::new(),
             revoked: BTreeMap::new(),
             revocations: 0,
             guards: Default::default(),

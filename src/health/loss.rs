@@ -20,6 +20,20 @@ pub enum Loss {
     Unknown(String),
 }
 
+impl Loss {
+    /// The smaller of two that are both true.
+    #[must_use]
+    pub fn or_less(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::AtMost(one), Self::AtMost(another)) => Self::AtMost(one.min(another)),
+            (Self::AtMost(loss), _) | (_, Self::AtMost(loss)) => Self::AtMost(loss),
+            (Self::MoreThan(one), Self::MoreThan(another)) => Self::MoreThan(one.max(another)),
+            (Self::MoreThan(loss), Self::Unknown(_)) | (Self::Unknown(_), Self::MoreThan(loss)) => Self::MoreThan(loss),
+            (unknown @ Self::Unknown(_), Self::Unknown(_)) => unknown,
+        }
+    }
+}
+
 /// Where a primary's write-ahead log stood while it was alive.
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
@@ -46,6 +60,11 @@ impl Positions {
         if self.samples.len() > SAMPLES_MAX {
             self.samples.pop_front();
         }
+    }
+
+    /// The last one.
+    pub fn newest(&self) -> Option<Sample> {
+        self.samples.back().copied()
     }
 
     /// Forgets what another primary wrote.
@@ -80,23 +99,33 @@ impl Positions {
     }
 
     /// The samples, oldest first.
-    pub fn samples(&mut self) -> &[Sample] {
-        self.samples.make_contiguous()
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Sample> + Clone {
+        self.samples.iter()
     }
 }
 
 /// Compares a standby's position with what the primary had written, up to `failing_since`.
-pub fn expected(samples: &[Sample], standby: Option<u64>, failing_since: Timestamp) -> Loss {
+pub fn expected<'a>(
+    samples: impl DoubleEndedIterator<Item = &'a Sample> + Clone,
+    standby: Option<u64>,
+    failing_since: Timestamp,
+) -> Loss {
     let Some(standby) = standby else {
         return Loss::Unknown("the standby's position is not known".to_owned());
     };
-    let Some(oldest) = samples.first() else {
+    let Some(oldest) = samples.clone().next() else {
         return Loss::Unknown("the primary's position was never sampled while it was alive".to_owned());
     };
-    match samples.iter().rev().find(|sample| sample.position <= standby) {
+    match samples.rev().find(|sample| sample.position <= standby) {
         Some(common) => Loss::AtMost(duration_between(common.at, failing_since)),
         None => Loss::MoreThan(duration_between(oldest.at, failing_since)),
     }
+}
+
+/// For how long the primary wrote what a standby at this position does not have, at least; none where it has all that was sampled.
+pub fn least_lag<'a>(mut samples: impl Iterator<Item = &'a Sample>, standby: u64) -> Option<Duration> {
+    let first = samples.find(|sample| sample.position > standby)?;
+    Duration::try_from(samples.last().unwrap_or(first).at.duration_since(first.at)).ok()
 }
 
 fn duration_between(earlier: Timestamp, later: Timestamp) -> Duration {
@@ -124,26 +153,34 @@ mod tests {
     #[test]
     fn a_standby_that_has_everything_loses_at_most_one_probe_interval() {
         let samples = [sample(0, 100), sample(5, 200)];
-        assert_eq!(expected(&samples, Some(200), at(7)), Loss::AtMost(Duration::from_secs(2)));
+        assert_eq!(expected(samples.iter(), Some(200), at(7)), Loss::AtMost(Duration::from_secs(2)));
     }
 
     #[test]
     fn the_loss_does_not_grow_with_the_outage() {
         let samples: Vec<_> = (0..60).map(|s| sample(s * 5, s as u64 * 100)).collect();
         // The standby replayed what was written until second 200; the primary failed at 296. Asked an hour later:
-        assert_eq!(expected(&samples, Some(4_000), at(296)), Loss::AtMost(Duration::from_secs(96)));
+        assert_eq!(expected(samples.iter(), Some(4_000), at(296)), Loss::AtMost(Duration::from_secs(96)));
+    }
+
+    #[test]
+    fn a_standby_lags_by_what_is_known_to_be_missing_and_not_by_what_nobody_saw() {
+        let samples = [sample(0, 100), sample(600, 200), sample(605, 300)];
+        assert_eq!(least_lag(samples.iter(), 150), Some(Duration::from_secs(5)), "nobody looked for ten minutes");
+        assert_eq!(least_lag(samples.iter(), 50), Some(Duration::from_secs(605)));
+        assert_eq!(least_lag(samples.iter(), 300), None);
     }
 
     #[test]
     fn what_was_never_sampled_is_unknown() {
-        assert!(matches!(expected(&[], Some(1), at(0)), Loss::Unknown(_)));
-        assert!(matches!(expected(&[sample(0, 5)], None, at(0)), Loss::Unknown(_)));
+        assert!(matches!(expected([].iter(), Some(1), at(0)), Loss::Unknown(_)));
+        assert!(matches!(expected([sample(0, 5)].iter(), None, at(0)), Loss::Unknown(_)));
     }
 
     #[test]
     fn a_standby_behind_everything_that_was_sampled_loses_more_than_that() {
         let samples = [sample(0, 5), sample(60, 9)];
-        assert_eq!(expected(&samples, Some(4), at(90)), Loss::MoreThan(Duration::from_secs(90)));
+        assert_eq!(expected(samples.iter(), Some(4), at(90)), Loss::MoreThan(Duration::from_secs(90)));
     }
 
     #[test]

@@ -8,13 +8,15 @@ mod ballot;
 mod council;
 mod doubt;
 mod loss;
+mod memory;
 mod watch;
 mod window;
 
 pub use ballot::{Ballot, Opinion, View};
 pub use council::{Council, Rules};
 pub use doubt::References;
-pub use loss::{Loss, Positions, expected as expected_loss};
+pub use loss::{Loss, Positions, expected as expected_loss, least_lag};
+pub use memory::{Memory, Remembered, Sighted, Silence, SilentAgo};
 pub use watch::{Limits, Verdict, Watch};
 pub use window::Window;
 

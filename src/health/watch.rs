@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{FAILURES_IN_A_ROW, Positions, Window};
-use crate::decide::VerdictKind;
+use super::{FAILURES_IN_A_ROW, Positions, Silence, Window};
+use crate::decide::{Sample, VerdictKind};
 use crate::domain::{Bug, Bugs, Evidence, Finding, Layer, Observation, Probing, WorkloadSeen, ZoneSeen};
 
 /// What an observer concludes about one instance, at a moment.
@@ -36,8 +36,12 @@ pub struct Watch {
     zones: BTreeMap<String, Replicas>,
     /// What the last answer carried.
     pub evidence: Evidence,
-    /// Where its write-ahead log stood while it was alive and writable.
+    /// Where its write-ahead log stood while it was alive and writable, as seen from here.
     pub positions: Positions,
+    /// The same by the word of others, for whom the time is a little earlier than it was.
+    pub heard: Positions,
+    /// It was failing before this run of the observer began, and has not answered since.
+    silence: Option<Silence>,
     verdict: Verdict,
 }
 
@@ -70,6 +74,8 @@ impl Watch {
             zones: BTreeMap::new(),
             evidence: Evidence::default(),
             positions: Positions::default(),
+            heard: Positions::default(),
+            silence: None,
             verdict: Verdict { kind: VerdictKind::Unknown, since: None },
         }
     }
@@ -96,6 +102,7 @@ impl Watch {
             Finding::Alive => {
                 self.last_answer = Some(observation.began);
                 self.window.push(observation.began, false);
+                self.silence = None;
                 self.count(&observation.evidence.workloads, observation.began);
                 self.count_zones(&observation.evidence.zones, observation.began);
                 self.evidence = observation.evidence;
@@ -125,6 +132,24 @@ impl Watch {
         self.workloads_from = now;
         self.zones.clear();
         (self.degraded_since, self.well_since) = (None, None);
+        self.silence = None;
+    }
+
+    /// What the run before this one saw of it.
+    pub fn recall(&mut self, silence: Option<Silence>, log: impl IntoIterator<Item = Sample>) {
+        self.silence = silence;
+        log.into_iter().for_each(|sample| self.positions.push(sample));
+    }
+
+    /// The failure that the run before this one saw, for as long as no answer has ended it.
+    pub fn silence(&self) -> Option<Silence> {
+        self.silence
+    }
+
+    /// Another one writes from now on, or it writes again: where its log stood says nothing any more.
+    pub fn forget_log(&mut self) {
+        self.positions.clear();
+        self.heard.clear();
     }
 
     /// Degraded, well, or neither.

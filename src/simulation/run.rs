@@ -386,6 +386,7 @@ impl<'a> Simulation<'a> {
                 self.decided(n, now, decision);
             }
         }
+        self.write_the_diary(n, now);
         self.watch_the_deadline(n, now.monotonic);
     }
 

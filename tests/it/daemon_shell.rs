@@ -197,6 +197,7 @@ impl Running {
         });
         let event_loop = EventLoop::new(Parts {
             keepsake: None,
+            diary: None,
             controller,
             ledger: Some(ledger),
             council,

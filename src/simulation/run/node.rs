@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::domain::{ObserverId, RegionId};
+use crate::health::Memory;
 use crate::ports::Candidacy;
 use crate::simulation::run::roles::Guardian;
 use crate::simulation::story::Fate;
+
+/// A daemon writes down this often what the next run of it has to know; a real one, every two seconds.
+const DIARY: Duration = Duration::from_secs(6);
 
 /// A place where a daemon runs.
 pub(super) struct Node {
@@ -31,6 +35,8 @@ pub(super) struct Node {
     stood_still: Duration,
     /// How many millionths it is too fast.
     drift: i64,
+    /// What the last run of the daemon wrote down for the next one.
+    diary: Option<Memory>,
 }
 
 /// Most clocks drift by less than this, in millionths.
@@ -64,6 +70,7 @@ impl Simulation<'_> {
                 guardian,
                 stood_still: Duration::ZERO,
                 drift,
+                diary: None,
             });
         }
         for n in 0..self.nodes.len() {
@@ -221,10 +228,13 @@ impl Simulation<'_> {
             lease = won;
         }
         let setup = self.setup_of(n);
-        let controller = match Controller::recover_with(setup.policy, setup.policy_hash, frames, self.setup.bugs) {
+        let mut controller = match Controller::recover_with(setup.policy, setup.policy_hash, frames, self.setup.bugs) {
             Ok(controller) => controller,
             Err(corrupt) => return self.broken(vec![format!("its own ledger is refused: {corrupt}")]),
         };
+        if let Some(memory) = &self.nodes[n].diary {
+            controller.recall(self.clock(n), memory);
+        }
         self.nodes[n].daemon = Some(Daemon::new(controller, ledger, lease, next_index, self.now));
         self.stirred = self.now;
         if is_alone {
@@ -236,6 +246,16 @@ impl Simulation<'_> {
         if !is_alone {
             let after = self.spread(self.beat_every());
             self.for_daemon(n, after, ForDaemon::Beat);
+        }
+    }
+
+    /// As `daemon::memory` does.
+    pub(super) fn write_the_diary(&mut self, n: usize, now: Now) {
+        let node = &mut self.nodes[n];
+        let is_due =
+            node.diary.as_ref().is_none_or(|memory| now.monotonic.saturating_sub(memory.at.monotonic) >= DIARY);
+        if let Some(daemon) = node.daemon.as_mut().filter(|_| is_due) {
+            node.diary = Some(daemon.controller.memory(now));
         }
     }
 

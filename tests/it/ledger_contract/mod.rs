@@ -126,6 +126,7 @@ pub(crate) fn ballot(observer: &str, sequence: u64) -> Ballot {
         policy: "9f86d081884c7d65".to_owned(),
         abstains: None,
         doubts: std::collections::BTreeMap::new(),
+        log: Default::default(),
         views: std::collections::BTreeMap::new(),
         guards: std::collections::BTreeSet::new(),
         revoked: std::collections::BTreeMap::new(),
