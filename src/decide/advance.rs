@@ -459,7 +459,9 @@ impl Draft<'_> {
         let is_settled = plan.steps.iter().all(|step| match plan.state(&step.id) {
             StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled => true,
             StepState::Failed => !plan.is_wanted(&step.id) && plan.is_taken_back(step),
-            StepState::Waiting | StepState::Held | StepState::Running | StepState::Undoing => false,
+            // Nobody needs it any more.
+            StepState::Waiting => !plan.is_wanted(&step.id) && plan.is_taken_back(step),
+            StepState::Held | StepState::Running | StepState::Undoing => false,
         });
         if is_settled && !plan.is_unwinding() && !self.awaits_recovery(incident) && !self.awaits_zone(incident) {
             self.record(Fact::IncidentClosed { incident: id.clone(), outcome: Outcome::Recovered });

@@ -13,6 +13,9 @@ use crate::plan::Part;
 /// After this long every instance has been probed once: the longest usual interval and timeout, twice.
 const FIRST_PROBES: Duration = Duration::from_secs(60);
 
+/// What was not well without a break for this many times as long as its row asks for is told to people.
+const UNSETTLED_PARTS: u32 = 3;
+
 impl Draft<'_> {
     /// Raises what is new and clears what is over. Alarms are levels, not events: the same key is one alarm.
     pub(super) fn alarm(&mut self, candidates: &[Candidate]) {
@@ -194,6 +197,28 @@ impl Draft<'_> {
             let after = self.policy.components.get(&id.component).and_then(|policy| policy.row).map(|row| row.after);
             if self.is_active(id) && lasting >= after.unwrap_or(self.policy.regional.after) {
                 outvoted.entry(&id.region).or_insert(votes);
+            }
+        }
+        for (id, suspected_for, after) in self.unsettled() {
+            let region = &id.region;
+            let is_told = outvoted.contains_key(region)
+                || candidates.iter().any(|candidate| candidate.source == *region && candidate.is_full());
+            // What answers at this moment may be about to be well. What has been told stays until it is.
+            let key = format!("unsettled-{id}");
+            let is_settling = self.is_answering(id) && !self.soft.alarms.contains_key(&key);
+            if !is_told && !is_settling && suspected_for >= after * UNSETTLED_PARTS {
+                let seen = self.soft.watches.get(id).map(|watch| watch.why(self.now.monotonic)).unwrap_or_default();
+                raise(
+                    key,
+                    Severity::Page,
+                    Some(region),
+                    format!(
+                        "{id} has not been well for {}, and nothing is done, because nobody saw it fail for {} without a break (seen from \
+                         here now: {seen}). Observers that restart begin to count anew",
+                        human(suspected_for),
+                        human(after)
+                    ),
+                );
             }
         }
         for (region, votes) in outvoted {
@@ -399,6 +424,18 @@ impl Draft<'_> {
         reasons
     }
 
+    /// What serves and has been suspected for some time, by the record, while no incident is about its region; with after what time its
+    /// row acts.
+    fn unsettled(&self) -> impl Iterator<Item = (&InstanceId, Duration, Duration)> {
+        let is_dealt_with = |region: &RegionId| self.hard.open_incidents().any(|incident| incident.source == *region);
+        let suspected =
+            self.hard.suspicions.iter().filter(move |(id, _)| self.is_active(id) && !is_dealt_with(&id.region));
+        suspected.filter_map(|(id, suspicion)| {
+            let lasting = Duration::try_from(self.now.wall.duration_since(suspicion.since)).ok()?;
+            Some((id, lasting, self.policy.components.get(&id.component)?.row?.after))
+        })
+    }
+
     /// There is a verdict about it. Without one, how far its standby lags behind is not known either.
     fn is_known(&self, id: &InstanceId) -> bool {
         self.soft
@@ -412,6 +449,11 @@ impl Draft<'_> {
         let now = self.now.monotonic;
         if let Some(at) = self.soft.watches.changes_at(&self.soft.limits, now) {
             self.wake(at, "a verdict goes stale or a recovery is complete");
+        }
+        let unsettled =
+            self.unsettled().filter_map(|(_, lasting, after)| (after * UNSETTLED_PARTS).checked_sub(lasting));
+        if let Some(left) = unsettled.filter(|left| !left.is_zero()).min() {
+            self.wake(now + left, "something is neither lost nor well");
         }
         // Who falls silent may be the one without whom nothing can be decided any more.
         if let Some(at) = self.soft.council.stale_at(self.policy.council.ballot_fresh, now) {

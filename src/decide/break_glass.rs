@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::controller::{Controller, CorruptLedger, Draft};
+use super::expected::ANY_LOSS_FROM;
 use super::hard::Hard;
 use super::incident::{Approval, Incident};
 use super::{Effect, Fact, Frame, Outcome, StepState};
@@ -171,7 +172,10 @@ impl Hard {
     /// What a person accepts to lose with the promotion of `database`, while their approval holds.
     pub(super) fn accepted_loss(&self, database: &InstanceId, approval: Option<&Approval>) -> AcceptedLoss {
         let Some(approval) = approval else { return AcceptedLoss::default() };
-        let ordered = AcceptedLoss { at_most: approval.accept_loss, unknown: approval.accept_loss.is_some() };
+        let ordered = AcceptedLoss {
+            at_most: approval.accept_loss,
+            unknown: approval.accept_loss.is_some_and(|accepted| accepted >= ANY_LOSS_FROM),
+        };
         match self.shown_before(database).map(|shown| shown.loss) {
             None => ordered,
             Some(None) => AcceptedLoss { at_most: Some(Duration::MAX), unknown: true },

@@ -200,6 +200,9 @@ impl Draft<'_> {
         if progress.state != StepState::Failed && !progress.undo_failed && !is_owed_fence {
             return Err(format!("step {step} has not failed"));
         }
+        if !progress.undo_failed && !incident.plan.is_wanted(step) {
+            return Err(format!("step {step} is not needed any more: what it was for has been taken back"));
+        }
         self.record(Fact::RetryOrdered { plan, step: step.clone(), by });
         Ok(format!("step {step} is tried again"))
     }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::hard::Hard;
 use super::soft::Soft;
 use super::{Decision, Effect, Fact, Frame, Input, Sample};
@@ -225,10 +227,10 @@ impl Controller {
         self.deadline
     }
 
-    /// Wall and monotonic time have jumped apart: for how long nothing was seen is not known, so only what is seen from now
+    /// The wall clock has jumped ahead of the monotonic one, or back: for how long nothing was seen is not known, so only what is seen from now
     /// on counts, of the instances, the reference points, the other observers and the claims.
-    pub fn clocks_jumped(&mut self, now: Now) {
-        self.soft.watches.start_again(now.monotonic);
+    pub fn clocks_jumped(&mut self, now: Now, by: SignedDuration) {
+        self.soft.watches.start_again(now.monotonic, by);
         self.soft.references = References::default();
         self.soft.council.start_again();
         self.soft.witnessed.clear();

@@ -10,6 +10,11 @@ use crate::domain::{Bug, ComponentId, InstanceId, Level, RegionId, time::human};
 use crate::health::{Loss, expected_loss, least_lag};
 use crate::plan::{Action, Part, Step};
 
+/// Whoever accepts so much accepts what is not known, too.
+pub(super) const ANY_LOSS_FROM: Duration = Duration::from_secs(24 * 3600);
+/// The same as it is written.
+const ANY_LOSS: &str = "24h";
+
 impl Draft<'_> {
     /// Expected loss of moving `component` from `source` to `target`.
     pub(super) fn expected_loss(&self, component: &ComponentId, source: &RegionId, target: &RegionId) -> Loss {
@@ -59,22 +64,15 @@ impl Draft<'_> {
         let silent_since = self.silent_for(database).and_then(|silent| self.now.wall.checked_sub(silent).ok());
         let stopped = silent_since.unwrap_or(self.now.wall);
         // It answered somebody in the middle of its outage, and may have written until the next probe.
-        let answered = [last.map(|last| last.at), self.answered_at(database)].into_iter().flatten().max();
+        let alive = self.last_alive(database).map(|at| self.wall_at(at));
+        let answered = [last.map(|last| last.at), alive].into_iter().flatten().max();
         match answered {
             Some(answered) if answered >= stopped => {
                 let gap = self.policy.components.get(&database.component).map(|policy| policy.probing.gap());
-                answered + gap.unwrap_or_default()
+                (answered + gap.unwrap_or_default()).min(self.now.wall.max(answered))
             }
             Some(_) | None => stopped,
         }
-    }
-
-    /// When anybody who has a voice saw it answer last, where that is known.
-    fn answered_at(&self, database: &InstanceId) -> Option<jiff::Timestamp> {
-        let observers = self.policy.council.observers.keys();
-        let views = observers.filter_map(|observer| self.view_of(observer, database));
-        let ago = views.filter_map(|view| view.answered_ago).min()?;
-        self.now.wall.checked_sub(ago).ok()
     }
 
     /// For how long it has written nothing, by the word of enough regions. They may have seen it fail before they, or the runs
@@ -141,7 +139,7 @@ impl Draft<'_> {
                 evidence: format!("promoting {database} would lose up to {} of writes; {rule}", human(loss)),
                 lifted_by: format!("the standby catching up, or {command} {}s`", loss.as_secs() + 1),
             }),
-            Loss::MoreThan(loss) if accepted.at_most >= Some(loss) => {
+            Loss::MoreThan(loss) if accepted.unknown && accepted.at_most >= Some(loss) => {
                 Ok((None, Some(format!("a loss of more than {} was accepted", human(loss)))))
             }
             Loss::MoreThan(loss) => Err(Guard {
@@ -151,13 +149,13 @@ impl Draft<'_> {
                      {rule}",
                     human(loss)
                 ),
-                lifted_by: format!("the standby catching up, or {command} DURATION`, as much as you accept"),
+                lifted_by: format!("the standby catching up, or {command} {ANY_LOSS}`: how much more, nobody knows"),
             }),
             Loss::Unknown(why) if accepted.unknown => Ok((None, Some(format!("an unknown loss was accepted ({why})")))),
             Loss::Unknown(why) => Err(Guard {
                 kind: GuardKind::DataLoss,
                 evidence: format!("it is not known how much promoting {database} would lose: {why}"),
-                lifted_by: format!("a position of the standby, or {command} {}s`", rpo.as_secs()),
+                lifted_by: format!("a position of the standby, or {command} {ANY_LOSS}`: it may be anything"),
             }),
         }
     }

@@ -18,7 +18,14 @@ impl Controller {
             let remembered = |(id, watch): (&InstanceId, &Watched)| Remembered {
                 fingerprint: watch.fingerprint.clone(),
                 silence: draft.silence_to_remember(id, watch),
-                log: watch.positions.recorded().into_iter().map(|sample| Sighted::of(sample, now.wall)).collect(),
+                answered: watch.answered_ago(now.monotonic),
+                alive: draft.last_alive(id).map(|at| now.monotonic.saturating_sub(at)),
+                log: watch
+                    .positions
+                    .recorded()
+                    .into_iter()
+                    .filter_map(|sample| Sighted::of(sample, now.wall))
+                    .collect(),
             };
             Memory {
                 at: now,
@@ -38,7 +45,9 @@ impl Controller {
                 continue;
             };
             let silence = remembered.silence.and_then(|silence| silence.silence(now.wall, age));
-            watch.recall(silence, remembered.log.iter().filter_map(|seen| seen.sample(now.wall, age)));
+            let at = |ago: Option<Duration>| now.monotonic.checked_sub(ago?.checked_add(age)?);
+            let answers = (at(remembered.answered), at(remembered.alive));
+            watch.recall(silence, answers, remembered.log.iter().filter_map(|seen| seen.sample(now.wall, age)));
         }
     }
 
@@ -68,7 +77,7 @@ impl Draft<'_> {
         let databases = self.serving_databases();
         let seen = databases.filter_map(|(id, watch)| {
             let newest = watch.positions.newest()?;
-            Some((id.clone(), Sighted::of(newest, self.now.wall)))
+            Some((id.clone(), Sighted::of(newest, self.now.wall)?))
         });
         seen.collect()
     }
@@ -76,8 +85,20 @@ impl Draft<'_> {
     /// The failure as it is now, or as it was before it was restarted, for as long as nobody knows whether it has ended.
     fn silence_to_remember(&self, id: &InstanceId, watch: &Watched) -> Option<SilentAgo> {
         let fails = self.view(id, watch).and_then(|view| view.silent_for.or(view.failing_for));
-        let fails = fails.map(|silent| SilentAgo { since: silent, until: Duration::ZERO });
-        fails.or_else(|| watch.silence().map(|silence| SilentAgo::of(silence, self.now.wall)))
+        // It may have written until the probe after its last answer, whoever had that.
+        let alive = self.last_alive(id).map(|at| self.now.monotonic.saturating_sub(at + watch.probing().gap()));
+        let since = |silent: Duration| alive.map_or(silent, |alive| alive.min(silent));
+        let fails = fails.map(|silent| SilentAgo { since: since(silent), until: Duration::ZERO });
+        fails.or_else(|| watch.silence().and_then(|silence| SilentAgo::of(silence, self.now.wall)))
+    }
+
+    /// When anybody saw it answer last, at the latest, as far as it was ever told. An observer that has fallen silent since saw what it
+    /// saw.
+    pub(super) fn last_alive(&self, id: &InstanceId) -> Option<Duration> {
+        let others = self.policy.council.observers.keys().filter(|observer| **observer != self.policy.observer);
+        let told = others.filter_map(|observer| self.soft.council.answered(observer, id, self.rules()));
+        let own = self.soft.watches.get(id).and_then(|watch| watch.last_alive());
+        told.chain(own).max()
     }
 
     /// For how long it has written nothing, as far as was seen from here, in this run and the one before it.

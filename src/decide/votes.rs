@@ -217,16 +217,26 @@ impl Draft<'_> {
         };
         // Two observers do not begin to see the same failure in the same moment.
         let window = after.unwrap_or_default().saturating_sub(policy.map(|p| p.probing.gap()).unwrap_or_default());
+        // When it saw it answer, as far as it ever said: a restart makes nobody forget that it was there.
+        let answered_ago = self.answered(observer, id).map(|at| self.now.monotonic.saturating_sub(at));
         match self.opinion(observer, id) {
             Opinion::Answers { .. } => true,
-            Opinion::Fails(lasting) => lasting < window,
+            Opinion::Fails(lasting) => lasting < window && answered_ago.is_none_or(|ago| ago < window),
             Opinion::Unsure(_) => {
-                let Some(view) = self.view_of(observer, id) else { return false };
-                let is_blind = view.verdict == VerdictKind::Unknown && *part != Part::Region;
-                view.answered_ago.is_some_and(|ago| ago < window)
-                    || (is_blind && self.knows_better(observer, &id.region))
+                let verdict = self.view_of(observer, id).map(|view| view.verdict);
+                let is_blind = verdict == Some(VerdictKind::Unknown) && *part != Part::Region;
+                answered_ago.is_some_and(|ago| ago < window) || (is_blind && self.knows_better(observer, &id.region))
             }
         }
+    }
+
+    /// When an observer saw an instance answer last, as far as it ever said.
+    fn answered(&self, observer: &ObserverId, id: &InstanceId) -> Option<Duration> {
+        if *observer == self.policy.observer {
+            let ago = self.soft.watches.get(id)?.answered_ago(self.now.monotonic)?;
+            return Some(self.now.monotonic.saturating_sub(ago));
+        }
+        self.soft.council.answered(observer, id, self.rules())
     }
 
     /// What an observer with a voice makes of an instance that is not well.
@@ -291,6 +301,10 @@ impl Draft<'_> {
         self.soft.council.called_failing().chain(own).collect()
     }
 
+    fn has_voice_or_is(&self, observer: &ObserverId) -> bool {
+        *observer == self.policy.observer || self.has_voice(observer)
+    }
+
     /// It is heard, and does not abstain.
     pub(super) fn has_voice(&self, observer: &ObserverId) -> bool {
         self.soft.council.ballot(observer, self.rules(), self.now.monotonic).is_ok()
@@ -319,6 +333,16 @@ impl Draft<'_> {
                 Opinion::Unsure(why) => {
                     tally.unsure.insert(voter, why);
                 }
+            }
+        }
+        for (observer, region) in &council.observers {
+            // One who is not sure yet saw it answer after the other in its region had lost it.
+            let Some(lasting) = tally.failing.get_mut(region) else { continue };
+            if let Some(at) = self.answered(observer, id) {
+                let ago = self.now.monotonic.saturating_sub(at);
+                let is_unsure =
+                    matches!(self.opinion(observer, id), Opinion::Unsure(_)) && self.has_voice_or_is(observer);
+                *lasting = if is_unsure { ago.min(*lasting) } else { *lasting };
             }
         }
         tally.failing.retain(|region, _| !tally.answering.contains_key(region));

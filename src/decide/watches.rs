@@ -125,9 +125,10 @@ impl Watches {
     }
 
     /// What was seen until now counts no more, and everything is restless.
-    pub(super) fn start_again(&mut self, now: Duration) {
+    pub(super) fn start_again(&mut self, now: Duration, by: jiff::SignedDuration) {
         for (_, watched) in &mut self.list {
             watched.watch.start_again(now);
+            watched.watch.clock_jumped(by);
             watched.is_restless = true;
         }
         self.restless = (0..self.list.len()).collect();

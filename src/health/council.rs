@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::{Ballot, Opinion};
 use crate::domain::time::human;
 use crate::domain::{Bug, Bugs, InstanceId, ObserverId};
@@ -26,6 +28,10 @@ struct Seat {
     since: Duration,
     /// The clocks have jumped since, and nobody knows how long ago it was cast.
     is_void: bool,
+    /// When it saw answer what is not well now, as far as any of its ballots said, those of earlier runs too.
+    answered: BTreeMap<InstanceId, Duration>,
+    /// Another run of it was heard, once, and when: for as long as nobody knows when that was cast, the former run speaks.
+    newcomer: Option<(Timestamp, Duration)>,
 }
 
 impl Seat {
@@ -33,6 +39,14 @@ impl Seat {
     /// ledger while it was not there, may be as old as that.
     fn is_live(&self, fresh: Duration) -> bool {
         self.heard.saturating_sub(self.since) >= fresh / LIVE_PARTS
+    }
+
+    /// When it saw the instance answer last, at the latest. What it does not name answered when the ballot was cast.
+    fn answered(&self, instance: &InstanceId) -> Option<Duration> {
+        match self.ballot.views.contains_key(instance) {
+            true => self.answered.get(instance).copied(),
+            false => Some(self.heard),
+        }
     }
 }
 
@@ -57,14 +71,37 @@ impl Council {
         if is_old {
             return false;
         }
-        let unbroken = former.filter(|seat| !seat.is_void && now.saturating_sub(seat.heard) <= fresh);
-        let since = unbroken.map_or(now, |seat| seat.since);
+        let is_fresh = |seat: &&Seat| !seat.is_void && now.saturating_sub(seat.heard) <= fresh;
+        let is_another_run = |seat: &Seat| seat.ballot.run != ballot.run;
+        let newcomer = former.and_then(|seat| seat.newcomer).filter(|(run, _)| *run == ballot.run);
+        if former.filter(is_fresh).is_some_and(is_another_run) && newcomer.is_none() {
+            if let Some(seat) = self.seats.get_mut(&ballot.observer) {
+                seat.newcomer = Some((ballot.run, now));
+            }
+            return false;
+        }
+        let answered = ballot.views.iter().filter_map(|(id, view)| {
+            let told = view.answered_ago.map(|ago| now.saturating_sub(ago));
+            Some((id.clone(), told.max(former.and_then(|seat| seat.answered(id)))?))
+        });
+        let answered = answered.collect();
+        let unbroken = former.filter(is_fresh).filter(|seat| !is_another_run(seat));
+        let since = unbroken.map(|seat| seat.since).or(newcomer.map(|(_, since)| since)).unwrap_or(now);
         let counted = unbroken.is_some_and(|seat| seat.is_live(fresh));
         let is_the_same = unbroken.is_some_and(|seat| seat.ballot.says_the_same_as(&ballot));
-        let seat = Seat { ballot, heard: now, since, is_void: false };
+        let seat = Seat { ballot, heard: now, since, is_void: false, answered, newcomer: None };
         let is_news = !is_the_same || counted != seat.is_live(fresh);
         self.seats.insert(seat.ballot.observer.clone(), seat);
         is_news
+    }
+
+    /// When an observer saw an instance answer last, at the latest, as far as it ever said, on the reader's own clock; whether or not
+    /// its word counts now.
+    pub fn answered(&self, observer: &ObserverId, instance: &InstanceId, rules: Rules<'_>) -> Option<Duration> {
+        let seat = self.seats.get(observer)?;
+        // Of what its policy does not have it says nothing.
+        let knows_it = seat.ballot.policy == rules.policy || seat.ballot.views.contains_key(instance);
+        seat.answered(instance).filter(|_| knows_it)
     }
 
     /// The clocks jumped: what was heard before counts no more.
@@ -159,6 +196,16 @@ mod tests {
         }
     }
 
+    fn database() -> InstanceId {
+        InstanceId { component: "database".into(), region: "us-east-1".into() }
+    }
+
+    fn unknown() -> crate::health::View {
+        let verdict = crate::decide::VerdictKind::Unknown;
+        let why = "not probed yet".to_owned();
+        crate::health::View { verdict, failing_for: None, silent_for: None, answered_ago: None, why }
+    }
+
     fn counts(council: &Council, now: u64) -> Result<(), String> {
         let rules = Rules { policy: "p", fresh: FRESH, bugs: Bugs::default() };
         council.ballot(&"failoverd-eu".into(), rules, Duration::from_secs(now)).map(|_| ())
@@ -194,6 +241,32 @@ mod tests {
         assert!(why.contains("only just"), "{why}");
         hear(&mut council, 14, 362);
         assert_eq!(counts(&council, 362), Ok(()));
+    }
+
+    #[test]
+    fn another_run_counts_from_its_second_ballot_on_and_until_then_the_former_one_speaks() {
+        let mut council = Council::default();
+        for n in 0..5 {
+            hear(&mut council, n, 100 + 2 * n);
+        }
+        let again = |sequence, second: u64| {
+            let run = Timestamp::from_second(7).expect("in range");
+            let views = [(database(), unknown())].into();
+            (Arc::new(Ballot { run, views, ..ballot(sequence) }), Duration::from_secs(second))
+        };
+        let says = |council: &Council, second| {
+            let rules = Rules { policy: "p", fresh: FRESH, bugs: Bugs::default() };
+            council.opinion(&"failoverd-eu".into(), &database(), rules, Duration::from_secs(second))
+        };
+        let (first, at) = again(0, 111);
+        assert!(!council.hear(first, FRESH, at), "nobody knows when that was cast");
+        assert_eq!(says(&council, 111), Opinion::Answers { is_well: true }, "the former run speaks");
+        let (second, at) = again(1, 113);
+        assert!(council.hear(second, FRESH, at));
+        assert!(matches!(says(&council, 113), Opinion::Unsure(_)));
+        let rules = Rules { policy: "p", fresh: FRESH, bugs: Bugs::default() };
+        let answered = council.answered(&"failoverd-eu".into(), &database(), rules);
+        assert_eq!(answered, Some(Duration::from_secs(108)), "what the former run saw is not forgotten");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::decide::Sample;
 
@@ -42,24 +42,43 @@ pub struct Positions {
 
 /// One sample in this many seconds is kept, and the newest always.
 const SPACING_SECONDS: f64 = 5.0;
-/// An hour of history, the document's RPO, at that spacing.
+/// At that spacing an hour. Where it is more, the older ones are thinned out, so that there is no end to how far they reach back.
 const SAMPLES_MAX: usize = 720;
+/// What is thinned out keeps samples that are apart by this part of their age: a loss is overstated by 2 % then.
+const KEPT_PARTS: f64 = 48.0;
 /// What goes into the ledger when a suspicion is raised.
-const RECORDED_MAX: usize = 48;
+const RECORDED_MAX: usize = 64;
+/// A sample is recorded that is older than the next one by this part of its age.
+const RECORDED_PARTS: f64 = 8.0;
 
 impl Positions {
     /// Adds a sample of the living primary.
     pub fn push(&mut self, sample: Sample) {
         if let [.., before, newest] = self.samples.make_contiguous()
             && seconds_between(before.at, newest.at) < SPACING_SECONDS
+            && before.at <= sample.at
         {
             *newest = sample;
             return;
         }
+        // A clock that is being corrected: where the log stands now, it stood then at most.
+        while self.samples.back().is_some_and(|newest| newest.at > sample.at) {
+            self.samples.pop_back();
+        }
         self.samples.push_back(sample);
         if self.samples.len() > SAMPLES_MAX {
-            self.samples.pop_front();
+            self.samples = self.thinned(KEPT_PARTS, SAMPLES_MAX).into();
         }
+    }
+
+    /// The wall clock was set back: so were the times of what was sampled before. One that was set ahead makes the samples look
+    /// older, which is the safe way.
+    pub fn clock_jumped(&mut self, by: SignedDuration) {
+        if !by.is_negative() {
+            return;
+        }
+        let moved = |sample: &Sample| Some(Sample { at: sample.at.checked_add(by).ok()?, ..*sample });
+        self.samples = self.samples.iter().filter_map(moved).collect();
     }
 
     /// The last one.
@@ -79,14 +98,19 @@ impl Positions {
 
     /// A bounded selection for the ledger: the newest samples closely, the older ones thinned out.
     pub fn recorded(&self) -> Vec<Sample> {
-        let mut kept = Vec::new();
-        let (mut n, mut stride) = (0, 1);
-        while n < self.samples.len() && kept.len() + 1 < RECORDED_MAX {
-            kept.push(self.samples[self.samples.len() - 1 - n]);
-            if kept.len() % 12 == 0 {
-                stride *= 4;
+        self.thinned(RECORDED_PARTS, RECORDED_MAX)
+    }
+
+    /// Samples that are apart by a part of their age, the newest and the oldest among them.
+    fn thinned(&self, parts: f64, most: usize) -> Vec<Sample> {
+        let mut kept: Vec<Sample> = Vec::new();
+        let Some(newest) = self.samples.back() else { return kept };
+        for sample in self.samples.iter().rev() {
+            let age = seconds_between(sample.at, newest.at);
+            let is_apart = |last: &Sample| seconds_between(sample.at, last.at) >= age / parts;
+            if kept.len() + 1 < most && kept.last().is_none_or(is_apart) {
+                kept.push(*sample);
             }
-            n += stride;
         }
         // How far back the samples go is what a loss can be compared with.
         if let (Some(oldest), Some(last)) = (self.samples.front(), kept.last())
@@ -117,9 +141,10 @@ pub fn expected<'a>(
         return Loss::Unknown("the primary's position was never sampled while it was alive".to_owned());
     };
     match samples.rev().find(|sample| sample.position <= standby) {
-        Some(common) => Loss::AtMost(duration_between(common.at, failing_since)),
-        None => Loss::MoreThan(duration_between(oldest.at, failing_since)),
+        Some(common) => duration_between(common.at, failing_since).map(Loss::AtMost),
+        None => duration_between(oldest.at, failing_since).map(Loss::MoreThan),
     }
+    .unwrap_or_else(|| Loss::Unknown("what was sampled is of another time: the clock was set back".to_owned()))
 }
 
 /// For how long the primary wrote what a standby at this position does not have, at least; none where it has all that was sampled.
@@ -128,10 +153,11 @@ pub fn least_lag<'a>(mut samples: impl Iterator<Item = &'a Sample>, standby: u64
     Duration::try_from(samples.last().unwrap_or(first).at.duration_since(first.at)).ok()
 }
 
-fn duration_between(earlier: Timestamp, later: Timestamp) -> Duration {
-    let exact = Duration::try_from(later.duration_since(earlier)).unwrap_or_default();
+/// None where the later one is not later.
+fn duration_between(earlier: Timestamp, later: Timestamp) -> Option<Duration> {
+    let exact = Duration::try_from(later.duration_since(earlier)).ok()?;
     // Rounded up: a loss is never said to be smaller than it may be.
-    Duration::from_millis(u64::try_from(exact.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+    u64::try_from(exact.as_micros().div_ceil(1000)).ok().map(Duration::from_millis)
 }
 
 fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
@@ -181,6 +207,37 @@ mod tests {
     fn a_standby_behind_everything_that_was_sampled_loses_more_than_that() {
         let samples = [sample(0, 5), sample(60, 9)];
         assert_eq!(expected(samples.iter(), Some(4), at(90)), Loss::MoreThan(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_loss_smaller() {
+        let mut positions = Positions::default();
+        (0..20).for_each(|n| positions.push(sample(1000 + n * 5, 100 + n as u64)));
+        positions.clock_jumped(SignedDuration::from_secs(-600));
+        positions.push(sample(500, 200));
+        let loss = expected(positions.iter(), Some(100), at(501));
+        assert_eq!(loss, Loss::AtMost(Duration::from_secs(101)), "as long ago as it was");
+        let samples = [sample(1000, 100)];
+        assert!(matches!(expected(samples.iter(), Some(100), at(900)), Loss::Unknown(_)), "from the future");
+    }
+
+    #[test]
+    fn what_is_recorded_of_what_was_recorded_is_the_same() {
+        let mut positions = Positions::default();
+        (0..1000).for_each(|n| positions.push(sample(n * 5, n as u64)));
+        let recorded = positions.recorded();
+        let mut again = Positions::default();
+        recorded.iter().for_each(|sample| again.push(*sample));
+        assert_eq!(again.recorded(), recorded);
+    }
+
+    #[test]
+    fn how_long_a_standby_lags_is_known_for_longer_than_an_hour() {
+        let mut positions = Positions::default();
+        (0..5000).for_each(|n| positions.push(sample(n * 5, n as u64)));
+        assert!(positions.iter().count() <= SAMPLES_MAX);
+        let lag = least_lag(positions.iter(), 100).expect("it lags");
+        assert!(lag > Duration::from_secs(4750 * 5), "{lag:?}");
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub struct Remembered {
     /// A failure of it that has not been seen to end; none where it answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<SilentAgo>,
+    /// How long ago it was seen to answer, by this observer.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub answered: Option<Duration>,
+    /// The same by anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub alive: Option<Duration>,
     /// Where its log stood, oldest first.
     pub log: Vec<Sighted>,
 }
@@ -84,9 +90,9 @@ impl SilentAgo {
     }
 
     /// What is written down of a silence.
-    pub fn of(silence: Silence, now: Timestamp) -> Self {
-        let ago = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
-        Self { since: ago(silence.since), until: ago(silence.until) }
+    pub fn of(silence: Silence, now: Timestamp) -> Option<Self> {
+        let ago = |at: Timestamp| Duration::try_from(now.duration_since(at)).ok();
+        Some(Self { since: ago(silence.since)?, until: ago(silence.until)? })
     }
 }
 
@@ -117,10 +123,10 @@ impl Sighted {
         Some(Sample { at: now.checked_sub(self.ago.checked_add(since)?).ok()?, position: self.position })
     }
 
-    /// What is told of a sample.
-    pub fn of(sample: Sample, now: Timestamp) -> Self {
-        let ago = Duration::try_from(now.duration_since(sample.at)).unwrap_or_default();
-        Self { position: sample.position, ago }
+    /// What is told of a sample; nothing of one that is still to come, by a clock that was set back.
+    pub fn of(sample: Sample, now: Timestamp) -> Option<Self> {
+        let ago = Duration::try_from(now.duration_since(sample.at)).ok()?;
+        Some(Self { position: sample.position, ago })
     }
 }
 
@@ -146,6 +152,8 @@ mod tests {
         let remembered = Remembered {
             fingerprint: "f".to_owned(),
             silence: Some(SilentAgo { since: Duration::from_millis(61_007), until: Duration::ZERO }),
+            answered: None,
+            alive: Some(Duration::from_secs(2)),
             log: vec![Sighted { position: 7, ago: Duration::from_millis(5_001) }],
         };
         let written = Now { monotonic: Duration::from_secs(70), wall: at(1000) };

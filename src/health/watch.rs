@@ -25,6 +25,8 @@ pub struct Watch {
     last_began: Option<Duration>,
     last_ended: Option<Duration>,
     last_answer: Option<Duration>,
+    /// When somebody was known to have seen it answer, before this run of the observer began.
+    alive_before: Option<Duration>,
     degraded_since: Option<Duration>,
     /// Since when every observation was an answer, and not a degraded one.
     well_since: Option<Duration>,
@@ -66,6 +68,7 @@ impl Watch {
             last_began: None,
             last_ended: None,
             last_answer: None,
+            alive_before: None,
             degraded_since: None,
             well_since: None,
             needed,
@@ -135,10 +138,27 @@ impl Watch {
         self.silence = None;
     }
 
-    /// What the run before this one saw of it.
-    pub fn recall(&mut self, silence: Option<Silence>, log: impl IntoIterator<Item = Sample>) {
+    /// What the run before this one saw of it, and when it, or anybody, saw it answer.
+    pub fn recall(
+        &mut self,
+        silence: Option<Silence>,
+        (answered, alive): (Option<Duration>, Option<Duration>),
+        log: impl IntoIterator<Item = Sample>,
+    ) {
         self.silence = silence;
+        (self.last_answer, self.alive_before) = (answered, alive);
         log.into_iter().for_each(|sample| self.positions.push(sample));
+    }
+
+    /// When it answered last, as far as this observer knows; by the word of others, only before it was restarted.
+    pub fn last_alive(&self) -> Option<Duration> {
+        self.last_answer.max(self.alive_before)
+    }
+
+    /// The wall clock jumped, by so much.
+    pub fn clock_jumped(&mut self, by: jiff::SignedDuration) {
+        self.positions.clock_jumped(by);
+        self.heard.clock_jumped(by);
     }
 
     /// The failure that the run before this one saw, for as long as no answer has ended it.

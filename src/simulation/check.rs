@@ -81,6 +81,8 @@ struct Known {
     parts: BTreeSet<Part>,
     /// A person accepted what the promotion loses.
     is_loss_accepted: bool,
+    /// What it was said to lose at most.
+    told: Option<Duration>,
     /// In which frame it was planned, and in which it started first.
     planned: usize,
     started: Option<usize>,
@@ -226,9 +228,9 @@ impl Checks {
                     self.ordered.insert(incident.clone());
                 }
             }
-            Fact::CommitPointPassed { plan, step, exceptions, .. } => {
+            Fact::CommitPointPassed { plan, step, exceptions, loss } => {
                 if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
-                    known.is_committed = true;
+                    (known.is_committed, known.told) = (true, *loss);
                     known.is_loss_accepted = exceptions.iter().any(|exception| exception.contains("loss"));
                     if let (Action::DatabasePromoted { database, .. }, false) =
                         (&known.step.action, exceptions.is_empty())
@@ -384,6 +386,7 @@ impl Checks {
                 after: step.after.clone(),
                 parts: BTreeSet::from([part.clone()]),
                 is_loss_accepted: false,
+                told: None,
                 planned: self.frames_read,
                 started: None,
                 is_retried: false,

@@ -429,11 +429,9 @@ impl<'a> Simulation<'a> {
         let is_careless = self.setup.bugs.has(Bug::JumpIgnored);
         let Some(daemon) = self.daemon_mut(n) else { return };
         let seen = daemon.clocks.replace(now);
-        if is_careless || seen.and_then(|seen| now.jumped_since(seen)).is_none() {
-            return;
-        }
+        let Some(by) = seen.and_then(|seen| now.jumped_since(seen)).filter(|_| !is_careless) else { return };
         let leads = daemon.controller.leads();
-        daemon.controller.clocks_jumped(now);
+        daemon.controller.clocks_jumped(now, by);
         daemon.confirmed.void(now);
         self.coverage.count("refusal", Refusal::ClocksJumped);
         if leads && !self.is_alone() {

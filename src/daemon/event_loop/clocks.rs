@@ -39,11 +39,11 @@ impl EventLoop {
             }
             return;
         };
+        self.parts.controller.clocks_jumped(now, by);
         let (by, way) = (human(by.unsigned_abs()), if by.is_negative() { "back" } else { "ahead" });
         warn!("the wall clock jumped {by} {way} of the monotonic one: windows start again, and the lead is given up");
         self.clocks.jumped = Some(now.monotonic);
         self.parts.board.void();
-        self.parts.controller.clocks_jumped(now);
         if self.council.is_some() {
             self.deposed(&format!("its clocks jumped {by} apart, so that nobody knows how long its lease has lasted"));
         }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The primary may write on between what was judged and the call.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+
 impl Checks {
     /// A mutating call is about to be sent.
     pub(in crate::simulation) fn call(&self, running: &Running, world: &World, is_halted: bool) -> Vec<String> {
@@ -62,7 +65,7 @@ impl Checks {
                 found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
             }
         }
-        if let Some(Promotion { database, key, lost, .. }) = world.promotions.last()
+        if let Some(Promotion { database, key, lost, is_beside_another, .. }) = world.promotions.last()
             && let Some((plan, step)) = key.split_once('/')
             && let Some(incident) = self.incident_of(&plan.into())
             && let Some(known) = self.steps.get(&(plan.into(), step.into()))
@@ -70,6 +73,10 @@ impl Checks {
             if incident.is_planned && !lost.is_zero() && !known.is_loss_accepted {
                 let lost = human(*lost);
                 found.push(format!("promoting {database} by plan lost {lost} of writes"));
+            }
+            if let Some(told) = known.told.filter(|told| !is_beside_another && *lost > *told + TOLD_WITHIN) {
+                let (lost, told) = (human(*lost), human(told));
+                found.push(format!("promoting {database} lost {lost} of writes, and {told} was told"));
             }
             let rpo = self.policy.objectives(incident.level).rpo;
             if *lost > rpo + Duration::from_secs(30) && !known.is_loss_accepted {

@@ -56,6 +56,11 @@ impl World {
         sources.max_by_key(|source| source.received)
     }
 
+    /// Its primary takes writes at this moment.
+    pub(in crate::simulation) fn is_written_elsewhere(&self, now: Duration, id: &InstanceId) -> bool {
+        self.source_of(now, id).is_some_and(|source| source.wrote == now)
+    }
+
     /// What a promoted database or an old primary says of what was lost.
     pub(in crate::simulation) fn measure(
         &self,

@@ -117,7 +117,9 @@ impl World {
             Action::DatabasePromoted { database, .. } => {
                 let lost = self.lost_by_promoting(now, database);
                 let hangs = takes.is_none();
-                self.promotions.push(Promotion { database: database.clone(), key: key.to_owned(), lost, hangs });
+                let is_beside_another = self.is_written_elsewhere(now, database);
+                let (database, key) = (database.clone(), key.to_owned());
+                self.promotions.push(Promotion { database, key, lost, is_beside_another, hangs });
             }
             // What hangs changes nothing.
             Action::Traffic { .. } if takes.is_none() => {}
