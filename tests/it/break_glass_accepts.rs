@@ -54,6 +54,9 @@ fn a_loss_is_accepted_for_the_database_that_it_was_shown_for() {
     assert!(!glass.guards().contains("how much promoting database@us-west-2 would lose"), "{}", glass.guards());
     glass.approve(false, Some(Duration::from_secs(3600)));
     glass.run(120);
+    assert!(!glass.promoted().contains(&"orders@us-west-2"), "nobody knows that it is less than an hour");
+    glass.approve(false, Some(Duration::from_secs(24 * 3600)));
+    glass.run(120);
     assert_eq!(glass.promoted(), ["database@us-west-2", "orders@us-west-2"], "{}", glass.guards());
 }
 
