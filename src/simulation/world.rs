@@ -71,6 +71,8 @@ pub(super) struct Promotion {
     pub(super) key: String,
     /// What was written and is not there.
     pub(super) lost: Duration,
+    /// What of that anybody outside of a region that nobody hears can know.
+    pub(super) knowable: Duration,
     /// The old primary takes writes all the same: nobody can tell it from one that is lost, and that is an exception of its own.
     pub(super) is_beside_another: bool,
     /// It never comes to an end by itself.

@@ -65,7 +65,7 @@ impl Checks {
                 found.push(format!("{workload} in {cluster} was restarted twice by {}", unsalted(key)));
             }
         }
-        if let Some(Promotion { database, key, lost, is_beside_another, .. }) = world.promotions.last()
+        if let Some(Promotion { database, key, lost, knowable, is_beside_another, .. }) = world.promotions.last()
             && let Some((plan, step)) = key.split_once('/')
             && let Some(incident) = self.incident_of(&plan.into())
             && let Some(known) = self.steps.get(&(plan.into(), step.into()))
@@ -74,8 +74,8 @@ impl Checks {
                 let lost = human(*lost);
                 found.push(format!("promoting {database} by plan lost {lost} of writes"));
             }
-            if let Some(told) = known.told.filter(|told| !is_beside_another && *lost > *told + TOLD_WITHIN) {
-                let (lost, told) = (human(*lost), human(told));
+            if let Some(told) = known.told.filter(|told| !is_beside_another && *knowable > *told + TOLD_WITHIN) {
+                let (lost, told) = (human(*knowable), human(told));
                 found.push(format!("promoting {database} lost {lost} of writes, and {told} was told"));
             }
             let rpo = self.policy.objectives(incident.level).rpo;

@@ -72,6 +72,16 @@ impl Network {
         ways.iter().filter_map(|way| self.parted.get(way)).min().copied()
     }
 
+    /// Since when no observer has heard anything of a region: none in another one does, and nobody hears one in there.
+    pub(super) fn unheard_since(&self, region: &RegionId) -> Option<Duration> {
+        let listeners: Vec<&RegionId> =
+            if self.members.is_empty() { self.regions.iter().collect() } else { self.members.keys().collect() };
+        let way = |from: &RegionId, to: &RegionId| self.parted.get(&(from.clone(), to.clone())).copied();
+        let others = listeners.into_iter().filter(|other| *other != region);
+        let parted = others.map(|other| Some(way(other, region)?.max(way(region, other)?)));
+        parted.collect::<Option<Vec<Duration>>>()?.into_iter().max()
+    }
+
     /// For how long what stands in one region could not reach the other.
     pub(in crate::simulation) fn parted_between(
         &self,

@@ -51,7 +51,8 @@ impl World {
             // One that is only fenced sends what it wrote before.
             let sent = instance.gone_since.unwrap_or(now).min(now);
             let cut = self.network.parted_since(&source.region, &id.region);
-            Source { wrote, received: cut.map_or(sent, |cut| sent.min(cut)) }
+            let heard = self.network.unheard_since(&source.region).map_or(wrote, |unheard| wrote.min(unheard));
+            Source { wrote, heard, received: cut.map_or(sent, |cut| sent.min(cut)) }
         });
         sources.max_by_key(|source| source.received)
     }
@@ -84,15 +85,19 @@ impl World {
         })
     }
 
-    /// What a promotion loses: the writes of that long before the source fell silent.
-    pub(in crate::simulation) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Duration {
+    /// What a promotion loses: the writes of that long before the source fell silent. And what of that anybody can know:
+    /// a region that nobody hears may write on for as long as it lives.
+    pub(in crate::simulation) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> (Duration, Duration) {
         let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
-        self.source_of(now, id).map_or(lag, |source| source.wrote.saturating_sub(self.replayed(now, id, lag)))
+        let Some(source) = self.source_of(now, id) else { return (lag, lag) };
+        let replayed = self.replayed(now, id, lag);
+        (source.wrote.saturating_sub(replayed), source.heard.saturating_sub(replayed))
     }
 }
 
-/// Until when a primary wrote, and until when it sent that to its replica.
+/// Until when a primary wrote, until when anybody outside could know that, and until when it sent it to its replica.
 struct Source {
     wrote: Duration,
+    heard: Duration,
     received: Duration,
 }

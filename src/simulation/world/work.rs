@@ -115,11 +115,11 @@ impl World {
         }
         match action {
             Action::DatabasePromoted { database, .. } => {
-                let lost = self.lost_by_promoting(now, database);
+                let (lost, knowable) = self.lost_by_promoting(now, database);
                 let hangs = takes.is_none();
                 let is_beside_another = self.is_written_elsewhere(now, database);
                 let (database, key) = (database.clone(), key.to_owned());
-                self.promotions.push(Promotion { database, key, lost, is_beside_another, hangs });
+                self.promotions.push(Promotion { database, key, lost, knowable, is_beside_another, hangs });
             }
             // What hangs changes nothing.
             Action::Traffic { .. } if takes.is_none() => {}
