@@ -186,6 +186,7 @@ impl Mix {
         if n == 3 * INSTANCES {
             return Input::Commanded {
                 id: 1,
+                request: None,
                 command: Command::Adopt { by: "bench".into(), placement: BTreeMap::new() },
             };
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
+use super::order::AbortArgs;
 use super::rejoin::RejoinArgs;
 use super::switchover::SwitchoverArgs;
 use super::verify::VerifyArgs;
@@ -312,14 +313,14 @@ Examples:
     )]
     Skip(StepArgs),
 
-    /// Undo what was done and end an incident; refused after its first commit point
+    /// Undo what was done and end an incident; refused after its first commit point, unless nothing came of that
     #[command(
         display_order = 30,
         after_help = "Examples:
   failoverd abort inc-20261020-0712
-  failoverd abort inc-20261020-0712 --as alice --json"
+  failoverd abort inc-20261020-0712 --standby-lost --as alice"
     )]
-    Abort(IncidentArgs),
+    Abort(AbortArgs),
 
     /// Declare where each component is served, and this ledger to be the one in charge
     #[command(

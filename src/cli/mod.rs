@@ -169,7 +169,8 @@ async fn ask(command: DaemonCommand, terminal: Terminal) -> Outcome {
             order::order(&args.order, order, terminal).await
         }
         DaemonCommand::Abort(args) => {
-            let order = Order::Abort { by: order::by(&args.order), incident: args.incident };
+            let (by, standby_lost) = (order::by(&args.order), args.standby_lost);
+            let order = Order::Abort { by, incident: args.incident, standby_lost };
             order::order(&args.order, order, terminal).await
         }
         DaemonCommand::Adopt(args) => {

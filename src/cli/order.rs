@@ -11,6 +11,21 @@ use super::client::Daemon;
 use super::plan::{self, Loss};
 use super::{Exit, Failure, Outcome, Terminal};
 use crate::decide::Command;
+use crate::domain::IncidentId;
+
+/// `abort`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AbortArgs {
+    /// The incident
+    #[arg(value_name = "INCIDENT")]
+    pub incident: IncidentId,
+    /// After a commit point, too: the region that was to take over is lost for good, with whatever was done there
+    #[arg(long)]
+    pub standby_lost: bool,
+    /// Order.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
 
 /// Sends the order and shows what is in effect.
 pub(super) async fn order(args: &OrderArgs, command: Command, terminal: Terminal) -> Outcome {

@@ -12,6 +12,9 @@ use super::replay;
 use crate::domain::{Kind, Policy, RegionId};
 use crate::simulation::{Search, Searched, Setup, Story, parse};
 
+/// Where there is no bar, a line says how far it is after so many seeds: every few minutes.
+const TOLD_EVERY: u64 = 1000;
+
 /// `simulate`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -53,7 +56,17 @@ pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Resu
     // It writes to standard error, and nothing where that is no terminal.
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} seeds, {eta} left")?;
     let progress = ProgressBar::new(args.seeds).with_style(style);
-    let searched = search.run(&|_| progress.inc(1))?;
+    let searched = search.run(&|seed, broken| {
+        // Whoever waits for a night's run is told at once; the shortest story comes at its end.
+        if let Some(first) = broken.first() {
+            progress.suspend(|| eprintln!("seed {seed}: {first}"));
+        }
+        progress.inc(1);
+        let ended = progress.position();
+        if progress.is_hidden() && ended.is_multiple_of(TOLD_EVERY) {
+            eprintln!("{ended} of {} seeds, {:.0} s", args.seeds, began.elapsed().as_secs_f64());
+        }
+    })?;
     progress.finish_and_clear();
     let took = began.elapsed();
     show(&searched, args, out)?;

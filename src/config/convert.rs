@@ -321,7 +321,9 @@ fn check_of(name: &str, check: &Check) -> CheckPolicy {
         let body = http.body_contains.as_ref().map(|text| format!(" with `{text}`")).unwrap_or_default();
         let holds = http.answer.iter().map(|(pointer, value)| format!(", with `{value}` at {pointer}"));
         let holds: String = holds.collect();
-        format!("{method} {} answers {}{body}{holds}", http.url, http.status)
+        // Without the query: it may hold what nobody should read in a log.
+        let (url, query) = http.url.split_once('?').map_or((http.url.as_str(), ""), |(url, _)| (url, "?…"));
+        format!("{method} {url}{query} answers {}{body}{holds}", http.status)
     } else if let Some(sql) = &check.sql {
         let answers = format!("{} answers `{}`", sql.database, sql.query);
         match (&sql.equals, sql.min, sql.max, sql.newest_within) {

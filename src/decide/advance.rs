@@ -16,13 +16,15 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 /// Whether a step may start.
 pub(super) enum Readiness {
     /// Yes.
-    Go { look: Option<Look>, loss: Option<Duration>, exceptions: Vec<String> },
+    Go { look: Option<Look>, loss: Option<Duration>, exceptions: Vec<String>, is_judged: bool },
     /// Not while these hold.
     Held(Vec<Guard>),
     /// A step that needs the lost region and cannot even be looked at.
     Owed(String),
     /// Looks are under way.
     Looking,
+    /// Nothing came of what a former leader or run began.
+    NotBegun(String),
 }
 
 impl Draft<'_> {
@@ -128,6 +130,18 @@ impl Draft<'_> {
     /// A second unwinding within the hour holds and pages instead.
     pub(super) fn has_unwound_lately(&self) -> bool {
         self.hard.unwound.is_some_and(|stamp| self.hard.elapsed(stamp, self.now) < self.policy.guards.unwind_once_per)
+    }
+
+    /// What is left to undo is in the region that is lost: nothing waits for that.
+    pub(super) fn cannot_unwind(&self, incident: &Incident) -> bool {
+        let plan = &incident.plan;
+        let undoing = || plan.steps.iter().filter(|step| plan.state(&step.id) == StepState::Undoing);
+        let is_lost = |step: &Step| {
+            let is_silent =
+                step.action.acts_at().is_some_and(|at| at.region == incident.source && !self.is_seen_answering(at));
+            is_silent && plan.progress.get(&step.id).is_some_and(|progress| progress.undo_failed)
+        };
+        undoing().next().is_some() && undoing().all(is_lost)
     }
 
     /// Undoes, in reverse order, what no part wants any more.
@@ -264,19 +278,27 @@ impl Draft<'_> {
     fn try_to_start(&mut self, id: &IncidentId, plan: &PlanId, step: &Step) {
         self.soft.held.remove(&(plan.clone(), step.id.clone()));
         match self.readiness(id, step) {
-            Readiness::Go { look, loss, exceptions } => {
-                let Some(progress) = self.incident(id).and_then(|i| i.plan.progress.get(&step.id)) else { return };
+            Readiness::Go { look, loss, exceptions, is_judged } => {
+                let Some(incident) = self.incident(id) else { return };
+                let Some(progress) = incident.plan.progress.get(&step.id) else { return };
                 let attempt = progress.attempts + 1;
-                if step.commit_point && (!progress.has_passed_commit_point || progress.is_retried) {
+                let is_committed = step.commit_point && progress.has_passed_commit_point && !is_judged;
+                // What was sent once as a promotion without loss is not sent again as one with it.
+                let lossless = if is_committed { progress.is_lossless } else { self.waits_for_all(incident, step) };
+                if step.commit_point && !is_committed {
                     self.record(Fact::CommitPointPassed {
                         plan: plan.clone(),
                         step: step.id.clone(),
                         loss,
+                        lossless,
                         exceptions,
                     });
                 }
                 let previous = look.map(|look| look.previous).unwrap_or_default();
-                let action = self.action_now(id, step);
+                let mut action = step.action.clone();
+                if let Action::DatabasePromoted { lossless: of, .. } = &mut action {
+                    *of = lossless && !self.bugs.has(Bug::CatchUpSkipped);
+                }
                 self.record(Fact::StepStarted { plan: plan.clone(), step: step.id.clone(), attempt, previous });
                 let key = (plan.clone(), step.id.clone());
                 self.soft.under_way.insert(key.clone());
@@ -294,19 +316,11 @@ impl Draft<'_> {
                 self.soft.held.insert((plan.clone(), step.id.clone()), guards);
             }
             Readiness::Looking => {}
+            Readiness::NotBegun(why) => {
+                let (plan, step) = (plan.clone(), step.id.clone());
+                self.record(Fact::StepPutBack { plan, step, why, untouched: true });
+            }
         }
-    }
-
-    /// A promotion is lossless only where the fence is really up: an old primary that died meanwhile cannot be waited
-    /// for. The durable facts decide it, so a restart comes to the same result.
-    fn action_now(&self, id: &IncidentId, step: &Step) -> Action {
-        let mut action = step.action.clone();
-        if let Action::DatabasePromoted { from, lossless, .. } = &mut action {
-            // One that is silent by the record cannot be waited for either.
-            *lossless = *lossless && self.is_fenced(id, from) && !self.hard.suspicions.contains_key(from);
-            *lossless &= !self.bugs.has(Bug::CatchUpSkipped);
-        }
-        action
     }
 
     /// The fence of this plan is up.
@@ -386,7 +400,7 @@ impl Draft<'_> {
                 if self.hard.paused.is_none() && !is_held && self.claimed_by_another().is_none() {
                     self.soft.stopped.get_or_insert_with(|| why.clone());
                 }
-                self.record(Fact::StepPutBack { plan, step, why });
+                self.record(Fact::StepPutBack { plan, step, why, untouched: false });
             }
         }
     }
@@ -409,6 +423,8 @@ impl Draft<'_> {
             incident.plan.fence_of(&step).is_none()
                 && incident.plan.step(&step).is_some_and(|definition| definition.best_effort)
         });
+        let is_minor =
+            is_minor || self.hard.incident_of(&plan).is_some_and(|i| self.is_lost_with_the_standby(i, &step));
         match outcome {
             Ok(note) => self.record(Fact::StepUndone { plan, step, note }),
             Err(why) if is_minor => {

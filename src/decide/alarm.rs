@@ -28,6 +28,7 @@ impl Draft<'_> {
             Some(_) => Some(self.soft.unvouched_since.unwrap_or(self.now.monotonic)),
             None => None,
         };
+        self.watch_guardians();
         let wanted = self.wanted_alarms(candidates);
         let former = std::mem::take(&mut self.soft.alarms);
         for (key, alarm) in &wanted {
@@ -53,6 +54,9 @@ impl Draft<'_> {
                 None,
                 format!("failoverd is halted and performs nothing: {why}"),
             );
+        }
+        for (database, text) in self.unguarded() {
+            raise(format!("unguarded-{database}"), Severity::Page, Some(&database.region), text);
         }
         if let Some(drift) = self.drift() {
             let severity = if self.policy.mode == Mode::Observe { Severity::Warning } else { Severity::Page };

@@ -7,12 +7,25 @@ use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::{Candidate, Order, initial_placement};
 use super::losses::promotion;
+use super::targets::target;
 use super::{Command, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
 use crate::plan::{Action, Part, Purpose};
 
 impl Draft<'_> {
-    pub(super) fn command(&mut self, command: Command) -> Result<String, String> {
+    /// An order that a former leader took, and that is in the ledger for as long as its answer is not, is not taken twice.
+    pub(super) fn take_order(&mut self, request: Option<String>, command: Command) -> Result<String, String> {
+        if let Some(answer) = request.as_ref().and_then(|request| self.hard.orders.get(request)) {
+            return Ok(answer.clone());
+        }
+        let answer = self.command(command);
+        if let (Some(request), Ok(answer)) = (request, &answer) {
+            self.record(Fact::OrderTaken { request, answer: answer.clone() });
+        }
+        answer
+    }
+
+    fn command(&mut self, command: Command) -> Result<String, String> {
         for (name, words, max) in command.words() {
             if words.chars().count() > max || words.chars().any(char::is_control) {
                 return Err(format!(
@@ -49,7 +62,7 @@ impl Draft<'_> {
             }
             Command::Retry { by, incident, step } => self.retry(by, &incident, &step),
             Command::Skip { by, incident, step } => self.skip(by, &incident, &step),
-            Command::Abort { by, incident } => self.abort(&by, &incident),
+            Command::Abort { by, incident, standby_lost } => self.abort(&by, &incident, standby_lost),
             Command::Adopt { by, placement } => self.adopt(by, placement),
             Command::Merge { by, record, unfinished } => self.merge(by, *record, unfinished),
             Command::BreakGlass(order) => self.break_glass(*order),
@@ -89,7 +102,8 @@ impl Draft<'_> {
             ));
         }
         let candidate = Candidate::ordered(&source, part, self.now);
-        if let Some(incident) = self.hard.open_incidents().find(|i| i.source == source && i.plan.is_unwinding()) {
+        let is_unwinding = |i: &&Incident| i.source == source && i.plan.is_unwinding() && !self.cannot_unwind(i);
+        if let Some(incident) = self.hard.open_incidents().find(is_unwinding) {
             return Err(format!("{} is being undone; order it again when that has ended", incident.id));
         }
         if self.is_answered(&candidate) {
@@ -250,7 +264,7 @@ impl Draft<'_> {
         Ok(format!("step {step} is skipped; what waited for it goes on as if it were done"))
     }
 
-    fn abort(&mut self, by: &str, id: &IncidentId) -> Result<String, String> {
+    fn abort(&mut self, by: &str, id: &IncidentId, standby_lost: bool) -> Result<String, String> {
         let incident = self.open(id)?;
         let plan = incident.plan.id.clone();
         let parts: Vec<Part> = incident
@@ -263,18 +277,23 @@ impl Draft<'_> {
         if parts.is_empty() {
             return Err(format!("{id} is unwinding already"));
         }
-        let is_whole = self.is_as_if_uncommitted(incident);
+        let left = if standby_lost { self.left_with_the_standby(incident)? } else { Vec::new() };
+        let is_whole = standby_lost || self.is_as_if_uncommitted(incident);
         let (committed, undone): (Vec<Part>, Vec<Part>) =
             parts.into_iter().partition(|part| incident.plan.is_committed(part) && !is_whole);
         if undone.is_empty() {
             return Err(format!(
                 "{id} has passed a commit point: it can only go forward (`failoverd retry`, `failoverd skip`, \
-                 `failoverd hold`)"
+                 `failoverd hold`). Where {} is lost for good, and {} is well: `failoverd abort {id} --standby-lost`",
+                incident.target, incident.source
             ));
         }
         for part in undone.iter().cloned() {
             let why = format!("aborted by {by}");
             self.record(Fact::UnwindingStarted { plan: plan.clone(), part, why, aborted: true });
+        }
+        for (component, region) in left {
+            self.record(Fact::PlacementChanged { component, region });
         }
         if committed.is_empty() {
             return Ok(format!("{id} is being undone"));
@@ -282,6 +301,30 @@ impl Draft<'_> {
         let words = |parts: &[Part]| parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let (undone, committed) = (words(&undone), words(&committed));
         Ok(format!("{undone} of {id} is being undone; {committed} has passed a commit point and goes on"))
+    }
+
+    /// What had moved to a region that is lost for good, and where it is served again: where the incident found it.
+    fn left_with_the_standby(&self, incident: &Incident) -> Result<Vec<(ComponentId, RegionId)>, String> {
+        let plan = &incident.plan;
+        let sent = plan.steps.iter().filter(|step| {
+            plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point && progress.has_sent())
+        });
+        for step in sent {
+            let Some((standby, _)) = target(step) else { continue };
+            if self.is_seen_answering(standby) || self.failing_for(standby).is_none() {
+                return Err(format!(
+                    "{standby} is not known to be lost: it answers, or its failing is not certain yet"
+                ));
+            }
+            if let Action::DatabasePromoted { from, .. } = &step.action
+                && !self.is_seen_answering(from)
+            {
+                return Err(format!("{from} does not answer: with {standby} lost, nothing would serve"));
+            }
+        }
+        let moved = plan.steps.iter().flat_map(|step| step.places.iter());
+        let moved = moved.filter(|(component, region)| self.hard.placement.get(*component) == Some(region));
+        Ok(moved.map(|(component, _)| (component.clone(), incident.source.clone())).collect())
     }
 
     /// All that was sent beyond a commit point are promotions that were refused, and the standbys are seen to be replicas.
@@ -293,7 +336,7 @@ impl Draft<'_> {
             let Action::DatabasePromoted { database, .. } = &step.action else { return false };
             let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
             progress.state == StepState::Failed
-                && progress.note.starts_with("refused")
+                && (progress.note.starts_with("refused") || self.only_waited(incident, &step.id))
                 && watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Replica))
         })
     }

@@ -459,8 +459,8 @@ impl Draft<'_> {
             Input::Surveyed { asked, claims } | Input::ClaimsSeen { asked, claims } => self.surveyed(asked, claims),
             Input::Verified { check, region, result } => self.verified(check, region, result),
             Input::Measured { measure, answer } => self.measured(measure, answer),
-            Input::Commanded { id, command } => {
-                let answer = self.command(command);
+            Input::Commanded { id, request, command } => {
+                let answer = self.take_order(request, command);
                 self.perform(Effect::Reply { id, answer });
             }
             Input::Observed(_)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::controller::Draft;
 use super::incident::Incident;
-use super::{Guard, GuardKind, Sample, StepState};
+use super::{Guard, GuardKind, Sample};
 use crate::domain::{Bug, ComponentId, InstanceId, Level, RegionId, time::human};
 use crate::health::{Loss, expected_loss, least_lag};
 use crate::plan::{Action, Part, Step};
@@ -87,24 +87,23 @@ impl Draft<'_> {
         Some(self.silent_for_as_watched(watch, failing_for))
     }
 
-    /// The promotion waits for what the old primary wrote: its fence is up, or is still to be put up, after which the promotion
-    /// is judged anew.
-    fn is_waited_for(&self, incident: &Incident, from: &InstanceId) -> bool {
-        let plan = &incident.plan;
-        let fence = plan.steps.iter().find(|step| plan.fence_of(&step.id).as_ref() == Some(from));
-        match fence.map(|step| plan.state(&step.id)) {
-            Some(StepState::Waiting | StepState::Running | StepState::Held) => true,
-            Some(StepState::Done) => !self.hard.suspicions.contains_key(from),
-            Some(
-                StepState::Failed
-                | StepState::Owed
-                | StepState::Skipped
-                | StepState::Undoing
-                | StepState::Undone
-                | StepState::Cancelled,
-            )
-            | None => false,
+    /// What the promotion may lose without anybody being asked.
+    fn rpo(&self, incident: &Incident, promotion: &Step) -> Duration {
+        if incident.purpose.is_planned() {
+            return Duration::ZERO;
         }
+        self.policy.objectives(level_of(incident, promotion)).rpo
+    }
+
+    pub(super) fn is_within_rpo(&self, incident: &Incident, promotion: &Step) -> bool {
+        self.lacks_at_most(promotion, self.rpo(incident, promotion))
+    }
+
+    /// What is promoted is no further behind than that, for sure.
+    pub(super) fn lacks_at_most(&self, promotion: &Step, most: Duration) -> bool {
+        let Action::DatabasePromoted { database, from, .. } = &promotion.action else { return true };
+        let expected = self.expected_loss(&database.component, &from.region, &database.region);
+        matches!(expected, Loss::AtMost(loss) if loss <= most)
     }
 
     pub(super) fn judge_loss(
@@ -113,19 +112,16 @@ impl Draft<'_> {
         step: &Step,
     ) -> Result<(Option<Duration>, Option<String>), Guard> {
         let Action::DatabasePromoted { database, from, lossless } = &step.action else { return Ok((None, None)) };
-        if *lossless && self.is_answering(from) && self.is_waited_for(incident, from) {
+        if *lossless && self.is_waited_for(incident, step, from) {
             return Ok((Some(Duration::ZERO), None));
         }
         if Self::is_caught_up(incident, step) {
             return Ok((Some(Duration::ZERO), None));
         }
-        let level = level_of(incident, step);
-        let (rpo, rule) = match incident.purpose.is_planned() {
-            true => (Duration::ZERO, "a planned move loses nothing".to_owned()),
-            false => {
-                let rpo = self.policy.objectives(level).rpo;
-                (rpo, format!("the RPO of {level} is {}", human(rpo)))
-            }
+        let rpo = self.rpo(incident, step);
+        let rule = match incident.purpose.is_planned() {
+            true => "a planned move loses nothing".to_owned(),
+            false => format!("the RPO of {} is {}", level_of(incident, step), human(rpo)),
         };
         let accepted = self.hard.accepted_loss(database, self.approval(incident));
         let command = format!("`failoverd approve {} --accept-loss", incident.id);

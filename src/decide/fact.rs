@@ -201,6 +201,9 @@ pub enum Fact {
         /// Expected loss, where a database is promoted.
         #[serde(with = "friendly::option")]
         loss: Option<Duration>,
+        /// A promotion waits for everything that the old primary wrote, and does not happen without it.
+        #[serde(default)]
+        lossless: bool,
         /// What was allowed although a guard spoke against it.
         exceptions: Vec<String>,
     },
@@ -280,6 +283,9 @@ pub enum Fact {
         step: StepId,
         /// What is in the way.
         why: String,
+        /// The world shows that nothing came of any attempt before it either.
+        #[serde(default)]
+        untouched: bool,
     },
     /// The region that is left has the role for these no more: whoever asks there is told so, and where it cannot be told
     /// it stops by itself. It gets them back where the plan is given up.
@@ -300,6 +306,13 @@ pub enum Fact {
         region: RegionId,
         /// Which roles.
         components: BTreeSet<ComponentId>,
+    },
+    /// An order that another daemon had passed on was carried out.
+    OrderTaken {
+        /// Its name.
+        request: String,
+        /// What whoever gave it was told.
+        answer: String,
     },
     /// The guardians that an observer has beside it changed: the databases that refuse writes where their role is not
     /// confirmed any more.

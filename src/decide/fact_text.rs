@@ -21,6 +21,7 @@ impl fmt::Display for Fact {
                 write!(f, "{plan}: {region} has the role again for ")?;
                 list(f, components.iter().map(ToString::to_string))
             }
+            Self::OrderTaken { request, answer } => write!(f, "order {request} taken: {answer}"),
             Self::GuardiansChanged { observer, databases } if databases.is_empty() => {
                 write!(f, "{observer} guards no database")
             }

@@ -54,24 +54,31 @@ impl Draft<'_> {
         }
     }
 
-    /// A promotion that was sent came about after all, in its own time: its plan goes on, with its fence.
+    /// A promotion that was sent came about after all, in its own time: its plan goes on, with its fence. And one that waited
+    /// for an old primary that has gone silent meanwhile is judged anew.
     pub(super) fn retry_what_came_about(&mut self, id: &IncidentId) {
         let Some(incident) = self.incident(id) else { return };
         let plan = &incident.plan;
-        let came_about = plan.steps.iter().filter(|step| {
-            let Some(progress) = plan.progress.get(&step.id) else { return false };
+        let again = plan.steps.iter().filter_map(|step| {
+            let Action::DatabasePromoted { database, from, .. } = &step.action else { return None };
+            let progress = plan.progress.get(&step.id)?;
             let is_over =
                 progress.ended.is_none_or(|ended| self.hard.elapsed(ended, self.now) >= self.policy.guards.recheck);
-            progress.state == StepState::Failed
-                && progress.has_sent()
-                && is_over
-                && plan.is_wanted(&step.id)
-                && matches!(&step.action, Action::DatabasePromoted { database, .. } if self.takes_writes(database))
+            let has_failed = progress.state == StepState::Failed && is_over && plan.is_wanted(&step.id);
+            let why = if progress.has_sent() && self.takes_writes(database) {
+                "the database takes writes".to_owned()
+            } else if self.waits_in_vain(incident, step) {
+                format!("{from} is silent, and is not waited for any longer")
+            } else if self.has_waited_enough(incident, step) {
+                "the standby does not catch up, and what it lacks is within the RPO".to_owned()
+            } else {
+                return None;
+            };
+            has_failed.then(|| (step.id.clone(), format!("failoverd: {why}")))
         });
-        let again: Vec<StepId> = came_about.map(|step| step.id.clone()).collect();
+        let again: Vec<(StepId, String)> = again.collect();
         let plan = plan.id.clone();
-        for step in again {
-            let by = "failoverd: the database takes writes".to_owned();
+        for (step, by) in again {
             self.record(Fact::RetryOrdered { plan: plan.clone(), step, by });
         }
     }

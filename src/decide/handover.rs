@@ -7,15 +7,16 @@ use super::controller::Draft;
 use super::incident::Incident;
 use super::targets::target;
 use super::{Fact, Guard, GuardKind};
-use crate::domain::{IncidentId, PlanId, StepId};
-use crate::plan::Step;
+use crate::domain::{IncidentId, ObserverId, PlanId, StepId};
+use crate::plan::{Action, Step};
 
 /// What a step needs has not answered this daemon for so long: longer than the restart of a name server or a proxy takes.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(30);
 
 /// Who handed a step over, and in which epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HandedOver {
+    pub(super) observer: ObserverId,
     pub(super) epoch: u64,
 }
 
@@ -63,24 +64,31 @@ impl Draft<'_> {
     fn is_out_of_reach(&self, step: &Step, guards: &[Guard]) -> bool {
         let answers_others =
             || target(step).is_some_and(|(target, _)| !self.is_answering(target) && self.is_seen_answering(target));
+        // Nobody gets further with what is lost for everybody.
+        let is_lost = matches!(&step.action, Action::CaughtUp { from, .. }
+            if self.failing_for(from).is_some() && !self.is_seen_answering(from));
         let is_about_reach = |guard: &Guard| {
             // How far a standby is behind is not known to whom it does not answer.
             let follows = matches!(guard.kind, GuardKind::TargetNotReady | GuardKind::DataLoss);
             guard.kind == GuardKind::PathNotReady || (follows && answers_others())
         };
-        !guards.is_empty() && guards.iter().all(is_about_reach)
+        !is_lost && !guards.is_empty() && guards.iter().all(is_about_reach)
     }
 
     /// A step waits for another daemon to lead, because this one handed it over.
     pub(super) fn has_handed_over(&self) -> bool {
+        let is_by_this_one = |incident: &Incident, step: &StepId| {
+            let handed = incident.plan.progress.get(step).and_then(|progress| progress.handed_over.as_ref());
+            handed.is_some_and(|handed| handed.observer == self.policy.observer) && self.is_handed_over(incident, step)
+        };
         self.hard
             .open_incidents()
-            .any(|incident| incident.plan.progress.keys().any(|step| self.is_handed_over(incident, step)))
+            .any(|incident| incident.plan.progress.keys().any(|step| is_by_this_one(incident, step)))
     }
 
-    /// This daemon handed the step over, and nobody has led since.
+    /// The step was handed over, and nobody has led since.
     pub(super) fn is_handed_over(&self, incident: &Incident, step: &StepId) -> bool {
-        let handed = incident.plan.progress.get(step).and_then(|progress| progress.handed_over);
+        let handed = incident.plan.progress.get(step).and_then(|progress| progress.handed_over.as_ref());
         handed.is_some_and(|handed| handed.epoch == self.hard.epoch) && incident.plan.is_wanted(step)
     }
 }

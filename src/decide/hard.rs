@@ -86,6 +86,8 @@ const DECLARED_MAX: usize = 256;
 
 /// Merged ledgers that are remembered: nobody breaks the glass that often.
 const MERGED_MAX: usize = 32;
+/// Orders are known again for longer than they wait in the ledger.
+const ORDERS_KEPT: usize = 64;
 
 /// Everything that must survive.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -96,7 +98,7 @@ pub(super) struct Hard {
     /// Who leads in this epoch.
     pub(super) leader: Option<ObserverId>,
     /// When this epoch began.
-    anchor: Option<Now>,
+    pub(super) anchor: Option<Now>,
     /// This epoch is of this run of the daemon: its monotonic times are by the clock of this machine.
     pub(super) is_own_clock: bool,
     /// The time at which what is applied next was heard of, by this machine's monotonic clock.
@@ -122,6 +124,8 @@ pub(super) struct Hard {
     pub(super) revocations: u64,
     /// The databases that each observer guards.
     pub(super) guardians: BTreeMap<ObserverId, BTreeSet<InstanceId>>,
+    /// Orders that daemons passed on, and what their givers were told.
+    pub(super) orders: BTreeMap<String, String>,
     /// By name, and the region that has to satisfy it.
     pub(super) broken_checks: BTreeMap<(String, RegionId), BrokenCheck>,
     /// What promotions lost, by old primary.
@@ -202,43 +206,6 @@ impl Hard {
             }
         }
         Ok(hard)
-    }
-
-    /// How long ago `stamp` was, by the monotonic clock where this run recorded it or heard of it, else by the wall clock up to
-    /// the start of this term and by the monotonic clock from there: nobody's wall clock ends a pause. Whoever follows has the wall clock only: the monotonic times
-    /// of the leader are those of another machine.
-    pub(super) fn elapsed(&self, stamp: Stamp, now: Now) -> Duration {
-        if !self.is_own_clock {
-            return self.wall_elapsed(stamp.at.wall, now);
-        }
-        if stamp.epoch == self.epoch {
-            return now.monotonic.saturating_sub(stamp.at.monotonic);
-        }
-        if let Some(heard) = stamp.heard {
-            return now.monotonic.saturating_sub(heard);
-        }
-        let Some(anchor) = self.anchor else { return Duration::ZERO };
-        self.wall_elapsed(stamp.at.wall, anchor) + now.monotonic.saturating_sub(anchor.monotonic)
-    }
-
-    /// How far `until` lies ahead, by the clock of this run.
-    pub(super) fn time_left(&self, set: Stamp, until: Timestamp, now: Now) -> Duration {
-        let lasts = Duration::try_from(until.duration_since(set.at.wall)).unwrap_or_default();
-        lasts.saturating_sub(self.elapsed(set, now))
-    }
-
-    /// The same for what only lasts while it is certain: by whichever clock more of it is over.
-    pub(super) fn time_left_for_sure(&self, set: Stamp, until: Timestamp, now: Now) -> Duration {
-        let by_the_wall = Duration::try_from(until.duration_since(now.wall)).unwrap_or_default();
-        self.time_left(set, until, now).min(by_the_wall)
-    }
-
-    fn wall_elapsed(&self, from: Timestamp, to: Now) -> Duration {
-        Duration::try_from(to.wall.duration_since(from)).unwrap_or_default()
-    }
-
-    pub(super) fn stamp(&self, at: Now) -> Stamp {
-        Stamp { at, epoch: self.epoch, heard: self.hears_at }
     }
 
     /// Databases that a plan under way replaces, past the point from which it only goes forward.
@@ -426,6 +393,13 @@ impl Hard {
                 self.broken_checks.remove(&(check.clone(), region.clone()));
             }
             Fact::RecoveryPointReached { .. } | Fact::DivergenceFound { .. } => self.losses.apply(fact, at.wall),
+            Fact::OrderTaken { request, answer } => {
+                self.orders.insert(request.clone(), answer.clone());
+                // They sort by when they were given.
+                while self.orders.len() > ORDERS_KEPT {
+                    self.orders.pop_first();
+                }
+            }
             Fact::GuardiansChanged { observer, databases } => {
                 self.guardians.insert(observer.clone(), databases.clone());
                 self.guardians.retain(|_, databases| !databases.is_empty());

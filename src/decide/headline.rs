@@ -62,6 +62,13 @@ impl Draft<'_> {
                     network of our own"
                 .to_owned();
         }
+        // Whatever it answers: that it takes writes is not known.
+        if let Some((database, _)) = self.unguarded().first() {
+            return format!(
+                "watching{paused} {}; {database} has no guardian, and may REFUSE WRITES; {standbys}",
+                serving.join(", ")
+            );
+        }
         let broken: Vec<&str> = self.hard.broken_checks.keys().map(|(check, _)| check.as_str()).collect();
         if !broken.is_empty() {
             let word = if broken.len() == 1 { "check" } else { "checks" };

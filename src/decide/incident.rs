@@ -70,7 +70,7 @@ pub(super) struct Plan {
     pub(super) id: PlanId,
     pub(super) steps: Vec<Step>,
     /// Of the steps; approvals are for it.
-    hash: String,
+    pub(super) hash: String,
     pub(super) progress: BTreeMap<StepId, Progress>,
     pub(super) parts: BTreeMap<Part, PartState>,
     /// Parts that a person ordered.
@@ -96,9 +96,13 @@ pub(super) struct Progress {
     pub(super) undo_failed: bool,
     pub(super) previous: serde_json::Value,
     pub(super) started: Option<Stamp>,
+    /// When its last attempt began.
+    pub(super) sent: Option<Stamp>,
     pub(super) ended: Option<Stamp>,
     pub(super) note: String,
     pub(super) has_passed_commit_point: bool,
+    /// What it promotes has everything by then. Another attempt is no different, or is judged anew.
+    pub(super) is_lossless: bool,
     /// Attempts of which nothing was sent.
     pub(super) put_back: u32,
     /// A daemon that could not reach what it needs left it to another one.
@@ -123,9 +127,11 @@ impl Default for Progress {
             undo_failed: false,
             previous: serde_json::Value::Null,
             started: None,
+            sent: None,
             ended: None,
             note: String::new(),
             has_passed_commit_point: false,
+            is_lossless: false,
             put_back: 0,
             handed_over: None,
             is_retried: false,
@@ -316,6 +322,13 @@ impl Plan {
     /// What the step waits for is done, left out, owed, or taken back because nobody wants it any more.
     pub(super) fn is_due(&self, step: &Step) -> bool {
         step.after.iter().all(|id| {
+            // Whoever does not wait for the last writes of an old primary waits for its fence all the same.
+            let skipped = self.step(id).filter(|before| {
+                self.state(id) == StepState::Skipped && matches!(before.action, Action::CaughtUp { .. })
+            });
+            if let Some(skipped) = skipped {
+                return self.is_due(skipped);
+            }
             matches!(
                 self.state(id),
                 StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled
@@ -343,97 +356,6 @@ impl Plan {
         }
     }
 
-    pub(super) fn grow(&mut self, part: &Part, steps: &[Step], shares: &BTreeMap<StepId, BTreeSet<StepId>>) {
-        self.parts.insert(part.clone(), PartState::Open);
-        self.is_stuck = false;
-        for step in steps {
-            self.progress.insert(step.id.clone(), Progress::default());
-            self.needed_by.entry(step.id.clone()).or_default().insert(part.clone());
-            self.steps.push(step.clone());
-        }
-        for (id, after) in shares {
-            self.needed_by.entry(id.clone()).or_default().insert(part.clone());
-            let Some(progress) = self.progress.get_mut(id) else { continue };
-            let Some(step) = self.steps.iter_mut().find(|step| step.id == *id) else { continue };
-            // What failed while a lesser trouble was to be eased is tried again when it is needed in earnest.
-            // So is what failed for a component, when its whole region is lost.
-            let is_in_earnest = !step.part.moves() || *part == Part::Region;
-            let is_anew = progress.state == StepState::Failed && part.moves() && is_in_earnest;
-            progress.is_retried |= is_anew;
-            if matches!(progress.state, StepState::Undone | StepState::Cancelled) || is_anew {
-                progress.state = StepState::Waiting;
-            }
-            if progress.state == StepState::Waiting {
-                step.after.extend(after.iter().filter(|other| *other != id).cloned());
-            }
-        }
-        self.traffic_last();
-        self.hash = crate::plan::hash(&self.steps);
-    }
-
-    /// Whatever asked for which: clients that are sent to a database which is still a replica gain nothing.
-    fn traffic_last(&mut self) {
-        let promotions: Vec<StepId> = self
-            .steps
-            .iter()
-            .filter(|step| matches!(step.action, Action::DatabasePromoted { .. }))
-            .filter(|step| {
-                matches!(
-                    self.state(&step.id),
-                    StepState::Waiting | StepState::Held | StepState::Running | StepState::Failed | StepState::Skipped
-                )
-            })
-            .map(|step| step.id.clone())
-            .collect();
-        let moves = |step: &Step| matches!(step.action, Action::Traffic { .. }) && step.part != Part::Reroute;
-        let traffic: BTreeSet<StepId> =
-            self.steps.iter().filter(|step| moves(step)).map(|step| step.id.clone()).collect();
-        // And the pods have to know of it. The steps stand in an order in which each comes after those it waits for.
-        let mut before: BTreeSet<StepId> = promotions.into_iter().collect();
-        for step in &self.steps {
-            let tells = matches!(step.action, Action::Published { .. } | Action::RolledOut { .. })
-                && step.after.is_disjoint(&traffic);
-            if tells && !step.best_effort && !step.after.is_disjoint(&before) {
-                before.insert(step.id.clone());
-            }
-        }
-        let progress = &self.progress;
-        let waits = |id: &StepId| progress.get(id).is_some_and(|progress| progress.state == StepState::Waiting);
-        for step in &mut self.steps {
-            if moves(step) && waits(&step.id) {
-                step.after.extend(before.iter().cloned());
-            }
-        }
-    }
-
-    /// What an earlier part wanted to do in the place that is left now is owed where it cannot be done: nothing waits
-    /// for a lost region. A fence is owed in any case. And nothing waits for a share of the traffic where all of it moves.
-    pub(super) fn expect_nothing_of(&mut self, source: &RegionId, part: &Part, joined: &[Step]) {
-        let moves_traffic = joined.iter().any(|step| matches!(step.action, Action::Traffic { .. }));
-        for step in &mut self.steps {
-            let is_share = step.part == Part::Reroute
-                && moves_traffic
-                && matches!(step.action, Action::Traffic { .. } | Action::Verified { .. });
-            let is_left = step.action.acts_at().is_some_and(|at| {
-                at.region == *source
-                    && match part {
-                        Part::Region => true,
-                        Part::Component(component) => at.component == *component,
-                        Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => false,
-                    }
-            });
-            let is_check_there = matches!(step.part, Part::Zone { .. })
-                && matches!(&step.action, Action::Verified { region, .. } if region == source);
-            if is_share || (is_check_there && moves_traffic) {
-                step.best_effort = true;
-            }
-            if is_left && !matches!(step.action, Action::Fenced { .. }) {
-                step.best_effort = true;
-            }
-        }
-        self.hash = crate::plan::hash(&self.steps);
-    }
-
     pub(super) fn apply(&mut self, stamp: Stamp, fact: &Fact) {
         match fact {
             Fact::ApprovalRequested { hash, guards, .. } => {
@@ -454,15 +376,19 @@ impl Plan {
                     against_witness: shown || former.is_some_and(|former| former.against_witness),
                 });
             }
-            Fact::CommitPointPassed { step, loss, exceptions, .. } => {
+            Fact::CommitPointPassed { step, loss, lossless, exceptions, .. } => {
                 self.committed.get_or_insert(stamp);
                 self.loss = self.loss.max(*loss);
                 self.exceptions.extend(exceptions.iter().cloned());
-                self.edit(step, |progress| progress.has_passed_commit_point = true);
+                self.edit(step, |progress| {
+                    progress.has_passed_commit_point = true;
+                    progress.is_lossless = *lossless;
+                });
             }
             Fact::StepStarted { step, attempt, previous, .. } => self.edit(step, |progress| {
                 progress.state = StepState::Running;
                 progress.started.get_or_insert(stamp);
+                progress.sent = Some(stamp);
                 progress.ended = None;
                 // What the first attempt found is what has to come back; a later one finds our own work.
                 if !progress.has_sent() || progress.previous.is_null() {
@@ -492,12 +418,12 @@ impl Plan {
             }
             // It stays as it is: whoever leads next goes on with it.
             Fact::StepHandedOver { step, observer, why, .. } => self.edit(step, |progress| {
-                progress.handed_over = Some(HandedOver { epoch: stamp.epoch });
+                progress.handed_over = Some(HandedOver { observer: observer.clone(), epoch: stamp.epoch });
                 progress.note = format!("handed over by {observer}: {why}");
             }),
-            Fact::StepPutBack { step, .. } => self.edit(step, |progress| {
+            Fact::StepPutBack { step, untouched, .. } => self.edit(step, |progress| {
                 progress.state = StepState::Waiting;
-                progress.put_back += 1;
+                progress.put_back = if *untouched { progress.attempts } else { progress.put_back + 1 };
                 // What an earlier attempt sent cannot be judged away.
                 progress.has_passed_commit_point &= progress.has_sent();
             }),
@@ -549,6 +475,7 @@ impl Plan {
             | Fact::RecoveryPointReached { .. }
             | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
+            | Fact::OrderTaken { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }

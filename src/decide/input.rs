@@ -117,6 +117,8 @@ pub enum Input {
     Commanded {
         /// To match the answer.
         id: u64,
+        /// By what name another daemon passed it on. Whoever leads next may find it again.
+        request: Option<String>,
         /// What.
         command: Command,
     },
@@ -277,12 +279,15 @@ pub enum Command {
         /// Which step.
         step: StepId,
     },
-    /// Undo what can be undone and end the incident; refused after the first commit point.
+    /// Undo what can be undone and end the incident; refused after the first commit point, unless nothing came of that.
     Abort {
         /// Who.
         by: String,
         /// Which incident.
         incident: IncidentId,
+        /// The region that was to take over is lost for good, with whatever was done there.
+        #[serde(default)]
+        standby_lost: bool,
     },
     /// Declare the placement, and this ledger to be in charge.
     Adopt {

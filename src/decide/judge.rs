@@ -79,7 +79,11 @@ impl Draft<'_> {
                 }
                 continue;
             }
-            if self.is_answered(candidate) {
+            // What was moved by plan, and cannot be taken back any more, is a failover before anything joins it.
+            let is_left_undone = self.hard.open_incidents().any(|incident| {
+                incident.source == candidate.source && incident.purpose.is_planned() && self.cannot_unwind(incident)
+            });
+            if self.is_answered(candidate) || (candidate.part.moves() && is_left_undone) {
                 self.overtake(candidate);
                 continue;
             }
@@ -218,7 +222,9 @@ impl Draft<'_> {
                     *part == candidate.part || ((part.moves() || explains) && *state == PartState::Open)
                 });
             // The unwinding ends first; only then may a new part join.
-            let is_unwinding = incident.plan.is_unwinding() && !self.bugs.has(Bug::EscalationJoinsUnwinding);
+            let is_in_vain = candidate.part.moves() && self.cannot_unwind(incident);
+            let is_unwinding =
+                incident.plan.is_unwinding() && !is_in_vain && !self.bugs.has(Bug::EscalationJoinsUnwinding);
             is_unwinding || is_open(&candidate.part) || is_open(&Part::Region) || is_beyond_easing
         })
     }

@@ -321,7 +321,8 @@ fn last_promotions<'a>(incidents: impl Iterator<Item = &'a Incident>) -> BTreeMa
             let is_fenced = plan.steps.iter().any(|other| {
                 plan.fence_of(&other.id).as_ref() == Some(from) && plan.state(&other.id) == StepState::Done
             });
-            let lossless = plan.loss == Some(Duration::ZERO) && is_fenced;
+            let waited = plan.progress.get(&step.id).is_some_and(|progress| progress.is_lossless);
+            let lossless = is_fenced && (waited || Draft::is_caught_up(incident, step));
             let this = Promotion { plan: &plan.id, from, lossless, number: incident.number };
             if last.get(database).is_none_or(|former: &Promotion<'_>| former.number < this.number) {
                 last.insert(database, this);

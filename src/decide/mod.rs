@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)]
 
 mod advance;
+mod again;
 mod alarm;
 mod break_glass;
 mod claims;
@@ -18,7 +19,9 @@ mod expected;
 mod fact;
 mod fact_text;
 mod fences;
+mod growth;
 mod guard;
+mod guardians;
 mod handover;
 mod hard;
 mod headline;

@@ -188,7 +188,10 @@ impl Draft<'_> {
             let plan = &incident.plan;
             incident.source == candidate.source
                 && incident.purpose.is_planned()
-                && plan.parts.iter().any(|(part, state)| covers(part) && *state == PartState::Open)
+                && plan.parts.iter().any(|(part, state)| {
+                    let is_left_undone = matches!(state, PartState::Unwinding { .. }) && self.cannot_unwind(incident);
+                    covers(part) && (*state == PartState::Open || is_left_undone)
+                })
         };
         let Some(incident) = self.hard.open_incidents().find(is_hit) else { return };
         let (id, plan) = (incident.id.clone(), incident.plan.id.clone());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::advance::Readiness;
+use super::again::Again;
 use super::controller::Draft;
 use super::incident::{Approval, Incident, PartState};
 use super::judge::Candidate;
@@ -29,9 +30,16 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
-        let is_restart =
-            incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point && !p.is_retried)
-                || self.bugs.has(Bug::CommitPointNotJudged);
+        let has_passed =
+            incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point && !p.is_retried);
+        let is_anew = match has_passed.then(|| self.again(&incident, step)) {
+            None | Some(Again::GoOn) => false,
+            Some(Again::Anew) => true,
+            Some(Again::Look) => return Readiness::Looking,
+            Some(Again::Waits(guard)) => return Readiness::Held(vec![guard]),
+            Some(Again::NotBegun(why)) => return Readiness::NotBegun(why),
+        };
+        let is_restart = (has_passed && !is_anew) || self.bugs.has(Bug::CommitPointNotJudged);
         let mut loss = None;
         let mut exceptions = Vec::new();
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
@@ -100,7 +108,7 @@ impl Draft<'_> {
         if !is_surveyed {
             return Readiness::Looking;
         }
-        if takes_roles(step) && !is_restart {
+        if takes_roles(step) && !is_restart && !has_passed {
             // Last of all, so that nobody loses a role for a plan that does not go on.
             if let Some(guard) = self.roles_left(&incident, step) {
                 return Readiness::Held(vec![guard]);
@@ -110,7 +118,7 @@ impl Draft<'_> {
             Some(Ok(look)) => Some(look.clone()),
             Some(Err(_)) | None => None,
         };
-        Readiness::Go { look, loss, exceptions }
+        Readiness::Go { look, loss, exceptions, is_judged: !is_restart }
     }
 
     /// What forbids everything that an incident would do, forwards and backwards.
@@ -426,9 +434,13 @@ impl Draft<'_> {
             let Some(Err(Setback::Transient(why) | Setback::Refused(why) | Setback::NotYet(why))) = result else {
                 continue;
             };
-            let is_lost =
-                step.best_effort || matches!(&step.action, Action::Fenced { database } if !self.is_answering(database));
-            if is_lost && other.id == step.id && fresh.is_some() {
+            let is_lost = other.best_effort
+                || matches!(&other.action, Action::Fenced { database } if !self.is_answering(database));
+            if is_lost && other.id != step.id {
+                // It will be owed, and holds nothing else back.
+                continue;
+            }
+            if is_lost && fresh.is_some() {
                 return Around { lost: Some(why.clone()), ..Around::default() };
             }
             seen.blocked.get_or_insert_with(|| Guard {

@@ -158,46 +158,6 @@ impl Draft<'_> {
     pub(super) fn demotion(&self, database: &InstanceId) -> Option<Duration> {
         self.policy.components.get(&database.component)?.demotion
     }
-
-    /// The database has fenced itself by the time that the wait for its role is over: a guardian that was beside it when
-    /// it was heard of last does so without being told.
-    pub(super) fn fences_itself(&self, database: &InstanceId) -> bool {
-        self.policy.roles.is_some()
-            && self.demotion(database).is_some()
-            && !self.is_seen_answering(database)
-            && self.hard.guardians.iter().any(|(observer, databases)| {
-                databases.contains(database) && self.region_of(observer) == Some(&database.region)
-            })
-    }
-
-    fn region_of(&self, observer: &ObserverId) -> Option<&RegionId> {
-        if *observer == self.policy.observer {
-            return Some(&self.policy.observer_region);
-        }
-        self.policy.council.observers.get(observer)
-    }
-
-    /// Records who guards what, while it can be heard: after that it is what a promotion relies on. An observer that has
-    /// fallen silent while its database still answers guards nothing any more.
-    pub(super) fn remember_guardians(&mut self) {
-        let own = self.policy.observer.clone();
-        let mut found = vec![(own.clone(), self.soft.guarded.clone())];
-        for observer in self.policy.council.observers.keys().filter(|observer| **observer != own) {
-            let known = self.hard.guardians.get(observer);
-            match self.soft.council.ballot(observer, self.rules(), self.now.monotonic) {
-                Ok(ballot) => found.push((observer.clone(), ballot.guards.clone())),
-                Err(_) => {
-                    let left = known.into_iter().flatten().filter(|database| !self.is_seen_answering(database));
-                    found.push((observer.clone(), left.cloned().collect()));
-                }
-            }
-        }
-        for (observer, databases) in found {
-            if self.hard.guardians.get(&observer).cloned().unwrap_or_default() != databases {
-                self.record(Fact::GuardiansChanged { observer, databases });
-            }
-        }
-    }
 }
 
 /// What a step takes a role away for.

@@ -51,6 +51,8 @@ pub(super) struct Soft {
     pub(super) roles_idle_since: BTreeMap<(PlanId, StepId), Duration>,
     /// Databases that have a guardian beside this observer.
     pub(super) guarded: BTreeSet<InstanceId>,
+    /// Databases that serve without the guardian that they ought to have.
+    pub(super) unguarded_since: BTreeMap<InstanceId, Duration>,
     /// Calls of the leader before may be under way.
     pub(super) takeover: Option<Takeover>,
     /// The claim of this term is still to be put up.
@@ -140,6 +142,7 @@ impl Soft {
             revoked_since: BTreeMap::new(),
             roles_idle_since: BTreeMap::new(),
             guarded: BTreeSet::new(),
+            unguarded_since: BTreeMap::new(),
             takeover: None,
             is_to_claim: false,
             stopped: None,

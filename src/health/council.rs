@@ -167,7 +167,7 @@ impl Council {
             .map(|(observer, seat)| (observer, seat.ballot.policy.as_str()))
     }
 
-    /// When an observer was heard last.
+    /// When an observer was heard last, whether or not its word counts.
     pub fn heard(&self, observer: &ObserverId) -> Option<Duration> {
         self.seats.get(observer).filter(|seat| !seat.is_void).map(|seat| seat.heard)
     }

@@ -135,9 +135,8 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     };
     let mut last = before_traffic.clone();
     if moves_traffic {
-        if let Part::Component(component) = part
-            && situation.policy.components.get(component).is_some_and(|policy| policy.kind == Kind::Http)
-        {
+        if matches!(part, Part::Component(_)) {
+            // The clients that follow need all of the clusters, whichever of them failed.
             for (cluster, policy) in situation.policy.of_kind(Kind::Kubernetes) {
                 before_traffic.extend(draft.scale(cluster, policy)?);
             }

@@ -30,6 +30,10 @@ const REJOINS: u64 = 0x4e10;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
+/// Of so many days one has a fence around managed databases in any case.
+const FENCED_EVERY: u64 = 4;
+const FENCED_AT: u64 = 3;
+
 /// The story of a seed. Half of them have the settings `now_and_then` on top.
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
     let is_simple = seed % SIMPLE_EVERY == SIMPLE_AT;
@@ -87,9 +91,10 @@ impl Teller<'_> {
         if self.is_new {
             settings.push("ledger empty".to_owned());
         }
-        // Fenced by roles alone, a managed database could not be moved without loss.
+        // Fenced by roles alone, a managed database could not be moved without loss. A quarter of the days has no such move, and
+        // failovers that wait for a fenced primary.
         let managed = self.policy.of_kind(Kind::Database).filter(|(_, policy)| policy.fence && !policy.fences_ahead);
-        for (database, _) in managed.filter(|_| self.is_moved) {
+        for (database, _) in managed.filter(|_| self.is_moved || self.seed % FENCED_EVERY == FENCED_AT) {
             settings.push(format!("set databases.{database}.fence.security_group sg-0fence"));
         }
         for (database, _) in self.policy.of_kind(Kind::Database).filter(|_| self.is_brought_back) {

@@ -81,8 +81,12 @@ struct Known {
     parts: BTreeSet<Part>,
     /// A person accepted what the promotion loses.
     is_loss_accepted: bool,
+    /// A person accepted that the old primary is not fenced.
+    is_unfenced_accepted: bool,
     /// What it was said to lose at most.
     told: Option<Duration>,
+    /// It was to lose nothing.
+    is_lossless: bool,
     /// In which frame it was planned, and in which it started first.
     planned: usize,
     started: Option<usize>,
@@ -91,6 +95,7 @@ struct Known {
     attempts: u32,
     put_back: u32,
     undo_attempts: u32,
+    has_undo_failed: bool,
     is_settled: bool,
     is_undone: bool,
     is_committed: bool,
@@ -228,10 +233,11 @@ impl Checks {
                     self.ordered.insert(incident.clone());
                 }
             }
-            Fact::CommitPointPassed { plan, step, exceptions, loss } => {
+            Fact::CommitPointPassed { plan, step, exceptions, loss, lossless } => {
                 if let Some(known) = self.steps.get_mut(&(plan.clone(), step.clone())) {
-                    (known.is_committed, known.told) = (true, *loss);
+                    (known.is_committed, known.told, known.is_lossless) = (true, *loss, *lossless);
                     known.is_loss_accepted = exceptions.iter().any(|exception| exception.contains("loss"));
+                    known.is_unfenced_accepted = exceptions.iter().any(|exception| exception.contains("accepted by"));
                     if let (Action::DatabasePromoted { database, .. }, false) =
                         (&known.step.action, exceptions.is_empty())
                     {
@@ -250,14 +256,18 @@ impl Checks {
                     self.before_share.entry(plan.clone()).or_insert_with(|| self.weights.clone());
                 }
             }
-            Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| known.undo_attempts = *attempt),
+            Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| {
+                known.undo_attempts = *attempt;
+                known.has_undo_failed = false;
+            }),
+            Fact::UndoFailed { plan, step, .. } => self.edit(plan, step, |known| known.has_undo_failed = true),
             Fact::StepDone { plan, step, .. }
             | Fact::StepOwed { plan, step, .. }
             | Fact::StepCancelled { plan, step } => self.edit(plan, step, |known| known.is_settled = true),
             // Nothing of this attempt was sent. What an earlier one sent cannot be judged away.
-            Fact::StepPutBack { plan, step, .. } => self.edit(plan, step, |known| {
+            Fact::StepPutBack { plan, step, untouched, .. } => self.edit(plan, step, |known| {
                 known.is_settled = false;
-                known.put_back += 1;
+                known.put_back = if *untouched { known.attempts } else { known.put_back + 1 };
                 known.is_committed &= known.attempts > known.put_back;
             }),
             // A person says that it is so.
@@ -341,13 +351,13 @@ impl Checks {
             | Fact::RecoveryPointReached { .. }
             | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
+            | Fact::OrderTaken { .. }
             | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
             | Fact::SuspicionCleared { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::StepFailed { .. }
-            | Fact::UndoFailed { .. }
             | Fact::Withheld { .. }
             | Fact::PlanStuck { .. }
             | Fact::Held { .. }
@@ -386,13 +396,16 @@ impl Checks {
                 after: step.after.clone(),
                 parts: BTreeSet::from([part.clone()]),
                 is_loss_accepted: false,
+                is_unfenced_accepted: false,
                 told: None,
+                is_lossless: false,
                 planned: self.frames_read,
                 started: None,
                 is_retried: false,
                 attempts: 0,
                 put_back: 0,
                 undo_attempts: 0,
+                has_undo_failed: false,
                 is_settled: false,
                 is_undone: false,
                 is_committed: false,
@@ -472,7 +485,7 @@ impl Checks {
         if known.attempts != task.attempt {
             found.push(format!("{key}: attempt {} performed without a durable fact", task.attempt));
         }
-        if !is_same_goal(&known.step.action, &task.action) {
+        if !calls::is_same_goal(&known.step.action, &task.action) {
             found.push(format!("{key}: performs `{}` where the plan says `{}`", task.action, known.step.action));
         }
         if known.step.commit_point && !known.is_committed {
@@ -577,15 +590,4 @@ fn unsalted(key: &str) -> &str {
 
 fn joined(ids: &[&InstanceId]) -> String {
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-}
-
-/// The same goal as in the journal; only whether a promotion can be lossless is found out when it starts.
-fn is_same_goal(planned: &Action, performed: &Action) -> bool {
-    match (planned, performed) {
-        (
-            Action::DatabasePromoted { database, from, .. },
-            Action::DatabasePromoted { database: other, from: other_from, .. },
-        ) => database == other && from == other_from,
-        _ => planned == performed,
-    }
 }

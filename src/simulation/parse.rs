@@ -468,7 +468,11 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
         },
         "retry" => Order::Retry(words.expect("the name of a step")?.into()),
         "skip" => Order::Skip(words.expect("the name of a step")?.into()),
-        "abort" => Order::Abort,
+        "abort" => match words.next() {
+            None => Order::Abort { standby_lost: false },
+            Some("standby-lost") => Order::Abort { standby_lost: true },
+            Some(other) => return Err(format!("abort takes `standby-lost` or nothing, not `{other}`")),
+        },
         "helps" => Order::Help,
         "adopt" => {
             let mut placement = Vec::new();

@@ -74,11 +74,11 @@ struct Played {
 }
 
 impl Search<'_> {
-    /// Plays them all. `told` hears of every seed that ended, in any order.
+    /// Plays them all. `told` hears of every seed that ended and of what it broke, in any order.
     ///
     /// # Errors
     /// See [`SearchError`]. What failoverd does wrong is not an error of this function but in what it returns.
-    pub fn run(&self, told: &(dyn Fn(u64) + Sync)) -> Result<Searched, SearchError> {
+    pub fn run(&self, told: &(dyn Fn(u64, &[String]) + Sync)) -> Result<Searched, SearchError> {
         let policy = self.policy()?;
         let next = AtomicU64::new(self.from);
         let end = self.from.saturating_add(self.seeds);
@@ -92,7 +92,8 @@ impl Search<'_> {
                             return;
                         }
                         let came = self.play(&policy, seed);
-                        told(seed);
+                        let broken = came.as_ref().ok().and_then(|came| came.found.as_ref());
+                        told(seed, broken.map(|found| found.broken.as_slice()).unwrap_or_default());
                         let mut played = played.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         played.insert(seed, came);
                     }

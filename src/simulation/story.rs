@@ -246,7 +246,9 @@ pub enum Order {
     },
     Retry(StepId),
     Skip(StepId),
-    Abort,
+    Abort {
+        standby_lost: bool,
+    },
     Adopt(Vec<(ComponentId, RegionId)>),
     /// What break-glass did, on which ledger, and what it left to be fenced.
     Merge {

@@ -112,6 +112,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::EpochStarted { .. }
         | Fact::TakeoverCompleted { .. }
         | Fact::GuardiansChanged { .. }
+        | Fact::OrderTaken { .. }
         | Fact::CheckHolds { .. }
         | Fact::RecoveryPointReached { .. }
         | Fact::PlacementAdopted { .. }
@@ -157,6 +158,7 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::RegionRevoked { plan, .. } => Tags { plan: Some(plan), ..of("region_revoked") },
         Fact::RolesReturned { plan, .. } => Tags { plan: Some(plan), ..of("roles_returned") },
         Fact::GuardiansChanged { .. } => of("guardians_changed"),
+        Fact::OrderTaken { .. } => of("order_taken"),
         Fact::CheckFailed { .. } => of("check_failed"),
         Fact::CheckHolds { .. } => of("check_holds"),
         Fact::RecoveryPointReached { plan, .. } => Tags { plan: Some(plan), ..of("recovery_point_reached") },

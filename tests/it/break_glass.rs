@@ -205,7 +205,7 @@ impl World {
     }
 
     pub(crate) fn command(&mut self, command: Command) -> Decision {
-        self.step(Input::Commanded { id: 1, command })
+        self.step(Input::Commanded { id: 1, request: None, command })
     }
 
     pub(crate) fn merge(&mut self, record: &BreakGlassRecord, unfinished: bool) -> Result<String, String> {

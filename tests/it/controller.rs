@@ -97,7 +97,7 @@ impl World {
     }
 
     fn command(&mut self, command: Command) {
-        self.step(Input::Commanded { id: 1, command });
+        self.step(Input::Commanded { id: 1, request: None, command });
     }
 
     fn step(&mut self, input: Input) {
@@ -345,4 +345,24 @@ fn what_an_earlier_term_gave_up_does_not_end_a_step_of_this_one() {
     world.unheard = None;
     world.run(60);
     assert!(world.log.contains("promote-database@us-west-2: done"), "{}", world.log);
+}
+
+/// The answer of the leader that took it in may be lost, and the order stays in the ledger then.
+#[test]
+fn an_order_that_a_former_leader_took_is_not_taken_again_by_the_next_one() {
+    let mut world = World::new();
+    let hold = |id| Input::Commanded {
+        id,
+        request: Some("00000000000000000001-failoverd-us-west-2-7".to_owned()),
+        command: Command::Resume { by: "ada".to_owned() },
+    };
+    let until = now(world.at).wall + Duration::from_secs(600);
+    let pause = || Command::Pause { by: "ada".to_owned(), until, reason: "maintenance".to_owned() };
+    world.command(pause());
+    world.step(hold(2));
+    assert!(world.log.contains("order 00000000000000000001-failoverd-us-west-2-7 taken"), "{}", world.log);
+    world.command(pause());
+    world.log.clear();
+    world.step(hold(3));
+    assert!(!world.log.contains("resumed"), "what another one has paused since stays paused: {}", world.log);
 }

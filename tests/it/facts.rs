@@ -130,6 +130,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             plan: plan.clone(),
             step: "promote-database".into(),
             loss: Some(Duration::from_millis(2500)),
+            lossless: false,
             exceptions: vec!["unfenced promotion allowed by the configuration".to_owned()],
         },
         Fact::StepStarted {

@@ -36,6 +36,13 @@ impl AwsActuator {
                 "{identifier} replicates from {source} and not from {expected} ({from}): promoting it would lose what {from} has"
             )));
         }
+        // It may be on its way already, and cannot be promoted in any case.
+        if found.source.is_some() && !found.is_operable() {
+            return Err(Setback::Transient(format!(
+                "{identifier} is {}: it cannot be promoted before it is available",
+                found.status
+            )));
+        }
         Ok(Look {
             satisfied: found.source.is_none() && found.is_operable(),
             summary: format!("{identifier}: {}", found.summary()),

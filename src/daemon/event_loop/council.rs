@@ -216,7 +216,7 @@ impl EventLoop {
         self.next_command += 1;
         self.waiting.insert(id, (label(&request.command), answer));
         let is_old = request.age(self.now().wall).is_none_or(|age| age > ORDER_LIFE);
-        let name = request.id.clone();
+        let (name, command) = (request.id.clone(), request.command.clone());
         tokio::spawn(async move {
             let Ok(Ok(answer)) = timeout(ORDER_WITHIN, answered).await else { return };
             let answer = match answer {
@@ -226,8 +226,13 @@ impl EventLoop {
                 // Whoever asked finds out by asking for the status.
                 Answer::Unknown(_) => return,
             };
-            if let Err(error) = ledger.answer(&request.id, &answer).await {
+            let deadline = Instant::now() + ORDER_WITHIN;
+            while let Err(error) = ledger.answer(&request.id, &answer).await {
                 warn!("the answer to the order {} may not have arrived: {error}", request.id);
+                if Instant::now() + APPEND_AGAIN > deadline {
+                    return;
+                }
+                sleep(APPEND_AGAIN).await;
             }
         });
         if is_old {
@@ -236,7 +241,7 @@ impl EventLoop {
                 format!("it came more than {ORDER_LIFE:?} after it was given, and was not carried out; give it again");
             return self.reply(id, Answer::NotRecorded(text));
         }
-        self.step(Input::Commanded { id, command: request.command });
+        self.step(Input::Commanded { id, request: Some(name), command });
     }
 
     /// An order for whoever leads.

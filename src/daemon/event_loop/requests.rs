@@ -64,7 +64,7 @@ impl EventLoop {
                 if self.council.is_some() && !self.parts.controller.leads() {
                     return self.pass_on(id, command);
                 }
-                self.step(Input::Commanded { id, command });
+                self.step(Input::Commanded { id, request: None, command });
             }
             Request::Reload(reload, answer) => {
                 let _ = answer.send(self.reload(*reload));

@@ -74,6 +74,10 @@ impl Checks {
                 let lost = human(*lost);
                 found.push(format!("promoting {database} by plan lost {lost} of writes"));
             }
+            if known.is_lossless && !lost.is_zero() {
+                let lost = human(*lost);
+                found.push(format!("promoting {database} was to wait for everything, and lost {lost}"));
+            }
             if let Some(told) = known.told.filter(|told| !is_beside_another && *knowable > *told + TOLD_WITHIN) {
                 let (lost, told) = (human(*knowable), human(told));
                 found.push(format!("promoting {database} lost {lost} of writes, and {told} was told"));
@@ -87,5 +91,16 @@ impl Checks {
             }
         }
         found
+    }
+}
+
+/// The same goal as in the journal; only whether a promotion can be lossless is found out when it starts.
+pub(super) fn is_same_goal(planned: &Action, performed: &Action) -> bool {
+    match (planned, performed) {
+        (
+            Action::DatabasePromoted { database, from, .. },
+            Action::DatabasePromoted { database: other, from: other_from, .. },
+        ) => database == other && from == other_from,
+        _ => planned == performed,
     }
 }

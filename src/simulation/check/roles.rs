@@ -3,6 +3,10 @@
 use super::*;
 use crate::decide::Roles;
 use crate::domain::RolePolicy;
+use crate::simulation::world::Vantage;
+
+/// What has answered for so long has answered everybody: two probes of what is probed least often, and a ballot.
+const SEEN_TO_ANSWER: Duration = Duration::from_secs(90);
 
 /// Who acts by which role.
 #[derive(Debug, Default)]
@@ -71,5 +75,25 @@ impl Checks {
         };
         let acts = self.acts(roles, &from.component, &from.region, now);
         acts.then(|| format!("{database} is promoted while {} may still act by its role", from.region))
+    }
+
+    /// A database is promoted: whoever has it promoted would see its old primary answer, and take writes. That is for a person
+    /// alone to want.
+    pub(in crate::simulation) fn promoted_beside(
+        &self,
+        world: &World,
+        now: Duration,
+        vantage: &Vantage,
+        key: &str,
+        action: &Action,
+    ) -> Option<String> {
+        let Action::DatabasePromoted { database, from, .. } = action else { return None };
+        let (plan, step) = key.split_once('/')?;
+        let known = self.steps.get(&(plan.into(), step.into()))?;
+        let is_wanted = self.is_ordered(&plan.into()) || known.is_unfenced_accepted;
+        let lately = now.saturating_sub(SEEN_TO_ANSWER);
+        let is_seen = world.network.has_been_whole(now, SEEN_TO_ANSWER) && !vantage.is_cut_off;
+        let answers = world.failing_between(from, lately, now).is_zero() && world.writable(now).contains(from);
+        (is_seen && answers && !is_wanted).then(|| format!("{database} is promoted beside {from}, which answers"))
     }
 }

@@ -48,7 +48,9 @@ impl Checks {
         match fact {
             Fact::PlanMade { plan, part, .. } => self.judge_loss(plan, part, world, now, found),
             Fact::PlanGrown { plan, part, ordered_by, .. } => {
-                if self.unwinding.iter().any(|(of, _)| of == plan) {
+                // What could not be undone, in a region that is lost by now, does not hold the answer to that back.
+                let has_failed = self.steps.iter().any(|((of, _), known)| of == plan && known.has_undo_failed);
+                if self.unwinding.iter().any(|(of, _)| of == plan) && !has_failed {
                     found.push(format!("{plan} grew while it was unwinding"));
                 }
                 if ordered_by.is_none() {
@@ -80,6 +82,7 @@ impl Checks {
             | Fact::RecoveryPointReached { .. }
             | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
+            | Fact::OrderTaken { .. }
             | Fact::PlacementAdopted { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }
@@ -166,16 +169,24 @@ impl Checks {
         let lately = now.saturating_sub(WITNESS_SPEAKS_AFTER);
         let is_heard = self.voices.get(&incident.source).is_some_and(|voice| voice.is_sound && voice.since < lately);
         let is_well = |id: &&InstanceId| world.failing_between(id, lately, now).is_zero();
-        let critical =
-            self.policy.components.iter().filter(|(component, policy)| {
-                policy.critical && self.placement.get(*component) == Some(&incident.source)
-            });
-        let critical: Vec<InstanceId> = critical
+        let Some(known) = self.steps.get(&(plan.clone(), step.clone())) else { return };
+        let is_about = |component: &ComponentId, is_critical: bool| {
+            known.parts.contains(&Part::Component(component.clone()))
+                || (known.parts.contains(&Part::Region) && is_critical)
+        };
+        let about = self.policy.components.iter().filter(|(component, policy)| {
+            is_about(component, policy.critical) && self.placement.get(*component) == Some(&incident.source)
+        });
+        let about: Vec<InstanceId> = about
             .map(|(component, _)| InstanceId { component: component.clone(), region: incident.source.clone() })
             .collect();
-        let moves = self.steps.get(&(plan.clone(), step.clone())).is_some_and(|known| known.step.part.moves());
         let is_alone = self.policy.council.is_alone();
-        if is_first && moves && !is_alone && is_heard && !critical.is_empty() && critical.iter().all(|id| is_well(&id))
+        if is_first
+            && known.step.part.moves()
+            && !is_alone
+            && is_heard
+            && !about.is_empty()
+            && about.iter().all(|id| is_well(&id))
         {
             found.push(format!("{plan}/{step} goes ahead against the word of a witness"));
         }

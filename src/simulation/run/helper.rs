@@ -71,7 +71,7 @@ fn of_incident(incident: &IncidentStatus, by: String) -> Vec<Command> {
         }];
     }
     if asks("a recovery unwinds the plan") {
-        return vec![Command::Abort { by, incident: id() }];
+        return vec![Command::Abort { by, incident: id(), standby_lost: false }];
     }
     let is_stuck = incident.summary.contains("STUCK");
     let failed = incident

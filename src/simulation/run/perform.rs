@@ -267,6 +267,7 @@ impl Simulation<'_> {
         if made.is_ok() {
             let mut found = self.checks.accepted(&self.world);
             found.extend(self.checks.promoted_too_early(&sent.action, self.now));
+            found.extend(self.checks.promoted_beside(&self.world, self.now, &sent.from, &sent.key, &sent.action));
             self.broken(found);
         }
         if let Some(next) = self.world.next() {

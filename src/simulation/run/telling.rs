@@ -117,7 +117,7 @@ impl Simulation<'_> {
             }
             Order::Retry(step) => Command::Retry { by, incident: incident(), step },
             Order::Skip(step) => Command::Skip { by, incident: incident(), step },
-            Order::Abort => Command::Abort { by, incident: incident() },
+            Order::Abort { standby_lost } => Command::Abort { by, incident: incident(), standby_lost },
             Order::Adopt(placement) => Command::Adopt { by, placement: placement.into_iter().collect() },
             Order::Merge { ledger, placement, owed } => {
                 let moved = placement.iter().map(|(component, _)| (component.clone(), now.wall)).collect();
@@ -148,6 +148,10 @@ impl Simulation<'_> {
     pub(super) fn command(&mut self, n: usize, command: Command) {
         let id = self.next_command;
         self.next_command += 1;
-        self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(Input::Commanded { id, command })));
+        self.for_daemon(
+            n,
+            Duration::ZERO,
+            ForDaemon::Deliver(Box::new(Input::Commanded { id, request: None, command })),
+        );
     }
 }

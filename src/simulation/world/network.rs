@@ -72,11 +72,21 @@ impl Network {
         ways.iter().filter_map(|way| self.parted.get(way)).min().copied()
     }
 
-    /// Since when no observer has heard anything of a region: none in another one does, and nobody hears one in there.
-    pub(super) fn unheard_since(&self, region: &RegionId) -> Option<Duration> {
+    /// Since when no observer had heard anything of a region at that moment: none in another one did, and nobody heard one in
+    /// there.
+    pub(super) fn unheard_since(&self, region: &RegionId, moment: Duration) -> Option<Duration> {
+        if self.parted.is_empty() && self.past.is_empty() {
+            return None;
+        }
         let listeners: Vec<&RegionId> =
             if self.members.is_empty() { self.regions.iter().collect() } else { self.members.keys().collect() };
-        let way = |from: &RegionId, to: &RegionId| self.parted.get(&(from.clone(), to.clone())).copied();
+        let way = |from: &RegionId, to: &RegionId| {
+            let pair = (from.clone(), to.clone());
+            let past =
+                self.past.get(&pair).into_iter().flatten().filter(|(since, ended)| (since..=ended).contains(&&moment));
+            let current = self.parted.get(&pair).filter(|since| **since <= moment);
+            past.map(|(since, _)| *since).chain(current.copied()).min()
+        };
         let others = listeners.into_iter().filter(|other| *other != region);
         let parted = others.map(|other| Some(way(other, region)?.max(way(region, other)?)));
         parted.collect::<Option<Vec<Duration>>>()?.into_iter().max()

@@ -51,7 +51,7 @@ impl World {
             // One that is only fenced sends what it wrote before.
             let sent = instance.gone_since.unwrap_or(now).min(now);
             let cut = self.network.parted_since(&source.region, &id.region);
-            let heard = self.network.unheard_since(&source.region).map_or(wrote, |unheard| wrote.min(unheard));
+            let heard = self.network.unheard_since(&source.region, wrote).map_or(wrote, |unheard| wrote.min(unheard));
             Source { wrote, heard, received: cut.map_or(sent, |cut| sent.min(cut)) }
         });
         sources.max_by_key(|source| source.received)

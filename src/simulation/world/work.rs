@@ -46,6 +46,11 @@ impl World {
         action: &Action,
     ) -> Result<Look, Setback> {
         self.answers(now, from, key, action)?;
+        if let Action::DatabasePromoted { .. } = action
+            && self.under_way.iter().any(|operation| is_the_same(&operation.action, action) && operation.done.is_some())
+        {
+            return Err(Setback::Transient("InvalidState: it is being promoted".to_owned()));
+        }
         let satisfied = self.holds(now, from, key, action);
         let (summary, previous) = match action {
             Action::Replicas { cluster, workload, .. } => {
@@ -85,14 +90,7 @@ impl World {
         action: &Action,
     ) -> Result<(), Setback> {
         self.answers(now, from, key, action)?;
-        let is_the_same = |other: &Action| match (other, action) {
-            // With or without a wait before it, a database is promoted once.
-            (Action::DatabasePromoted { database: one, .. }, Action::DatabasePromoted { database: other, .. }) => {
-                one == other
-            }
-            (one, other) => one == other,
-        };
-        if self.under_way.iter().any(|operation| is_the_same(&operation.action) && operation.done.is_some()) {
+        if self.under_way.iter().any(|operation| is_the_same(&operation.action, action) && operation.done.is_some()) {
             return Err(Setback::Transient("InvalidState: a change is under way already".to_owned()));
         }
         let takes = match self.behaviour(key, action) {
@@ -416,5 +414,15 @@ fn seen(action: &Action) -> String {
         Action::Traffic { .. } => "INSYNC, and the answer is right".to_owned(),
         Action::Manifests { .. } => "they are there".to_owned(),
         Action::Verified { .. } => "it does".to_owned(),
+    }
+}
+
+fn is_the_same(one: &Action, other: &Action) -> bool {
+    match (one, other) {
+        // With or without a wait before it, a database is promoted once.
+        (Action::DatabasePromoted { database: one, .. }, Action::DatabasePromoted { database: other, .. }) => {
+            one == other
+        }
+        (one, other) => one == other,
     }
 }
