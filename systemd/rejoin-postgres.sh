@@ -31,13 +31,32 @@ keep=${KEEP:-postgresql.conf pg_hba.conf pg_ident.conf server.crt server.key}
 recovery=$(psql -XAtq -d "$primary connect_timeout=5" -c 'SELECT pg_is_in_recovery()')
 [ "$recovery" = f ] || { echo "$FAILOVERD_PRIMARY_HOST:$FAILOVERD_PRIMARY_PORT is in recovery" >&2; exit 1; }
 
+# For a moment after a promotion the new primary's control file still names the old timeline, and pg_rewind would find nothing
+# to do. A checkpoint ends that: one that we may ask for (a superuser, or a member of pg_checkpoint), or its own.
+has_its_timeline() {
+  psql -XAtq -d "$primary connect_timeout=5" -c "SELECT timeline_id = \
+    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int FROM pg_control_checkpoint()"
+}
+CHECKPOINT_WITHIN=600
+await_timeline() {
+  psql -XAtq -d "$primary connect_timeout=5" -c CHECKPOINT || echo "may not ask for a checkpoint; its own is waited for"
+  for _ in $(seq "$CHECKPOINT_WITHIN"); do
+    [ "$(has_its_timeline)" != t ] || return 0
+    sleep 1
+  done
+  echo "the new primary has made no checkpoint on its timeline within ${CHECKPOINT_WITHIN} s"
+  return 1
+}
+
 work() {
   local kept
   kept=$(mktemp -d "$data.kept.XXXXXX")
   for file in $keep; do [ ! -e "$data/$file" ] || cp -p "$data/$file" "$kept/"; done
+  local can_rewind=no
+  if await_timeline; then can_rewind=yes; fi
   echo "stopping the server"
   sh -c "$stop" 9>&-
-  if pg_rewind --target-pgdata="$data" --source-server="$primary" --write-recovery-conf --progress; then
+  if [ "$can_rewind" = yes ] && pg_rewind --target-pgdata="$data" --source-server="$primary" --write-recovery-conf --progress; then
     echo "rewound"
   else
     echo "pg_rewind cannot do it; taking a base backup"

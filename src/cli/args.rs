@@ -313,7 +313,7 @@ Examples:
     )]
     Skip(StepArgs),
 
-    /// Undo what was done and end an incident; refused after its first commit point, unless nothing came of that
+    /// Undo what was done and end an incident; refused after its first commit point
     #[command(
         display_order = 30,
         after_help = "Examples:

@@ -202,7 +202,7 @@ pub enum Fact {
         #[serde(with = "friendly::option")]
         loss: Option<Duration>,
         /// A promotion waits for everything that the old primary wrote, and does not happen without it.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         lossless: bool,
         /// What was allowed although a guard spoke against it.
         exceptions: Vec<String>,
@@ -284,7 +284,7 @@ pub enum Fact {
         /// What is in the way.
         why: String,
         /// The world shows that nothing came of any attempt before it either.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         untouched: bool,
     },
     /// The region that is left has the role for these no more: whoever asks there is told so, and where it cannot be told

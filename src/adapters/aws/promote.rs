@@ -15,9 +15,7 @@ use crate::ports::{Look, Permit, Setback};
 /// What a look saw, for the call that follows.
 #[derive(Debug, Serialize, Deserialize)]
 struct Seen {
-    status: String,
     source: Option<String>,
-    operable: bool,
 }
 
 impl AwsActuator {
@@ -36,17 +34,17 @@ impl AwsActuator {
                 "{identifier} replicates from {source} and not from {expected} ({from}): promoting it would lose what {from} has"
             )));
         }
-        // It may be on its way already, and cannot be promoted in any case.
-        if found.source.is_some() && !found.is_operable() {
+        // It may be on its way: that nothing was sent cannot be told from this.
+        if !found.is_operable() {
             return Err(Setback::Transient(format!(
-                "{identifier} is {}: it cannot be promoted before it is available",
+                "{identifier} is {}: what becomes of it is seen once it is available",
                 found.status
             )));
         }
         Ok(Look {
-            satisfied: found.source.is_none() && found.is_operable(),
+            satisfied: found.source.is_none(),
             summary: format!("{identifier}: {}", found.summary()),
-            previous: remember(&Seen { operable: found.is_operable(), status: found.status, source: found.source })?,
+            previous: remember(&Seen { source: found.source })?,
         })
     }
 
@@ -63,12 +61,6 @@ impl AwsActuator {
         if seen.source.is_none() {
             // The promotion is on its way; verification waits for the rest.
             return Ok(());
-        }
-        if !seen.operable {
-            return Err(Setback::Transient(format!(
-                "{identifier} is {}: it cannot be promoted before it is available",
-                seen.status
-            )));
         }
         if lossless {
             self.proofs.catch_up.caught_up(database, from).await.map_err(|setback| match setback {
