@@ -277,7 +277,7 @@ impl Draft<'_> {
         if parts.is_empty() {
             return Err(format!("{id} is unwinding already"));
         }
-        let left = if standby_lost { self.left_with_the_standby(incident)? } else { Vec::new() };
+        let left = if standby_lost { self.left_with_the_standby(incident)? } else { BTreeMap::new() };
         let is_whole = standby_lost || self.is_as_if_uncommitted(incident);
         let (committed, undone): (Vec<Part>, Vec<Part>) =
             parts.into_iter().partition(|part| incident.plan.is_committed(part) && !is_whole);
@@ -304,7 +304,7 @@ impl Draft<'_> {
     }
 
     /// What had moved to a region that is lost for good, and where it is served again: where the incident found it.
-    fn left_with_the_standby(&self, incident: &Incident) -> Result<Vec<(ComponentId, RegionId)>, String> {
+    fn left_with_the_standby(&self, incident: &Incident) -> Result<BTreeMap<ComponentId, RegionId>, String> {
         let plan = &incident.plan;
         let sent = plan.steps.iter().filter(|step| {
             plan.progress.get(&step.id).is_some_and(|progress| progress.has_passed_commit_point && progress.has_sent())
