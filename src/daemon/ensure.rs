@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Closed, Gate, Permits};
 use crate::domain::time::human;
 use crate::plan::Action;
-use crate::ports::{Actuator, Clock, Permit, Setback};
+use crate::ports::{Actuator, Clock, Permit, PermitExpired, Setback};
 
 /// A verification that is not there yet is repeated after this long, at first.
 const POLL_MIN: Duration = Duration::from_millis(50);
@@ -47,6 +47,8 @@ pub(super) enum Stopped {
     Cancelled,
     /// Nothing was sent, and nothing may be: the stop file, a pause, a hold.
     NotBegun(String),
+    /// The world is another one than when it was judged.
+    TooLate { why: String, acted: bool },
     /// The daemon ends. Nothing is reported: what was started is taken up again after the next start.
     Interrupted,
 }
@@ -96,7 +98,7 @@ impl Ensure<'_> {
                 patience.tell(&look.summary);
             }
             if !look.satisfied {
-                permit = patience.at_the_gate(permit, acted).await?;
+                permit = patience.at_the_gate(permit, Some(acted)).await?;
                 patience.tell(&format!("{}; acting", look.summary));
                 let call = self.actuator.act(self.key, self.action, &look, &permit);
                 // Whatever comes back, something may have been done.
@@ -123,7 +125,7 @@ impl Ensure<'_> {
         let mut permit = permit;
         loop {
             patience.check()?;
-            permit = patience.at_the_gate(permit, true).await?;
+            permit = patience.at_the_gate(permit, None).await?;
             let call = self.actuator.undo(self.key, self.action, previous, &permit);
             match patience.uninterrupted("undo", call, &permit).await {
                 Ok(note) => return Ok(note),
@@ -238,12 +240,20 @@ impl<'a> Patience<'a> {
     }
 
     /// Waits for the gate within the deadline; the stop file may go away again. Where nothing was sent yet, nothing waits
-    /// for that: by then the world is another one, and the step is judged anew.
-    async fn at_the_gate(&mut self, permit: Permit, acted: bool) -> Result<Permit, Stopped> {
+    /// for that: by then the world is another one, and the step is judged anew. `acted`: a call of the step was sent before;
+    /// none for an undo, which is not judged.
+    async fn at_the_gate(&mut self, permit: Permit, acted: Option<bool>) -> Result<Permit, Stopped> {
+        let is_grave = self.ensure.action.is_grave();
+        let (is_first, is_again) = (acted == Some(false), acted == Some(true) && is_grave);
         loop {
             self.check()?;
-            let passed = match self.ensure.gate.moves(self.ensure.key) {
-                Ok(()) => self.ensure.gate.pass_with(&permit, self.ensure.call_timeout, self.ensure.permits).await,
+            if is_first && is_grave && permit.time_left(self.ensure.clock.now()).is_err() {
+                // Renewing it would say that the ledger is still ours, and not that the world is still as it was judged.
+                return Err(Stopped::TooLate { why: PermitExpired.to_string(), acted: false });
+            }
+            let Ensure { gate, key, call_timeout, permits, .. } = *self.ensure;
+            let passed = match gate.moves(key) {
+                Ok(()) => gate.pass_with(key, &permit, call_timeout, is_again, permits).await,
                 Err(closed) => Err(closed),
             };
             // What came meanwhile wins: nothing has been sent yet.
@@ -253,7 +263,8 @@ impl<'a> Patience<'a> {
                     self.check()?;
                     return Ok(permit);
                 }
-                Err(Closed::Stopped(why)) if !acted => return Err(Stopped::NotBegun(why)),
+                Err(Closed::Stopped(why)) if is_first => return Err(Stopped::NotBegun(why)),
+                Err(Closed::Outdated(why)) => return Err(Stopped::TooLate { why, acted: !is_first }),
                 Err(Closed::Draining) => return Err(Stopped::Interrupted),
                 Err(closed @ Closed::Halted(_)) => return Err(Stopped::Failed(closed.to_string())),
                 Err(closed @ (Closed::Stopped(_) | Closed::NoPermit(_))) => {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::executor::Executor;
-use super::gate::{Gate, Renewal};
+use super::gate::{Closed, Gate, Renewal};
 use super::handle::{Answer, Board, Request};
 use super::keepsake::Keepsake;
 use super::memory::Diary;
@@ -62,7 +62,7 @@ pub struct Parts {
     pub council: Option<Council>,
     /// Index of the next frame.
     pub next_index: u64,
-    /// How long a permit lasts after its facts are durable.
+    /// How long a permit lasts after its facts were decided.
     pub permit: Duration,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -424,7 +424,8 @@ impl EventLoop {
         }
         self.confirm(now);
         self.parts.gate.stand_still(self.parts.controller.standstill(now));
-        let permit = durable.permit(now, self.parts.permit);
+        // From when it was decided, however long the record took.
+        let permit = durable.permit(frame.at, self.parts.permit);
         let is_anything_asked = !perform.is_empty();
         for effect in perform {
             telemetry::effect(&effect);
@@ -476,12 +477,15 @@ impl EventLoop {
     fn renew(&mut self, renewal: Renewal) {
         let now = self.now();
         let answer = match (&self.broken, self.parts.gate.draining().is_cancelled()) {
-            (Some(why), _) => Err(format!("halted: {why}")),
-            (None, true) => Err("the daemon is ending".to_owned()),
-            (None, false) => renewal
-                .permit
-                .renewed(&self.lease, now, self.parts.permit)
-                .ok_or_else(|| "another epoch leads, or the lease ran out".to_owned()),
+            (Some(why), _) => Err(Closed::NoPermit(format!("halted: {why}"))),
+            (None, true) => Err(Closed::NoPermit("the daemon is ending".to_owned())),
+            (None, false) => match self.parts.controller.outdated(now, &renewal.key) {
+                Some(why) => Err(Closed::Outdated(why)),
+                None => {
+                    let renewed = renewal.permit.renewed(&self.lease, now, self.parts.permit);
+                    renewed.ok_or_else(|| Closed::NoPermit("another epoch leads, or the lease ran out".to_owned()))
+                }
+            },
         };
         let _ = renewal.answer.send(answer);
     }

@@ -271,6 +271,7 @@ impl Shared {
             Err(Stopped::OutOfReach(why)) => StepOutcome::OutOfReach { why },
             Err(Stopped::Cancelled) => StepOutcome::Cancelled,
             Err(Stopped::NotBegun(why)) => StepOutcome::NotBegun { why },
+            Err(Stopped::TooLate { why, acted }) => StepOutcome::TooLate { why, acted },
             Err(Stopped::Interrupted) => return None,
         };
         drop(ended);
@@ -278,7 +279,7 @@ impl Shared {
             StepOutcome::Reached { .. } => "reached",
             StepOutcome::Failed { .. } | StepOutcome::OutOfReach { .. } => "failed",
             StepOutcome::Cancelled => "cancelled",
-            StepOutcome::NotBegun { .. } => "not_begun",
+            StepOutcome::NotBegun { .. } | StepOutcome::TooLate { .. } => "not_begun",
         };
         telemetry::step_ended(&task.action, label, self.clock.now().monotonic.saturating_sub(began));
         Some(Input::Finished { plan: task.plan.clone(), step: task.step.clone(), attempt: task.attempt, outcome })
@@ -328,7 +329,7 @@ impl Shared {
 
     async fn claim(&self, world: &World, claim: &Claim, replace: bool, permit: &Permit) -> Option<Input> {
         let claiming = async {
-            let permit = match self.gate.pass_with(permit, self.call_timeout, &self.permits).await {
+            let permit = match self.gate.pass_with("claim", permit, self.call_timeout, false, &self.permits).await {
                 Ok(permit) => permit,
                 Err(Closed::Draining) => return,
                 Err(closed) => return tracing::warn!("the clusters are not claimed: {closed}"),
@@ -466,7 +467,9 @@ impl Shared {
 fn told(end: Result<String, Stopped>) -> Option<Result<String, String>> {
     match end {
         Ok(note) => Some(Ok(note)),
-        Err(Stopped::Failed(why) | Stopped::OutOfReach(why) | Stopped::NotBegun(why)) => Some(Err(why)),
+        Err(
+            Stopped::Failed(why) | Stopped::OutOfReach(why) | Stopped::NotBegun(why) | Stopped::TooLate { why, .. },
+        ) => Some(Err(why)),
         Err(Stopped::Cancelled) => Some(Err("cancelled".to_owned())),
         Err(Stopped::Interrupted) => None,
     }

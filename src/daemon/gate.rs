@@ -29,6 +29,8 @@ pub enum Closed {
     Stopped(String),
     /// The permit ran out, and was not renewed.
     NoPermit(String),
+    /// The world is another one than when the step was judged.
+    Outdated(String),
 }
 
 impl fmt::Display for Closed {
@@ -36,7 +38,7 @@ impl fmt::Display for Closed {
         match self {
             Self::Draining => f.write_str("the daemon is ending"),
             Self::Halted(why) => write!(f, "halted: {why}"),
-            Self::Stopped(why) => f.write_str(why),
+            Self::Stopped(why) | Self::Outdated(why) => f.write_str(why),
             Self::NoPermit(why) => write!(f, "no permit to act: {why}"),
         }
     }
@@ -148,12 +150,20 @@ impl Gate {
         }
     }
 
-    /// Everything: an answer is the permit to use for the next call, renewed where less than `needed` was left of it.
-    pub async fn pass_with(&self, permit: &Permit, needed: Duration, permits: &Permits) -> Result<Permit, Closed> {
+    /// Everything: an answer is the permit to use for the next call, renewed where less than `needed` was left of it; or, for
+    /// what is `again` sent of `key`, in any case, because it is judged by that.
+    pub async fn pass_with(
+        &self,
+        key: &str,
+        permit: &Permit,
+        needed: Duration,
+        again: bool,
+        permits: &Permits,
+    ) -> Result<Permit, Closed> {
         self.pass().await?;
         let permit = match permit.time_left(self.clock.now()) {
-            Ok(left) if left >= needed => permit.clone(),
-            Ok(_) | Err(_) => permits.renew(permit).await?,
+            Ok(left) if left >= needed && !again => permit.clone(),
+            Ok(_) | Err(_) => permits.renew(key, permit).await?,
         };
         // The renewal took its time.
         self.pass().await?;
@@ -176,10 +186,12 @@ pub struct Permits {
 /// One request for more time.
 #[derive(Debug)]
 pub struct Renewal {
+    /// `plan/step`.
+    pub key: String,
     /// The permit that ran out, or nearly.
     pub permit: Permit,
     /// Where the answer goes: a new permit, or why not.
-    pub answer: oneshot::Sender<Result<Permit, String>>,
+    pub answer: oneshot::Sender<Result<Permit, Closed>>,
 }
 
 impl Permits {
@@ -189,15 +201,15 @@ impl Permits {
         (Self { requests }, receiver)
     }
 
-    async fn renew(&self, permit: &Permit) -> Result<Permit, Closed> {
+    async fn renew(&self, key: &str, permit: &Permit) -> Result<Permit, Closed> {
         let (answer, answered) = oneshot::channel();
         let asking = async {
-            self.requests.send(Renewal { permit: permit.clone(), answer }).await.ok()?;
+            let (key, permit) = (key.to_owned(), permit.clone());
+            self.requests.send(Renewal { key, permit, answer }).await.ok()?;
             answered.await.ok()
         };
         match tokio::time::timeout(RENEWAL_WITHIN, asking).await {
-            Ok(Some(Ok(permit))) => Ok(permit),
-            Ok(Some(Err(why))) => Err(Closed::NoPermit(why)),
+            Ok(Some(answer)) => answer,
             Ok(None) => Err(Closed::NoPermit("the event loop has ended".to_owned())),
             Err(_elapsed) => Err(Closed::NoPermit("the event loop does not answer".to_owned())),
         }

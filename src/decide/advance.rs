@@ -41,6 +41,7 @@ impl Draft<'_> {
             self.unwind_what_does_not_go(&id);
             self.undo(&id);
             self.retry_what_came_about(&id);
+            self.look_at_failed_promotions(&id);
             self.fence_what_answers(&id);
             self.start(&id);
             self.end(&id);
@@ -376,6 +377,12 @@ impl Draft<'_> {
         match outcome {
             StepOutcome::Reached { note, acted } => {
                 self.forget_what_ailed(&source, &definition.part);
+                // It was a primary when it was seen last.
+                if let Action::Rejoined { database, .. } = &definition.action
+                    && let Some(watch) = self.soft.watches.get_mut(database)
+                {
+                    watch.evidence.serving = None;
+                }
                 self.record(Fact::StepDone { plan, step, note, acted });
                 for (component, region) in definition.places {
                     if self.hard.placement.get(&component) != Some(&region) {
@@ -394,6 +401,13 @@ impl Draft<'_> {
                 self.record(Fact::StepFailed { plan, step, why });
             }
             StepOutcome::Cancelled => self.record(Fact::StepCancelled { plan, step }),
+            StepOutcome::TooLate { why, acted: false } => {
+                self.record(Fact::StepPutBack { plan, step, why, untouched: false });
+            }
+            // As after a restart: it is looked at, and goes on, waits, or is put back.
+            StepOutcome::TooLate { why: _, acted: true } => {
+                self.soft.stopped_sending.insert(key, self.now.monotonic);
+            }
             StepOutcome::NotBegun { why } => {
                 // A pause and a hold are in the record. Of a stop file the daemon says once a second whether it is there.
                 let is_held = self.hard.incident_of(&plan).is_some_and(|incident| incident.is_held);

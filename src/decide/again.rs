@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::{Guard, GuardKind, StepState};
-use crate::domain::{InstanceId, Kind, StepId, time::human};
+use crate::domain::{IncidentId, InstanceId, Kind, PlanId, StepId, time::human};
 use crate::plan::{Action, Part, Step};
 
 /// How a step goes on that has passed its commit point, and of which nobody knows whether it was heard.
@@ -49,8 +49,10 @@ impl Draft<'_> {
         let lifted_by = |left: Duration| format!("{} more, after which it has come about or never does", human(left));
         // By then whatever was sent has come about, or is seen to be under way.
         let sure_after = self.policy.deadlines.promote;
-        let sent = incident.plan.progress.get(&step.id).and_then(|progress| progress.sent);
-        let left = sent.map_or(Duration::ZERO, |sent| sure_after.saturating_sub(self.hard.elapsed(sent, self.now)));
+        // The last call of a former leader came no later than this one began to lead; the last one of this one is known.
+        let stopped = self.soft.stopped_sending.get(&key).copied().unwrap_or_default().max(self.soft.started_at);
+        let since = self.now.monotonic.saturating_sub(stopped);
+        let left = sure_after.saturating_sub(since);
         match seen {
             Ok(_) if !left.is_zero() => {
                 self.wake(self.now.monotonic + left, "what a former leader sent has come about, or never does");
@@ -65,6 +67,15 @@ impl Draft<'_> {
                 lifted_by: format!("an answer, or `failoverd approve {} --accept-unfenced`", incident.id),
             }),
         }
+    }
+
+    /// Why what is under way is not sent again without being judged anew.
+    pub(super) fn outdated(&self, key: &str) -> Option<String> {
+        let (plan, step) = key.split_once('/')?;
+        let incident = self.hard.incident_of(&PlanId::from(plan))?;
+        let step = incident.plan.step(&StepId::from(step))?;
+        let old = self.still_serves(incident, step)?;
+        Some(format!("{old} answers again, and is not fenced"))
     }
 
     /// What the step is to replace answers, without a fence; and, where that is no database, nothing irreversible is known to
@@ -179,10 +190,54 @@ impl Draft<'_> {
         is_said && place.is_some_and(|at| at.region == incident.target && !self.is_seen_answering(at))
     }
 
-    /// A promotion that waited for everything, and that nothing came of.
-    pub(super) fn only_waited(&self, incident: &Incident, step: &StepId) -> bool {
-        let Some(progress) = incident.plan.progress.get(step) else { return false };
-        let is_over = |ended| self.hard.elapsed(ended, self.now) >= self.policy.deadlines.promote;
-        progress.state == StepState::Failed && progress.is_lossless && progress.ended.is_none_or(is_over)
+    /// Promotions that failed, and of which nobody knows whether they come about all the same: they are looked at all the
+    /// time, so that whoever aborts has an answer at once.
+    pub(super) fn look_at_failed_promotions(&mut self, id: &IncidentId) {
+        let Some(incident) = self.incident(id) else { return };
+        let plan = &incident.plan;
+        let is_failed = |step: &&Step| {
+            matches!(step.action, Action::DatabasePromoted { .. })
+                && plan.is_wanted(&step.id)
+                && plan.state(&step.id) == StepState::Failed
+                && plan.progress.get(&step.id).is_some_and(|progress| progress.has_sent())
+        };
+        let failed = plan.steps.iter().filter(is_failed).map(|step| step.id.clone());
+        let stale: Vec<StepId> = failed.filter(|step| self.fresh_look(&plan.id, step).is_none()).collect();
+        for step in stale {
+            self.look(id, &step);
+        }
+    }
+
+    /// Nothing came of a promotion that failed, and nothing will: long after the last call it is still a replica that
+    /// nobody promotes. An answer of a probe does not tell: one that is being promoted answers as a replica until it is.
+    pub(super) fn why_not_in_vain(&self, incident: &Incident, step: &Step) -> Option<String> {
+        let Action::DatabasePromoted { database, .. } = &step.action else {
+            return Some(format!("{} cannot be taken back", step.id));
+        };
+        let progress = incident.plan.progress.get(&step.id)?;
+        if progress.state != StepState::Failed {
+            return Some(format!("{} has not failed", step.id));
+        }
+        let spent = progress.ended.map_or(Duration::MAX, |ended| self.hard.elapsed(ended, self.now));
+        let left = self.policy.deadlines.promote.saturating_sub(spent);
+        if !left.is_zero() {
+            return Some(format!(
+                "what was sent to {database} may still come about; in {} that will be known",
+                human(left)
+            ));
+        }
+        // While it is looked at again, what was seen a moment ago still holds.
+        let look = self.soft.looks.get(&(incident.plan.id.clone(), step.id.clone()));
+        let (seen_at, seen) =
+            look.and_then(|look| look.seen.as_ref()).map_or((Duration::ZERO, None), |(at, seen)| (*at, Some(seen)));
+        let is_old = self.now.monotonic.saturating_sub(seen_at) > 2 * self.policy.guards.look_fresh;
+        match seen.filter(|_| !is_old) {
+            Some(Ok(look)) if look.satisfied => Some(format!("{database} is promoted: {}", look.summary)),
+            Some(Ok(_)) => None,
+            Some(Err(why)) => Some(format!("it is not known whether {database} is being promoted: {why}")),
+            None => Some(format!(
+                "whether {database} is being promoted is just being looked at; order it again in a moment"
+            )),
+        }
     }
 }

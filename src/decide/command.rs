@@ -10,7 +10,7 @@ use super::losses::promotion;
 use super::targets::target;
 use super::{Command, Fact, StepState};
 use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, Serving, StepId, time::human};
-use crate::plan::{Action, Part, Purpose};
+use crate::plan::{Action, Part, Purpose, Step};
 
 impl Draft<'_> {
     /// An order that a former leader took, and that is in the ledger for as long as its answer is not, is not taken twice.
@@ -94,7 +94,7 @@ impl Draft<'_> {
         let planned = self.draw(&id, &source, &part, Purpose::Failover, None).map_err(|no_plan| no_plan.to_string())?;
         // Forced or not: it would be called promoted, and take no writes.
         let mut promoted = planned.steps.iter().filter_map(|step| Some(promotion(&step.action)?.0));
-        if force && let Some(database) = promoted.find(|database| self.hard.fenced.contains(*database)) {
+        if let Some(database) = promoted.find(|database| self.hard.fenced.contains(*database)) {
             return Err(format!(
                 "{database} was fenced, and lacks what was written since. If it shall serve all the same: take its fence down by \
                  hand, then `failoverd adopt --placement {}={}`. Otherwise `failoverd rejoin {database}` first",
@@ -253,6 +253,18 @@ impl Draft<'_> {
                 ));
             }
         }
+        if let Action::Traffic { traffic, .. } = &definition.action {
+            let receives = |region: &RegionId| {
+                let id = InstanceId { component: traffic.clone(), region: region.clone() };
+                self.soft.watches.get(&id).is_some_and(|watch| watch.evidence.serving == Some(Serving::Writable))
+            };
+            if receives(&incident.source) && definition.places.values().any(|region| !receives(region)) {
+                return Err(format!(
+                    "{traffic} still sends clients to {}; change the record by hand first, then skip the step",
+                    incident.source
+                ));
+            }
+        }
         let places = definition.places.clone();
         self.record(Fact::StepSkipped { plan, step: step.clone(), by });
         // The person says that it is as it should be: the work goes on as if the step had done it.
@@ -278,14 +290,16 @@ impl Draft<'_> {
             return Err(format!("{id} is unwinding already"));
         }
         let left = if standby_lost { self.left_with_the_standby(incident)? } else { BTreeMap::new() };
-        let is_whole = standby_lost || self.is_as_if_uncommitted(incident);
+        let why = if standby_lost { None } else { self.why_committed(incident) };
         let (committed, undone): (Vec<Part>, Vec<Part>) =
-            parts.into_iter().partition(|part| incident.plan.is_committed(part) && !is_whole);
+            parts.into_iter().partition(|part| incident.plan.is_committed(part) && why.is_some());
         if undone.is_empty() {
             return Err(format!(
-                "{id} has passed a commit point: it can only go forward (`failoverd retry`, `failoverd skip`, \
+                "{id} has passed a commit point, and {}: it can only go forward (`failoverd retry`, `failoverd skip`, \
                  `failoverd hold`). Where {} is lost for good, and {} is well: `failoverd abort {id} --standby-lost`",
-                incident.target, incident.source
+                why.unwrap_or_default(),
+                incident.target,
+                incident.source
             ));
         }
         for part in undone.iter().cloned() {
@@ -327,18 +341,17 @@ impl Draft<'_> {
         Ok(moved.map(|(component, _)| (component.clone(), incident.source.clone())).collect())
     }
 
-    /// All that was sent beyond a commit point are promotions that were refused, and the standbys are seen to be replicas.
-    fn is_as_if_uncommitted(&self, incident: &Incident) -> bool {
+    /// What was sent beyond a commit point and may have come about, or still may.
+    fn why_committed(&self, incident: &Incident) -> Option<String> {
         let plan = &incident.plan;
-        let committed = plan.steps.iter().filter_map(|step| Some((step, plan.progress.get(&step.id)?)));
-        let mut committed = committed.filter(|(_, progress)| progress.has_passed_commit_point && progress.has_sent());
-        committed.all(|(step, progress)| {
-            let Action::DatabasePromoted { database, .. } = &step.action else { return false };
-            let watch = self.soft.watches.get(database).filter(|watch| watch.is_answering(self.now.monotonic));
-            progress.state == StepState::Failed
-                && (progress.note.starts_with("refused") || self.only_waited(incident, &step.id))
-                && watch.is_some_and(|watch| watch.evidence.serving == Some(Serving::Replica))
-        })
+        let is_sent = |step: &&Step| {
+            let progress = plan.progress.get(&step.id);
+            progress.is_some_and(|progress| progress.has_passed_commit_point && progress.has_sent())
+        };
+        let mut sent: Vec<&Step> = plan.steps.iter().filter(is_sent).collect();
+        // What cannot come to nothing says it best.
+        sent.sort_by_key(|step| matches!(step.action, Action::DatabasePromoted { .. }));
+        sent.into_iter().find_map(|step| self.why_not_in_vain(incident, step))
     }
 
     fn adopt(&mut self, by: String, stated: BTreeMap<ComponentId, RegionId>) -> Result<String, String> {
@@ -351,6 +364,17 @@ impl Draft<'_> {
             return self.take_charge(by);
         }
         self.are_places(&stated)?;
+        // A mistyped region would have the only database that takes writes demoted by its guardian.
+        let is_replica = |(component, region): (&ComponentId, &RegionId)| {
+            let id = InstanceId { component: component.clone(), region: region.clone() };
+            let watch = self.soft.watches.get(&id).filter(|watch| watch.is_answering(self.now.monotonic))?;
+            (watch.kind == Kind::Database && watch.evidence.serving == Some(Serving::Replica)).then_some(id)
+        };
+        if let Some(replica) = stated.iter().find_map(is_replica) {
+            return Err(format!(
+                "{replica} is a replica and takes no writes: it does not serve; promote it first, by hand"
+            ));
+        }
         let mut placement =
             if self.hard.is_adopted { self.hard.placement.clone() } else { initial_placement(self.policy) };
         for (component, policy) in &self.policy.components {

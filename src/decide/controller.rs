@@ -10,7 +10,7 @@ use super::hard::Hard;
 use super::soft::Soft;
 use super::{Decision, Effect, Fact, Frame, Input, Sample};
 use crate::domain::{Bug, Bugs, Evidence, Finding, InstanceId, Kind, Layer, Now, Observation, PlanId, Policy, Serving};
-use crate::health::{References, Watch};
+use crate::health::{References, Silence, Watch};
 
 /// Decides. Owned by exactly one loop; everything it knows of the world comes in as an [`Input`].
 #[derive(Debug)]
@@ -222,6 +222,11 @@ impl Controller {
         self.soft.halted.is_some() || self.hard.halted.is_some()
     }
 
+    /// Why a call of `key` (`plan/step`) that was sent before is not sent again, if so: the world is another one by now.
+    pub fn outdated(&mut self, now: Now, key: &str) -> Option<String> {
+        self.read_draft(now, |draft| draft.outdated(key))
+    }
+
     /// When to step with [`Input::Tick`] if nothing else happens, on the monotonic clock, and why.
     pub fn next_deadline(&self) -> Option<(Duration, &'static str)> {
         self.deadline
@@ -234,6 +239,7 @@ impl Controller {
         self.soft.references = References::default();
         self.soft.council.start_again();
         self.soft.witnessed.clear();
+        self.soft.knew_better.clear();
         self.soft.looks.clear();
         self.soft.survey = None;
         self.soft.survey_asked = None;
@@ -339,6 +345,12 @@ impl Controller {
             let ago = now.monotonic.saturating_sub(observation.began);
             let at = now.wall.checked_sub(ago).unwrap_or(now.wall);
             watch.positions.push(Sample { at, position });
+        }
+        // The time that is not seen of an outage is no loss: the same as with a restart in the middle of one.
+        if let Some((since, until)) = watch.failing_before(observation.began, &self.soft.limits) {
+            let at = |then: Duration| now.wall.checked_sub(now.monotonic.saturating_sub(then)).unwrap_or(now.wall);
+            let since = watch.silence().map_or(at(since), |silence| silence.stopped(at(since)));
+            watch.remember_silence(Silence { since, until: at(until) });
         }
         let before = readiness(&watch.evidence);
         let changed = watch.observe(observation, counts, &self.soft.limits, now.monotonic);

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::controller::Draft;
+use super::handover::HAND_OVER_AFTER;
 use super::incident::Progress;
 use super::{Effect, Fact, StepState};
-use crate::domain::{Bug, IncidentId, InstanceId, Serving, StepId};
+use crate::domain::{Bug, IncidentId, InstanceId, ObserverId, PlanId, Serving, StepId};
+use crate::health::Opinion;
 use crate::plan::{Action, Step};
 
 /// A fence that could not be put up, and whose database answers all the same, is tried again after this.
@@ -25,12 +27,12 @@ impl Draft<'_> {
         if self.takeover().is_some() {
             return;
         }
+        self.hand_over_fences();
         let due: Vec<(InstanceId, u32)> = self
             .hard
             .owed
             .iter()
-            .filter(|(database, _)| self.is_served_elsewhere(database) || self.is_replaced_in_the_world(database))
-            .filter(|(database, _)| self.is_answering(database))
+            .filter(|(database, _)| self.is_due_to_be_fenced(database))
             .filter(|(database, _)| match self.soft.owed_under_way.get(*database) {
                 None => true,
                 Some(attempt) => attempt.again.is_some_and(|again| again <= self.now.monotonic),
@@ -52,6 +54,56 @@ impl Draft<'_> {
             let deadline = if is_managed { patience } else { deadlines.fence };
             self.perform(Effect::FenceOwed { database, key, attempt, deadline });
         }
+    }
+
+    /// It answers somebody, and another one serves in its place. What this daemon alone cannot reach is tried as well: a fence
+    /// in the cloud may need nothing but the cloud, and of one that fails people are told.
+    fn is_due_to_be_fenced(&self, database: &InstanceId) -> bool {
+        (self.is_served_elsewhere(database) || self.is_replaced_in_the_world(database))
+            && self.is_seen_answering(database)
+    }
+
+    /// Databases whose fence is owed and could not be put up, and that answer.
+    pub(super) fn unfenced(&self) -> impl Iterator<Item = &InstanceId> {
+        let has_failed = |database: &&InstanceId| {
+            self.soft.owed_under_way.get(*database).is_some_and(|attempt| attempt.failures > 0)
+        };
+        self.hard.owed.keys().filter(has_failed).filter(|database| self.is_due_to_be_fenced(database))
+    }
+
+    /// Databases whose fence is owed, that others see answer, and that this daemon cannot reach.
+    fn fences_out_of_reach(&self) -> impl Iterator<Item = &InstanceId> {
+        let owed = self.hard.owed.keys();
+        owed.filter(|database| self.is_due_to_be_fenced(database) && !self.is_answering(database))
+    }
+
+    /// The observer sees answer what is to be fenced, as far as anybody does.
+    pub(super) fn reaches_owed_fences(&self, observer: &ObserverId) -> bool {
+        let mut due = self.hard.owed.keys().filter(|database| self.is_due_to_be_fenced(database));
+        due.all(|database| matches!(self.opinion(observer, database), Opinion::Answers { .. }))
+    }
+
+    /// Remembers since when, for a leader that gives the lead to one that reaches it.
+    fn hand_over_fences(&mut self) {
+        let key = |database: &InstanceId| (PlanId::from(OWED), StepId::from(format!("fence-{database}")));
+        let now = self.now.monotonic;
+        let out: Vec<(PlanId, StepId)> = self.fences_out_of_reach().map(key).collect();
+        self.soft.out_of_reach.retain(|known, _| known.0.as_str() != OWED || out.contains(known));
+        for key in out {
+            let until = *self.soft.out_of_reach.entry(key).or_insert(now) + HAND_OVER_AFTER;
+            if until > now {
+                self.wake(until, "an owed fence is out of reach of this daemon");
+            }
+        }
+    }
+
+    /// Somebody else reaches what is to be fenced. Whoever leads waits a moment for its own probe.
+    pub(super) fn should_let_others_fence(&self) -> bool {
+        let mut out = self.fences_out_of_reach().peekable();
+        let is_lasting = |(key, since): (&(PlanId, StepId), &Duration)| {
+            key.0.as_str() == OWED && self.now.monotonic.saturating_sub(*since) >= HAND_OVER_AFTER
+        };
+        out.peek().is_some() && (!self.soft.is_started || self.soft.out_of_reach.iter().any(is_lasting))
     }
 
     /// A promotion that was sent came about after all, in its own time: its plan goes on, with its fence. And one that waited
@@ -142,7 +194,7 @@ impl Draft<'_> {
             .steps
             .iter()
             .filter(|step| plan.state(&step.id) == StepState::Owed && plan.is_wanted(&step.id) && promotes_after(step))
-            .filter(|step| plan.fence_of(&step.id).is_some_and(|database| self.is_answering(&database)))
+            .filter(|step| plan.fence_of(&step.id).is_some_and(|database| self.is_seen_answering(&database)))
             .filter(|step| {
                 let ended = plan.progress.get(&step.id).and_then(|progress| progress.ended);
                 ended.is_none_or(|ended| self.hard.elapsed(ended, self.now) >= FENCE_AGAIN)

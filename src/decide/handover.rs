@@ -11,7 +11,7 @@ use crate::domain::{IncidentId, ObserverId, PlanId, StepId};
 use crate::plan::{Action, Step};
 
 /// What a step needs has not answered this daemon for so long: longer than the restart of a name server or a proxy takes.
-const HAND_OVER_AFTER: Duration = Duration::from_secs(30);
+pub(super) const HAND_OVER_AFTER: Duration = Duration::from_secs(30);
 
 /// Who handed a step over, and in which epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]

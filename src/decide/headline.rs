@@ -62,6 +62,12 @@ impl Draft<'_> {
                     network of our own"
                 .to_owned();
         }
+        if let Some(database) = self.unfenced().next() {
+            return format!(
+                "watching{paused} {}; {database} STILL ACCEPTS WRITES, and is not fenced",
+                serving.join(", ")
+            );
+        }
         // Whatever it answers: that it takes writes is not known.
         if let Some((database, _)) = self.unguarded().first() {
             return format!(

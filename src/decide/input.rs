@@ -160,6 +160,13 @@ pub enum StepOutcome {
     },
     /// Stopped on request.
     Cancelled,
+    /// The world is another one than when it was judged, and it is judged anew.
+    TooLate {
+        /// What is another.
+        why: String,
+        /// Something may have been sent.
+        acted: bool,
+    },
     /// Nothing was sent, and nothing may be for now: it is judged anew when that is over.
     NotBegun {
         /// What is in the way.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::controller::{Controller, Draft};
+use super::incident::Incident;
 use super::soft::Soft;
-use super::{Effect, Fact, Guard, GuardKind};
+use super::{Effect, Fact, Guard, GuardKind, StepState};
 use crate::domain::{Bug, Mode, Now, ObserverId, RegionId, time::human};
 
 impl Controller {
@@ -122,7 +123,7 @@ impl Draft<'_> {
         if let Some(why) = self.outnumbered() {
             return Fitness::Outnumbered(why);
         }
-        if self.has_handed_over() {
+        if self.has_handed_over() || self.should_let_others_fence() {
             return Fitness::OutOfReach;
         }
         let is_inside = self.hard.placement.values().any(|region| *region == self.policy.observer_region);
@@ -139,6 +140,7 @@ impl Draft<'_> {
         others.filter(|(_, region)| is_there(region)).any(|(observer, _)| {
             let ballot = self.soft.council.ballot(observer, self.rules(), self.now.monotonic);
             ballot.is_ok_and(|ballot| !ballot.doubts.keys().any(|region| self.is_serving(region)))
+                && self.reaches_owed_fences(observer)
         })
     }
 
@@ -177,7 +179,8 @@ impl Draft<'_> {
         self.soft.claimed.clear();
         self.soft.revoked_since.clear();
         self.soft.roles_idle_since.clear();
-        let is_another = epoch.is_some_and(|epoch| epoch != self.hard.epoch);
+        // Where nobody else can lead, the former leader is the former run, whose calls may be under way like any other's.
+        let is_another = epoch.map_or_else(|| self.has_calls_under_way(), |epoch| epoch != self.hard.epoch);
         let former = self.hard.leader.clone().filter(|_| is_another);
         self.soft.takeover = former.map(|former| Takeover { former, until: None });
         self.hard.to_mut().is_own_clock = true;
@@ -194,6 +197,15 @@ impl Draft<'_> {
             self.perform(Effect::Survey);
         }
         self.claim();
+    }
+
+    /// By the record, something is being done to the world.
+    fn has_calls_under_way(&self) -> bool {
+        let is_at_work = |incident: &Incident| {
+            let mut states = incident.plan.progress.values().map(|progress| progress.state);
+            states.any(|state| matches!(state, StepState::Running | StepState::Undoing))
+        };
+        self.hard.open_incidents().any(is_at_work) || self.hard.owed.values().any(|owed| owed.attempts > 0)
     }
 
     /// Puts the claim of this term up, as soon as nothing of a former leader's can be under way. A claim ends with a
@@ -235,7 +247,10 @@ impl Draft<'_> {
         self.wake(self.now.monotonic + left, "calls of the former leader have ended");
         Some(Guard {
             kind: GuardKind::Takeover,
-            evidence: format!("{former} led before, and calls of its may be under way"),
+            evidence: match former == self.policy.observer {
+                true => "this daemon was started anew, and calls of its former run may be under way".to_owned(),
+                false => format!("{former} led before, and calls of its may be under way"),
+            },
             lifted_by: format!("{} more", human(left)),
         })
     }

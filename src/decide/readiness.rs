@@ -30,9 +30,14 @@ impl Draft<'_> {
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
-        let has_passed =
-            incident.plan.progress.get(&step.id).is_some_and(|p| p.has_passed_commit_point && !p.is_retried);
-        let is_anew = match has_passed.then(|| self.again(&incident, step)) {
+        // What is there is not judged as if it were still to come, however late it came.
+        let is_there = matches!(&step.action, Action::DatabasePromoted { database, .. } if self.takes_writes(database));
+        let has_passed = incident
+            .plan
+            .progress
+            .get(&step.id)
+            .is_some_and(|p| p.has_passed_commit_point && (!p.is_retried || (is_there && p.has_sent())));
+        let is_anew = match (has_passed && !is_there).then(|| self.again(&incident, step)) {
             None | Some(Again::GoOn) => false,
             Some(Again::Anew) => true,
             Some(Again::Look) => return Readiness::Looking,
@@ -435,7 +440,7 @@ impl Draft<'_> {
                 continue;
             };
             let is_lost = other.best_effort
-                || matches!(&other.action, Action::Fenced { database } if !self.is_answering(database));
+                || matches!(&other.action, Action::Fenced { database } if !self.is_seen_answering(database));
             if is_lost && other.id != step.id {
                 // It will be owed, and holds nothing else back.
                 continue;

@@ -9,7 +9,9 @@ use super::roles::Revoked;
 use super::verification::Verification;
 use super::watches::Watches;
 use super::{Alarm, Guard, Input};
-use crate::domain::{Bug, Bugs, ComponentId, ComponentPolicy, InstanceId, Kind, PlanId, Policy, RegionId, StepId};
+use crate::domain::{
+    Bug, Bugs, ComponentId, ComponentPolicy, InstanceId, Kind, ObserverId, PlanId, Policy, RegionId, StepId,
+};
 use crate::health::{Council, Limits, References};
 use crate::plan::Part;
 use crate::ports::{Claim, Look, Setback};
@@ -33,6 +35,8 @@ pub(super) struct Soft {
     pub(super) council: Council,
     /// Since when an observer inside a region has contradicted those outside.
     pub(super) witnessed: BTreeMap<(RegionId, Part), Duration>,
+    /// When an observer inside a region last saw something alive that was lost by the votes of the others.
+    pub(super) knew_better: BTreeMap<(ObserverId, RegionId), Duration>,
     pub(super) newly_seen: BTreeSet<InstanceId>,
     pub(super) looks: BTreeMap<(PlanId, StepId), LookState>,
     pub(super) notes: BTreeMap<(PlanId, StepId), String>,
@@ -41,6 +45,8 @@ pub(super) struct Soft {
     pub(super) cancelled: BTreeSet<(PlanId, StepId)>,
     /// Tasks that this run of the daemon handed out and that have not come back.
     pub(super) under_way: BTreeSet<(PlanId, StepId)>,
+    /// When tasks came back that had sent something and sent it no more, because the world was another one by then.
+    pub(super) stopped_sending: BTreeMap<(PlanId, StepId), Duration>,
     pub(super) survey: Option<(Duration, BTreeMap<RegionId, Option<Claim>>)>,
     pub(super) survey_asked: Option<Duration>,
     /// The claims that were not ours when their clusters were read last.
@@ -130,12 +136,14 @@ impl Soft {
             references: References::default(),
             council: Council::default(),
             witnessed: BTreeMap::new(),
+            knew_better: BTreeMap::new(),
             newly_seen: BTreeSet::new(),
             looks: BTreeMap::new(),
             notes: BTreeMap::new(),
             held: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             under_way: BTreeSet::new(),
+            stopped_sending: BTreeMap::new(),
             survey: None,
             survey_asked: None,
             strangers: BTreeMap::new(),

@@ -106,7 +106,7 @@ impl Draft<'_> {
     /// For how long it has been failing, as far as enough regions say so.
     pub(super) fn failing_for(&self, id: &InstanceId) -> Option<Duration> {
         if self.policy.council.is_alone() {
-            return self.failing_as_watched(id, self.soft.watches.get(id)?);
+            return self.vote_on(id, self.soft.watches.get(id)?);
         }
         self.tally(id).failing_for()
     }
@@ -117,11 +117,18 @@ impl Draft<'_> {
             |(id, lasting): (&'d InstanceId, Duration)| Some((id, self.policy.components.get(&id.component)?, lasting));
         if self.policy.council.is_alone() {
             let restless = self.soft.watches.restless();
-            let failing = restless.filter_map(|(id, watch)| Some((id, self.failing_as_watched(id, watch)?)));
+            let failing = restless.filter_map(|(id, watch)| Some((id, self.vote_on(id, watch)?)));
             return failing.filter_map(with_policy).collect();
         }
         let failing = self.called_failing().into_iter().filter_map(|id| Some((id, self.tally(id).failing_for()?)));
         failing.filter_map(with_policy).collect()
+    }
+
+    /// For how long it has been failing, as this observer says. Who could not tell at the last probe says nothing: what was
+    /// found before may have been its own network, and that network is another one by now.
+    fn vote_on(&self, id: &InstanceId, watch: &Watched) -> Option<Duration> {
+        let counts = watch.could_tell_last() || self.bugs.has(Bug::UnknownIsFailing);
+        self.failing_as_watched(id, watch).filter(|_| counts)
     }
 
     /// What too few regions call failing, with for how long and who says what.
@@ -225,7 +232,12 @@ impl Draft<'_> {
             Opinion::Unsure(_) => {
                 let verdict = self.view_of(observer, id).map(|view| view.verdict);
                 let is_blind = verdict == Some(VerdictKind::Unknown) && *part != Part::Region;
-                answered_ago.is_some_and(|ago| ago < window) || (is_blind && self.knows_better(observer, &id.region))
+                // Once one link of a partition heals, nothing is lost by the votes of the others any more, and the window in
+                // which they were cut off is as full as it was.
+                let knew = self.soft.knew_better.get(&(observer.clone(), id.region.clone()));
+                let knew = knew.is_some_and(|at| self.now.monotonic.saturating_sub(*at) < window);
+                answered_ago.is_some_and(|ago| ago < window)
+                    || (is_blind && (knew || self.knows_better(observer, &id.region)))
             }
         }
     }
@@ -279,6 +291,13 @@ impl Draft<'_> {
     /// Remembers since when witnesses contradict.
     pub(super) fn hear_witnesses(&mut self, candidates: &[Candidate]) {
         let now = self.now.monotonic;
+        let council = &self.policy.council;
+        let inside = council.observers.iter().filter(|_| !council.is_alone() && !candidates.is_empty());
+        let knowing: Vec<_> = inside
+            .filter(|(observer, region)| self.knows_better(observer, region))
+            .map(|(observer, region)| (observer.clone(), region.clone()))
+            .collect();
+        self.soft.knew_better.extend(knowing.into_iter().map(|knowing| (knowing, now)));
         let contradicted: BTreeSet<(RegionId, Part)> = candidates
             .iter()
             .filter(|candidate| candidate.is_full() && self.witness(&candidate.source, &candidate.part).is_some())
@@ -433,7 +452,7 @@ impl Draft<'_> {
         }
         let why = watch.why(now);
         let answered_ago = watch.answered_ago(now);
-        let failing_for = self.failing_as_watched(id, watch).filter(|_| verdict == VerdictKind::Failing);
+        let failing_for = self.vote_on(id, watch).filter(|_| verdict == VerdictKind::Failing);
         // Its own network is in doubt: what it says of a failure says nothing.
         if let Some(lasting) = failing_for
             && let Some(doubt) = self.doubt(&id.region, now.saturating_sub(lasting))

@@ -138,6 +138,21 @@ impl Watch {
         self.silence = None;
     }
 
+    /// A probe that began at `began` comes after a gap, in which this observer was stopped or could not tell, and starts the
+    /// window anew: since when it was failing before that, and until when that was seen.
+    pub fn failing_before(&self, began: Duration, limits: &Limits) -> Option<(Duration, Duration)> {
+        let until = self.window.last().filter(|_| self.window.is_stale(began))?;
+        let since = self.window.failing_since(limits.failing_ratio, limits.recover_for, until)?;
+        // It may have written until the probe after its last answer.
+        let answered = self.last_alive().map(|at| at + self.probing.gap());
+        Some((answered.map_or(since, |answered| answered.max(since)), until))
+    }
+
+    /// It was failing then, and nobody knows whether that has ended.
+    pub fn remember_silence(&mut self, silence: Silence) {
+        self.silence = Some(silence);
+    }
+
     /// What the run before this one saw of it, and when it, or anybody, saw it answer.
     pub fn recall(
         &mut self,
@@ -274,6 +289,11 @@ impl Watch {
     /// The last probe was answered, however long ago that is.
     pub fn answered_last(&self) -> bool {
         matches!(self.last, Some(Finding::Alive))
+    }
+
+    /// The last probe found out something, whatever it was.
+    pub fn could_tell_last(&self) -> bool {
+        !matches!(self.last, Some(Finding::Unknown { .. }))
     }
 
     /// When what was seen last says nothing any more, if nothing is observed until then.

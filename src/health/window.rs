@@ -94,6 +94,11 @@ impl Window {
         self.runs.clear();
     }
 
+    /// When the last observation began.
+    pub fn last(&self) -> Option<Duration> {
+        self.runs.back().map(|run| run.last)
+    }
+
     /// The last observation is too long ago to say anything about `now`.
     pub fn is_stale(&self, now: Duration) -> bool {
         self.runs.back().is_none_or(|run| now.saturating_sub(run.last) > self.gap)

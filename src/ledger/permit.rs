@@ -27,11 +27,11 @@ impl Durable {
         self.index
     }
 
-    /// The right to perform the effects of this frame for `lasting` from `now` on, and never beyond the lease: after
-    /// that another daemon may lead.
-    pub fn permit(self, now: Now, lasting: Duration) -> Permit {
-        let not_after = now.monotonic.saturating_add(lasting).min(self.until);
-        Permit { not_after, epoch: self.epoch, made: Some(now) }
+    /// The right to perform the effects of this frame for `lasting` from when it was `decided`, and never beyond the lease:
+    /// after that another daemon may lead.
+    pub fn permit(self, decided: Now, lasting: Duration) -> Permit {
+        let not_after = decided.monotonic.saturating_add(lasting).min(self.until);
+        Permit { not_after, epoch: self.epoch, made: Some(decided) }
     }
 }
 

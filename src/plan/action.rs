@@ -143,6 +143,25 @@ pub enum Action {
 }
 
 impl Action {
+    /// What it takes away is not simply given back: it is sent while the reasons for it are fresh, or judged anew.
+    pub fn is_grave(&self) -> bool {
+        match self {
+            Self::Fenced { .. }
+            | Self::DatabasePromoted { .. }
+            | Self::Rejoined { .. }
+            | Self::CacheActive { .. }
+            | Self::Traffic { .. } => true,
+            Self::IncidentDeclared { .. }
+            | Self::CaughtUp { .. }
+            | Self::Replicas { .. }
+            | Self::Published { .. }
+            | Self::RolledOut { .. }
+            | Self::StorageReachable { .. }
+            | Self::Manifests { .. }
+            | Self::Verified { .. } => false,
+        }
+    }
+
     /// The instance that has to answer for the action to come about; none where it is the record of the clients' names,
     /// or a check.
     pub fn acts_at(&self) -> Option<&InstanceId> {

@@ -42,6 +42,7 @@ pub(super) struct Checks {
     paused: Option<(jiff::Timestamp, Duration)>,
     halted: bool,
     unwinding: BTreeSet<(PlanId, Part)>,
+    orders: BTreeSet<String>,
     /// Plans that wait for a person because a witness contradicts.
     contradicted: BTreeSet<PlanId>,
     /// The regions with an observer that others can hear and that can tell, and since when.
@@ -135,6 +136,7 @@ impl Checks {
             paused: None,
             halted: false,
             unwinding: BTreeSet::new(),
+            orders: BTreeSet::new(),
             contradicted: BTreeSet::new(),
             voices: BTreeMap::new(),
             leave: leave::Leave::default(),
@@ -270,6 +272,11 @@ impl Checks {
                 known.put_back = if *untouched { known.attempts } else { known.put_back + 1 };
                 known.is_committed &= known.attempts > known.put_back;
             }),
+            Fact::OrderTaken { request, .. } => {
+                if !self.orders.insert(request.clone()) {
+                    found.push(format!("{request} of a person was carried out twice"));
+                }
+            }
             // A person says that it is so.
             Fact::StepSkipped { plan, step, .. } => {
                 self.take_a_persons_word(now);
@@ -351,7 +358,6 @@ impl Checks {
             | Fact::RecoveryPointReached { .. }
             | Fact::DivergenceFound { .. }
             | Fact::GuardiansChanged { .. }
-            | Fact::OrderTaken { .. }
             | Fact::StepHandedOver { .. }
             | Fact::SeenAlive { .. }
             | Fact::SuspicionRaised { .. }

@@ -73,6 +73,8 @@ pub(super) enum Refusal {
     LeaseLost,
     /// A permit ran out before the call was sent.
     PermitRanOut,
+    /// A call was not sent again because the world was another one by then.
+    Outdated,
     /// A call was not sent because the daemon was halted.
     Halted,
     /// A call was not sent because a person had paused or held it meanwhile.

@@ -161,6 +161,11 @@ impl Running {
         }
     }
 
+    /// What is performed is not simply taken back.
+    pub(super) fn is_grave(&self) -> bool {
+        matches!(&self.work, Work::Perform(task) if task.action.is_grave())
+    }
+
     pub(super) fn deadline(&self) -> Duration {
         match &self.work {
             Work::Perform(task) | Work::Undo { task, .. } => task.deadline,

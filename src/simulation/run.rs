@@ -149,6 +149,8 @@ struct Simulation<'a> {
     entries: Vec<Entry>,
     alarms: BTreeSet<String>,
     next_command: u64,
+    /// Orders in the shared ledger, with when they were given.
+    requests: BTreeMap<u64, (Duration, Command)>,
     end: Duration,
 }
 
@@ -179,6 +181,7 @@ impl<'a> Simulation<'a> {
             entries: Vec::new(),
             alarms: BTreeSet::new(),
             next_command: 1,
+            requests: BTreeMap::new(),
             end: START + story.settings.until.unwrap_or(last + AFTER),
         };
         simulation.prepare_ledger();
@@ -489,7 +492,7 @@ impl<'a> Simulation<'a> {
         }
         let sabotage = sabotage.or_else(|| self.sabotage_by_chance());
         self.reaches_ledger(n);
-        let (now, permit) = (self.clock(n), self.setup.permit);
+        let permit = self.setup.permit;
         let Some(daemon) = self.daemon_mut(n) else { return };
         let Some((frame, perform)) = daemon.open.take() else { return };
         if let Some((_, sabotage)) = sabotage {
@@ -510,14 +513,17 @@ impl<'a> Simulation<'a> {
         };
         daemon.next_index += 1;
         daemon.controller.apply(frame.at, &frame.facts);
-        let permit = durable.permit(now, permit);
+        let permit = durable.permit(frame.at, permit);
         self.confirm_roles(n, false);
         let found = self.ended_while_worked_on(n, &frame.facts);
         self.broken(found);
         for fact in frame.facts {
             self.cover(&fact);
             let would = self.would_do(n, &fact);
-            self.note(What::Fact { recorded: fact });
+            // Its answer says the same.
+            if !matches!(fact, Fact::OrderTaken { .. }) {
+                self.note(What::Fact { recorded: fact });
+            }
             if let Some(plan) = would {
                 self.note(What::Would { plan });
             }

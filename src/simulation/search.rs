@@ -147,7 +147,11 @@ impl Search<'_> {
         // What makes everything well again stays: without it, much would not end.
         let calm = format!("+{}s ", chance::CALM_FROM);
         let (calm, mut lines): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| line.starts_with(&calm));
-        let told = |lines: &[&str]| format!("{}\n\n{}\n{}\n", settings.join("\n"), lines.join("\n"), calm.join("\n"));
+        let told = |lines: &[&str]| {
+            let mut lines = [lines, &calm].concat();
+            lines.sort_by_key(|line| moment(line));
+            format!("{}\n\n{}\n", settings.join("\n"), lines.join("\n"))
+        };
         let mut tries = 0;
         let mut size = lines.len() / 2;
         while size > 0 {
@@ -174,6 +178,11 @@ impl Search<'_> {
         }
         told(&lines)
     }
+}
+
+/// When a line of a day happens, in seconds.
+fn moment(line: &str) -> u64 {
+    line.trim_start_matches('+').split('s').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// What broke first, without what differs from run to run.

@@ -55,6 +55,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("a region that is not defined", "[http.site.regions.us-east-1]", "[http.site.regions.us-esat-1]"),
     ("two primary regions", "role = \"secondary\"", "role = \"primary\""),
     ("no primary region", "role = \"primary\"", "role = \"tertiary\""),
+    ("two regions that could take over", "", "[regions.eu-west-1]\nrole = \"secondary\""),
     ("a component with no place to go", "[buckets.storage.regions.us-west-2]\nbucket = \"sound-us-west-2\"\n", ""),
     ("two components with one name", "", "[http.cache.regions.us-east-1]\nurl = \"https://www.example.com/\""),
     ("a trigger that is too fast for its probes", "after = \"30s\", confirm_for", "after = \"10s\", confirm_for"),
@@ -111,12 +112,18 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "a lease that is looked at too seldom",
         "",
-        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"10s\"",
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"10s\"\n[council]\nballot_fresh = \"30s\"",
+    ),
+    (
+        "ballots that are stale before they are read again",
+        "",
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"6s\"\nlease = \"60s\"",
     ),
     (
         "roles that end between two looks at the bucket",
         "[api]\n",
-        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"15s\"\nlease = \"60s\"\n[api]\n\
+        "[ledger.s3]\nbucket = \"ledger\"\nregion = \"eu-west-1\"\npoll = \"15s\"\nlease = \"60s\"\n\
+         [council]\nballot_fresh = \"30s\"\n[api]\n\
          role_listen = \"127.0.0.1:8781\"\n",
     ),
     (

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use failoverd::daemon::executor::{Executor, Parts, World};
-use failoverd::daemon::gate::{Gate, Permits};
+use failoverd::daemon::gate::{Closed, Gate, Permits};
 use failoverd::decide::{Divergence, Input, RecoveryPoint, Standstill, StepOutcome, Task};
 use failoverd::domain::{InstanceId, LedgerId, Now, RegionId};
 use failoverd::plan::Action;
@@ -153,6 +153,33 @@ async fn without_a_renewal_nothing_is_sent_after_the_permit() {
     let StepOutcome::Failed { why } = lab.finish().await else { panic!("it did not fail") };
     assert!(why.contains("no permit to act: another epoch leads"), "{why}");
     assert_eq!(lab.count("act"), 0);
+}
+
+#[tokio::test]
+async fn a_promotion_whose_permit_ran_out_before_it_was_sent_is_judged_anew() {
+    let mut lab = Lab::new(Script::default());
+    let renewals = lab.renew_for(Duration::from_secs(30));
+    lab.executor.perform(promotion(), Permit::for_tests(BOOTED));
+    let outcome = lab.finish().await;
+    assert!(matches!(outcome, StepOutcome::TooLate { acted: false, .. }), "{outcome:?}");
+    assert_eq!((lab.count("act"), renewals.load(Ordering::SeqCst)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_promotion_without_an_answer_is_sent_again_only_while_it_would_be_judged_so() {
+    let acts = vec![transient("no answer"), Act::Done];
+    let mut lab = Lab::new(Script { acts: acts.clone(), ..Script::default() });
+    let renewals = lab.renew_for(Duration::from_secs(30));
+    lab.executor.perform(promotion(), permit());
+    assert!(matches!(lab.finish().await, StepOutcome::Reached { acted: true, .. }));
+    assert_eq!((lab.count("act"), renewals.load(Ordering::SeqCst)), (2, 1));
+
+    let mut lab = Lab::new(Script { acts, ..Script::default() });
+    lab.outdate("database@us-east-1 answers again");
+    lab.executor.perform(promotion(), permit());
+    let why = "database@us-east-1 answers again".to_owned();
+    assert_eq!(lab.finish().await, StepOutcome::TooLate { why, acted: true });
+    assert_eq!(lab.count("act"), 1);
 }
 
 #[tokio::test]
@@ -408,9 +435,23 @@ fn task(deadline_s: u64) -> Task {
         plan: "plan-1".into(),
         step: "step".into(),
         attempt: 1,
-        action: Action::Fenced { database: InstanceId::new("database", "us-east-1") },
+        action: Action::IncidentDeclared {
+            cluster: InstanceId::new("kubernetes", "us-west-2"),
+            namespace: "default".to_owned(),
+            incident: "inc-1".to_owned(),
+        },
         deadline: Duration::from_secs(deadline_s),
     }
+}
+
+/// What is not simply given back.
+fn promotion() -> Task {
+    let action = Action::DatabasePromoted {
+        database: InstanceId::new("database", "us-west-2"),
+        from: InstanceId::new("database", "us-east-1"),
+        lossless: false,
+    };
+    Task { action, ..task(60) }
 }
 
 struct Lab {
@@ -481,7 +522,18 @@ impl Lab {
         let mut renewals = self.renewals.take().unwrap();
         tokio::spawn(async move {
             while let Some(renewal) = renewals.recv().await {
-                let _ = renewal.answer.send(Err(why.to_owned()));
+                let _ = renewal.answer.send(Err(Closed::NoPermit(why.to_owned())));
+            }
+        });
+    }
+
+    /// The event loop sees that the world is another one than when the step was judged.
+    fn outdate(&mut self, why: &'static str) {
+        let mut renewals = self.renewals.take().unwrap();
+        tokio::spawn(async move {
+            while let Some(renewal) = renewals.recv().await {
+                assert_eq!(renewal.key, "plan-1/step");
+                let _ = renewal.answer.send(Err(Closed::Outdated(why.to_owned())));
             }
         });
     }

@@ -23,7 +23,7 @@ pub struct LedgerConfig {
     pub s3: Option<S3Ledger>,
     /// A file whose presence stops every effect, without any ledger.
     pub stop_file: PathBuf,
-    /// How long a permit to act lasts after its facts are durable.
+    /// How long a permit to act lasts after its facts were decided.
     #[serde(with = "friendly")]
     pub permit: Duration,
     /// Longest timeout of one mutating call.

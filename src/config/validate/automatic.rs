@@ -27,6 +27,18 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
     if config.traffic.is_empty() {
         findings.warn(Key::of(["traffic"]), "none: the clients are not sent anywhere else after a failover");
     }
+    if config.clusters.is_empty() {
+        let text = match config.ledger.etcd.is_some() || config.ledger.s3.is_some() {
+            true => {
+                "none, and the claim that stops other failoverds is left in clusters: `failover --break-glass` halts nobody"
+            }
+            false => {
+                "none, and the claim that stops other failoverds is left in clusters: a copy of this machine, with its ledger, \
+                 would act as well, and `failover --break-glass` halts nobody"
+            }
+        };
+        findings.warn(Key::of(["clusters"]), text);
+    }
     if config.checks.is_empty() {
         findings.warn(Key::of(["checks"]), "none: a failover is called done without a look at what the clients see");
     }

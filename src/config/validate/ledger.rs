@@ -46,6 +46,16 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     if let Some(s3) = &ledger.s3 {
         check_s3(s3, findings);
         check_roles(&config.api, s3, findings);
+        let council = &config.council;
+        if council.observers.len() > 1 && council.ballot_fresh < 2 * s3.poll {
+            let text = format!(
+                "the others are read from the bucket every {} (ledger.s3.poll): what they say would be stale before it is read \
+                 again; write {} or more, or a shorter ledger.s3.poll",
+                human(s3.poll),
+                human(2 * s3.poll)
+            );
+            findings.wrong(Key::of(["council", "ballot_fresh"]), text);
+        }
     }
 }
 

@@ -54,7 +54,20 @@ fn regions(config: &Config, findings: &mut Findings<'_>) {
             format!("{} are all primary; write role = \"secondary\" for the one that waits", listed(&primaries)),
         ),
     }
-    if primaries.len() == 1 && with_role(config, Role::Secondary).next().is_none() {
+    let secondaries: Vec<_> = with_role(config, Role::Secondary).collect();
+    if let [_, second, ..] = secondaries.as_slice() {
+        let text = format!(
+            "{} are all secondary, and which of them takes over would be a matter of their names; write role = \"tertiary\" \
+             for all but one",
+            listed(&secondaries)
+        );
+        findings.wrong_if(
+            config.deployment.mode == Mode::Automatic,
+            Key::of(["regions", second.as_str(), "role"]),
+            text,
+        );
+    }
+    if primaries.len() == 1 && secondaries.is_empty() {
         let text = "no region is secondary, so there is nowhere to go; write role = \"secondary\" for the warm standby";
         findings.wrong_if(config.deployment.mode == Mode::Automatic, Key::of(["regions"]), text);
     }

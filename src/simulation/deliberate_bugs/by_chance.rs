@@ -41,7 +41,7 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::ObserveActs, 29, "performed in mode observe"),
     (Bug::ApprovalOfAnotherPlan, 99, "the plan as it stands was not approved"),
     (Bug::PerformedBeforeDurable, 1, "performed without a durable fact"),
-    (Bug::LostAppendIsFailure, 12, "have the role of"),
+    (Bug::LostAppendIsFailure, 12, "performed without a durable fact"),
     (Bug::HaltedGoesOn, 30, "a call was sent while halted"),
     (Bug::QuorumIgnored, 5, "was not lost for"),
     (Bug::WitnessIgnored, 6, "was not lost for"),

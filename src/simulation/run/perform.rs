@@ -1,7 +1,7 @@
 //! How the simulated daemon performs effects: one attempt at a time, with crashes and lost answers in between.
 
 use super::*;
-use crate::ports::Setback;
+use crate::ports::{PermitExpired, Setback};
 
 /// The longest that a mutating call is on its way; its timeout.
 const CALL_TAKES_MAX: Duration = Duration::from_secs(10);
@@ -83,7 +83,8 @@ impl Simulation<'_> {
                     self.alarms.remove(&key);
                     self.note(What::Over { key });
                 }
-                Effect::Reply { id: _, answer } => {
+                Effect::Reply { id, answer } => {
+                    self.requests.remove(&id);
                     if answer.is_err() {
                         self.coverage.count("refusal", Refusal::OrderRefused);
                     }
@@ -362,6 +363,20 @@ impl Simulation<'_> {
             }
             return None;
         }
+        if is_unsent && running.permit.time_left(now).is_err() && running.is_grave() {
+            // The world is another one than when it was judged.
+            self.coverage.count("refusal", Refusal::PermitRanOut);
+            self.ended(n, running, StepOutcome::TooLate { why: PermitExpired.to_string(), acted: false });
+            return None;
+        }
+        if !is_unsent && running.is_grave() {
+            let key = running.key();
+            if let Some(why) = self.daemon_mut(n).and_then(|daemon| daemon.controller.outdated(now, &key)) {
+                self.coverage.count("refusal", Refusal::Outdated);
+                self.ended(n, running, StepOutcome::TooLate { why, acted: true });
+                return None;
+            }
+        }
         if let Some(renewed) = running.permit.renewed(&lease, now, permit) {
             running.permit = renewed;
         }
@@ -421,7 +436,7 @@ impl Simulation<'_> {
             StepOutcome::Reached { note, .. } => Ok(note),
             StepOutcome::Failed { why } | StepOutcome::OutOfReach { why } => Err(why),
             StepOutcome::Cancelled => Err("cancelled".to_owned()),
-            StepOutcome::NotBegun { why } => Err(why),
+            StepOutcome::NotBegun { why } | StepOutcome::TooLate { why, .. } => Err(why),
         };
         let input = match &running.work {
             Work::Perform(task) => {

@@ -68,6 +68,7 @@ impl Simulation<'_> {
         // Whoever leads tells people anew what is wrong, under the same keys.
         self.alarms.clear();
         self.step(n, Input::Elected { epoch: lease.epoch });
+        self.hand_over_orders(n);
     }
 
     fn renew(&mut self, n: usize) {

@@ -4,6 +4,9 @@ use super::*;
 use crate::decide::BreakGlassRecord;
 use crate::ports::Term;
 
+/// An order stands in the shared ledger for so long, if nobody answers it.
+const REQUEST_LIFE: Duration = Duration::from_secs(60);
+
 impl Simulation<'_> {
     pub(super) fn tell(&mut self, n: usize) -> Result<(), SetupError> {
         let line = &self.story.lines[n];
@@ -148,10 +151,26 @@ impl Simulation<'_> {
     pub(super) fn command(&mut self, n: usize, command: Command) {
         let id = self.next_command;
         self.next_command += 1;
-        self.for_daemon(
-            n,
-            Duration::ZERO,
-            ForDaemon::Deliver(Box::new(Input::Commanded { id, request: None, command })),
-        );
+        if self.is_alone() {
+            return self.hand_over_order(n, id, None, command);
+        }
+        // Where several daemons share a ledger, an order stands there until it is answered.
+        self.requests.insert(id, (self.now, command.clone()));
+        self.hand_over_order(n, id, Some(id), command);
+    }
+
+    /// Orders that are not answered, to whoever leads from now on.
+    pub(super) fn hand_over_orders(&mut self, n: usize) {
+        let now = self.now;
+        self.requests.retain(|_, (given, _)| now.saturating_sub(*given) < REQUEST_LIFE);
+        for (id, (_, command)) in self.requests.clone() {
+            self.hand_over_order(n, id, Some(id), command);
+        }
+    }
+
+    fn hand_over_order(&mut self, n: usize, id: u64, request: Option<u64>, command: Command) {
+        let request = request.map(|request| format!("order-{request:06}"));
+        let input = Input::Commanded { id, request, command };
+        self.for_daemon(n, Duration::ZERO, ForDaemon::Deliver(Box::new(input)));
     }
 }
