@@ -93,8 +93,13 @@ async fn a_role_that_moves_away_is_taken_at_once() {
     daemon.is_armed().await;
     let writer = Writer::start(&pair, EAST).await;
     writer.goes_on().await;
-    let adopted = daemon.cli(&["adopt", "--placement", &format!("database={WEST}")]);
-    assert!(adopted.0, "{}", adopted.1);
+    // A mistyped region takes nothing from anybody.
+    let there = format!("database={WEST}");
+    let (taken, answer) = daemon.cli(&["adopt", "--placement", &there]);
+    assert!(!taken && answer.contains(&format!("database@{WEST} is a replica")), "{answer}");
+    writer.goes_on().await;
+    pair.superuser(WEST).await.batch_execute("SELECT pg_promote()").await.unwrap();
+    eventually("the placement is adopted", async || daemon.cli(&["adopt", "--placement", &there]).0.then_some(())).await;
     let moved = Instant::now();
     writer.end().await;
     assert!(moved.elapsed() < SELF_FENCE_AFTER, "{:?}", moved.elapsed());
