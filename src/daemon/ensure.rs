@@ -46,7 +46,7 @@ pub(super) enum Stopped {
     /// On request.
     Cancelled,
     /// Nothing was sent, and nothing may be: the stop file, a pause, a hold.
-    NotBegun(String),
+    NotBegun { why: String, stop_file: bool },
     /// The world is another one than when it was judged.
     TooLate { why: String, acted: bool },
     /// The daemon ends. Nothing is reported: what was started is taken up again after the next start.
@@ -263,11 +263,12 @@ impl<'a> Patience<'a> {
                     self.check()?;
                     return Ok(permit);
                 }
-                Err(Closed::Stopped(why)) if is_first => return Err(Stopped::NotBegun(why)),
+                Err(Closed::Stopped(why)) if is_first => return Err(Stopped::NotBegun { why, stop_file: true }),
+                Err(Closed::Held(why)) if is_first => return Err(Stopped::NotBegun { why, stop_file: false }),
                 Err(Closed::Outdated(why)) => return Err(Stopped::TooLate { why, acted: !is_first }),
                 Err(Closed::Draining) => return Err(Stopped::Interrupted),
                 Err(closed @ Closed::Halted(_)) => return Err(Stopped::Failed(closed.to_string())),
-                Err(closed @ (Closed::Stopped(_) | Closed::NoPermit(_))) => {
+                Err(closed @ (Closed::Stopped(_) | Closed::Held(_) | Closed::NoPermit(_))) => {
                     self.tries = self.tries.saturating_add(1);
                     self.tell(&closed.to_string());
                     self.last = Some(closed.to_string());

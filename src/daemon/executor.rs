@@ -270,7 +270,7 @@ impl Shared {
             Err(Stopped::Failed(why)) => StepOutcome::Failed { why },
             Err(Stopped::OutOfReach(why)) => StepOutcome::OutOfReach { why },
             Err(Stopped::Cancelled) => StepOutcome::Cancelled,
-            Err(Stopped::NotBegun(why)) => StepOutcome::NotBegun { why },
+            Err(Stopped::NotBegun { why, stop_file }) => StepOutcome::NotBegun { why, stop_file },
             Err(Stopped::TooLate { why, acted }) => StepOutcome::TooLate { why, acted },
             Err(Stopped::Interrupted) => return None,
         };
@@ -468,7 +468,10 @@ fn told(end: Result<String, Stopped>) -> Option<Result<String, String>> {
     match end {
         Ok(note) => Some(Ok(note)),
         Err(
-            Stopped::Failed(why) | Stopped::OutOfReach(why) | Stopped::NotBegun(why) | Stopped::TooLate { why, .. },
+            Stopped::Failed(why)
+            | Stopped::OutOfReach(why)
+            | Stopped::NotBegun { why, .. }
+            | Stopped::TooLate { why, .. },
         ) => Some(Err(why)),
         Err(Stopped::Cancelled) => Some(Err("cancelled".to_owned())),
         Err(Stopped::Interrupted) => None,

@@ -25,8 +25,10 @@ pub enum Closed {
     Draining,
     /// Something broke here.
     Halted(String),
-    /// A person stopped everything.
+    /// A person stopped everything: the stop file.
     Stopped(String),
+    /// By the ledger: paused, held, or another failoverd is in charge.
+    Held(String),
     /// The permit ran out, and was not renewed.
     NoPermit(String),
     /// The world is another one than when the step was judged.
@@ -38,7 +40,7 @@ impl fmt::Display for Closed {
         match self {
             Self::Draining => f.write_str("the daemon is ending"),
             Self::Halted(why) => write!(f, "halted: {why}"),
-            Self::Stopped(why) | Self::Outdated(why) => f.write_str(why),
+            Self::Stopped(why) | Self::Held(why) | Self::Outdated(why) => f.write_str(why),
             Self::NoPermit(why) => write!(f, "no permit to act: {why}"),
         }
     }
@@ -89,17 +91,17 @@ impl Gate {
     pub fn moves(&self, key: &str) -> Result<(), Closed> {
         let standstill = self.standstill.load();
         if let Some(claimed) = &standstill.claimed {
-            return Err(Closed::Stopped(claimed.clone()));
+            return Err(Closed::Held(claimed.clone()));
         }
         let Some((plan, _)) = key.split_once('/') else { return Ok(()) };
         if plan == OWED {
             return Ok(());
         }
         if let Some(paused) = &standstill.paused {
-            return Err(Closed::Stopped(paused.clone()));
+            return Err(Closed::Held(paused.clone()));
         }
         if standstill.held.iter().any(|held| held.as_str() == plan) {
-            return Err(Closed::Stopped("a person holds the incident".to_owned()));
+            return Err(Closed::Held("a person holds the incident".to_owned()));
         }
         Ok(())
     }

@@ -408,10 +408,9 @@ impl Draft<'_> {
             StepOutcome::TooLate { why: _, acted: true } => {
                 self.soft.stopped_sending.insert(key, self.now.monotonic);
             }
-            StepOutcome::NotBegun { why } => {
+            StepOutcome::NotBegun { why, stop_file } => {
                 // A pause and a hold are in the record. Of a stop file the daemon says once a second whether it is there.
-                let is_held = self.hard.incident_of(&plan).is_some_and(|incident| incident.is_held);
-                if self.hard.paused.is_none() && !is_held && self.claimed_by_another().is_none() {
+                if stop_file {
                     self.soft.stopped.get_or_insert_with(|| why.clone());
                 }
                 self.record(Fact::StepPutBack { plan, step, why, untouched: false });

@@ -171,6 +171,8 @@ pub enum StepOutcome {
     NotBegun {
         /// What is in the way.
         why: String,
+        /// It is the stop file, and nothing that is in the ledger.
+        stop_file: bool,
     },
 }
 

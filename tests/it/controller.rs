@@ -119,7 +119,7 @@ impl World {
                     {
                         let why = self.put_back.map(|(_, why)| why.to_owned()).unwrap_or_default();
                         let (plan, step, attempt) = (task.plan, task.step, task.attempt);
-                        let outcome = StepOutcome::NotBegun { why };
+                        let outcome = StepOutcome::NotBegun { stop_file: why.contains("stop file"), why };
                         inputs.insert(0, Input::Finished { plan, step, attempt, outcome });
                     }
                     Effect::Perform(task) if self.unheard.is_some_and(|step| task.step.as_str().starts_with(step)) => {

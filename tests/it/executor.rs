@@ -80,7 +80,7 @@ async fn while_the_stop_file_is_there_nothing_is_sent() {
     let mut lab = Lab::new(Script::default());
     std::fs::write(&lab.stop_file, "").unwrap();
     // Nothing waits for its end: by then the world is another one.
-    let StepOutcome::NotBegun { why } = lab.perform(60).await else { panic!("it was not put back") };
+    let StepOutcome::NotBegun { why, stop_file: true } = lab.perform(60).await else { panic!("it was not put back") };
     assert!(why.contains("the stop file"), "{why}");
     assert_eq!(lab.count("act"), 0);
     std::fs::remove_file(&lab.stop_file).unwrap();
@@ -96,7 +96,7 @@ async fn what_is_paused_or_held_sends_nothing_more_and_what_had_sent_nothing_is_
         let mut lab = Lab::new(Script::default());
         lab.gate.stand_still(standstill.clone());
         let ended = lab.perform(60).await;
-        assert!(matches!(ended, StepOutcome::NotBegun { .. }), "{ended:?}");
+        assert!(matches!(ended, StepOutcome::NotBegun { stop_file: false, .. }), "{ended:?}");
         assert_eq!(lab.count("act"), 0);
 
         // What a call did whose answer was an error, nobody knows: the step is not given up, and sends nothing more.
@@ -120,7 +120,7 @@ async fn a_stop_file_that_cannot_be_looked_for_counts_as_one_that_is_there() {
     let file = lab.stop_file.with_file_name("file");
     std::fs::write(&file, "").unwrap();
     lab = lab.with_stop_file(file.join("STOP"));
-    let StepOutcome::NotBegun { why } = lab.perform(2).await else { panic!("it was not put back") };
+    let StepOutcome::NotBegun { why, stop_file: true } = lab.perform(2).await else { panic!("it was not put back") };
     assert!(why.contains("cannot tell whether the stop file"), "{why}");
     assert_eq!(lab.count("act"), 0);
 }

@@ -99,7 +99,8 @@ async fn a_role_that_moves_away_is_taken_at_once() {
     assert!(!taken && answer.contains(&format!("database@{WEST} is a replica")), "{answer}");
     writer.goes_on().await;
     pair.superuser(WEST).await.batch_execute("SELECT pg_promote()").await.unwrap();
-    eventually("the placement is adopted", async || daemon.cli(&["adopt", "--placement", &there]).0.then_some(())).await;
+    eventually("the placement is adopted", async || daemon.cli(&["adopt", "--placement", &there]).0.then_some(()))
+        .await;
     let moved = Instant::now();
     writer.end().await;
     assert!(moved.elapsed() < SELF_FENCE_AFTER, "{:?}", moved.elapsed());

@@ -356,7 +356,7 @@ impl Simulation<'_> {
             self.coverage.count("refusal", Refusal::StoodStill);
             // Where nothing was sent yet nothing waits for leave: by then the world is another one.
             match (&running.work, running.acted) {
-                (Work::Perform(_), false) => self.ended(n, running, StepOutcome::NotBegun { why }),
+                (Work::Perform(_), false) => self.ended(n, running, StepOutcome::NotBegun { why, stop_file: false }),
                 (Work::Perform(_) | Work::Undo { .. } | Work::Fence { .. }, _) => {
                     self.again(n, id, running.clone(), GATE_RETRY);
                 }
@@ -436,7 +436,7 @@ impl Simulation<'_> {
             StepOutcome::Reached { note, .. } => Ok(note),
             StepOutcome::Failed { why } | StepOutcome::OutOfReach { why } => Err(why),
             StepOutcome::Cancelled => Err("cancelled".to_owned()),
-            StepOutcome::NotBegun { why } | StepOutcome::TooLate { why, .. } => Err(why),
+            StepOutcome::NotBegun { why, .. } | StepOutcome::TooLate { why, .. } => Err(why),
         };
         let input = match &running.work {
             Work::Perform(task) => {
