@@ -96,8 +96,6 @@ pub(super) struct Progress {
     pub(super) undo_failed: bool,
     pub(super) previous: serde_json::Value,
     pub(super) started: Option<Stamp>,
-    /// When its last attempt began.
-    pub(super) sent: Option<Stamp>,
     pub(super) ended: Option<Stamp>,
     pub(super) note: String,
     pub(super) has_passed_commit_point: bool,
@@ -127,7 +125,6 @@ impl Default for Progress {
             undo_failed: false,
             previous: serde_json::Value::Null,
             started: None,
-            sent: None,
             ended: None,
             note: String::new(),
             has_passed_commit_point: false,
@@ -388,7 +385,6 @@ impl Plan {
             Fact::StepStarted { step, attempt, previous, .. } => self.edit(step, |progress| {
                 progress.state = StepState::Running;
                 progress.started.get_or_insert(stamp);
-                progress.sent = Some(stamp);
                 progress.ended = None;
                 // What the first attempt found is what has to come back; a later one finds our own work.
                 if !progress.has_sent() || progress.previous.is_null() {
