@@ -12,7 +12,7 @@ SEEDS ?= 1000
 RUNS ?= 10
 DENY := $(FAILOVERD_LAB_CACHE)/tools/bin/cargo-deny
 
-.PHONY: help build demo demo-negative test simulate soak bench check fmt clippy doc deny clean
+.PHONY: help build demo demo-negative demo-failback test simulate soak bench check fmt clippy doc deny clean
 
 # $(call beside_lab,COMMAND) runs COMMAND while the lab's parts are installed: the API server takes minutes of one core
 # to build, cargo takes minutes of the other.
@@ -37,6 +37,11 @@ demo-negative: ## only failoverd's own network is cut: nothing may be moved
 	@echo "building failoverd and, side by side, what the two regions run on; the first time takes minutes"
 	@$(call beside_lab,cargo build --locked)
 	@python3 tests/lab/demo.py --negative --binary "$${CARGO_TARGET_DIR:-target}/debug/failoverd"
+
+demo-failback: ## after the failover, the way back: the rows that were lost, the old primary as a standby, the clients by stages
+	@echo "building failoverd and, side by side, what the two regions run on; the first time takes minutes"
+	@$(call beside_lab,cargo build --locked)
+	@python3 tests/lab/demo_failback.py $(FAILBACK) --binary "$${CARGO_TARGET_DIR:-target}/debug/failoverd"
 
 test: ## everything, on real components; installs what is missing
 	@$(call beside_lab,cargo test --locked --no-run)

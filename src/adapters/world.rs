@@ -229,7 +229,10 @@ impl Everything {
             | Action::Replicas { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
-            | Action::Manifests { .. } => &*self.kubernetes,
+            | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. } => &*self.kubernetes,
             Action::Verified { .. } => &self.checks,
         }
     }
@@ -285,7 +288,10 @@ impl Checks {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
-            | Action::Manifests { .. } => Err(Setback::Refused(format!("not a check: {action}"))),
+            | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. } => Err(Setback::Refused(format!("not a check: {action}"))),
         }
     }
 }
@@ -321,6 +327,9 @@ impl Actuator for Checks {
         let (check, region) = self.find(action)?;
         if let Some(http) = &check.http {
             return self.http.run(http, region).await;
+        }
+        if let Some(prometheus) = &check.prometheus {
+            return self.http.query(prometheus, region).await;
         }
         if let Some(sql) = &check.sql {
             return self.postgres.check(sql, region).await;

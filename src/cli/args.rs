@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 
+use super::failback::FailbackArgs;
 use super::order::AbortArgs;
 use super::rejoin::RejoinArgs;
 use super::switchover::SwitchoverArgs;
@@ -244,6 +245,14 @@ Examples:
     /// Make an old primary a standby of what serves in its place
     #[command(display_order = 22, after_help = super::rejoin::HELP)]
     Rejoin(RejoinArgs),
+
+    /// Take the work back to the primary region, a share of the clients at a time
+    #[command(display_order = 22, after_help = super::failback::HELP)]
+    Failback(FailbackArgs),
+
+    /// Go on with the next stage of a failback, or again with one that was taken back
+    #[command(display_order = 24, after_help = "Examples:\n  failoverd continue inc-3")]
+    Continue(IncidentArgs),
 
     /// Approve the plan of an incident as it was shown
     #[command(

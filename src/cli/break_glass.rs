@@ -277,6 +277,9 @@ impl Seen {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => None,
         })
     }

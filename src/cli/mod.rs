@@ -9,6 +9,7 @@ mod check_config;
 mod client;
 mod exit;
 mod explain;
+pub(crate) mod failback;
 pub mod ledger;
 mod order;
 mod plan;
@@ -127,6 +128,8 @@ async fn ask(command: DaemonCommand, terminal: Terminal) -> Outcome {
         DaemonCommand::Explain(args) => explain::explain(&args, terminal).await,
         DaemonCommand::Failover(args) => order::failover(args, terminal).await,
         DaemonCommand::Switchover(args) => switchover::run(args, terminal).await,
+        DaemonCommand::Failback(args) => failback::run(args, terminal).await,
+        DaemonCommand::Continue(args) => failback::go_on(args, terminal).await,
         DaemonCommand::Rejoin(args) => rejoin::run(args, terminal).await,
         DaemonCommand::Approve(args) => {
             let order = Order::Approve {

@@ -17,6 +17,7 @@ use crate::ports::Clock;
 const REGIONAL_OUTAGE: &str = "regional-outage";
 const DEGRADATION: &str = "degradation";
 const SWITCHOVER: &str = "switchover";
+const FAILBACK: &str = "failback";
 const REJOIN: &str = "rejoin:";
 const WORKLOAD: &str = "workload:";
 const ZONE: &str = "zone:";
@@ -49,6 +50,7 @@ enum What {
     Switchover(Option<ComponentId>),
     /// Nothing is lost, and nothing moves.
     Rejoin(InstanceId),
+    Failback,
     Workload(String),
     Zone(String),
 }
@@ -59,6 +61,7 @@ impl Loss {
             REGIONAL_OUTAGE => What::Region,
             DEGRADATION => What::Degradation,
             SWITCHOVER => What::Switchover(None),
+            FAILBACK => What::Failback,
             other if other.starts_with(REJOIN) => match other[REJOIN.len()..].parse() {
                 Ok(database) => What::Rejoin(database),
                 Err(_) => What::Component(other.into()),
@@ -82,6 +85,11 @@ impl Loss {
         Self { what: What::Switchover(component), from: Some(from) }
     }
 
+    /// Nor here: everything goes back.
+    pub(super) fn failed_back() -> Self {
+        Self { what: What::Failback, from: None }
+    }
+
     /// No loss either: an old primary becomes a standby.
     pub(super) fn rejoined(database: InstanceId) -> Self {
         Self { what: What::Rejoin(database), from: None }
@@ -95,6 +103,7 @@ impl Loss {
             What::Degradation => Scope::Degradation(region.clone()),
             What::Switchover(component) => Scope::Switchover { region: region.clone(), component: component.clone() },
             What::Rejoin(database) => Scope::Rejoin(database.clone()),
+            What::Failback => Scope::Failback,
             What::Workload(workload) => Scope::Workload(workload.clone()),
             What::Zone(zone) => Scope::Zone { region: region.clone(), zone: zone.clone() },
         }
@@ -109,6 +118,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
         What::Component(component) => Scope::Component(component.clone()),
         What::Workload(workload) => Scope::Workload(workload.clone()),
         What::Rejoin(database) => Scope::Rejoin(database.clone()),
+        What::Failback => Scope::Failback,
         What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
             loss.of(&lost_region(&placement, loss.from.as_ref())?)
         }
@@ -121,7 +131,7 @@ fn offline(daemon: &DaemonArgs, loss: &Loss) -> Result<DryRun, Failure> {
     let controller = Controller::recover(loaded.policy, hash, [frame]).context("cannot make up a ledger")?;
     let mut dry_run = controller.plan_if(now, &scope).map_err(|why| {
         Failure::because(Exit::No, why).hint(format!(
-            "--if takes {REGIONAL_OUTAGE}, {SWITCHOVER}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME, {REJOIN}DATABASE@REGION or a component: {}",
+            "--if takes {REGIONAL_OUTAGE}, {SWITCHOVER}, {FAILBACK}, {DEGRADATION}, {WORKLOAD}NAME, {ZONE}NAME, {REJOIN}DATABASE@REGION or a component: {}",
             known.join(", ")
         ))
     })?;
@@ -184,6 +194,7 @@ async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
         What::Component(component) => format!("/v1/plan?if=component:{}", escape(component.as_str())),
         What::Workload(workload) => format!("/v1/plan?if=workload:{}", escape(workload)),
         What::Rejoin(database) => format!("/v1/plan?if=rejoin:{}", escape(&database.to_string())),
+        What::Failback => "/v1/plan?if=failback".to_owned(),
         What::Region | What::Switchover(_) | What::Degradation | What::Zone(_) => {
             let body = daemon.get("/v1/status").await?;
             let status: Status = serde_json::from_value(body).context("cannot understand the daemon's status")?;
@@ -196,7 +207,7 @@ async fn ask(daemon: &Daemon, loss: &Loss) -> Result<DryRun, Failure> {
                 What::Switchover(Some(component)) => {
                     format!("/v1/plan?if=switchover:{region}/{}", escape(component.as_str()))
                 }
-                What::Region | What::Component(_) | What::Rejoin(_) | What::Workload(_) => {
+                What::Region | What::Component(_) | What::Rejoin(_) | What::Failback | What::Workload(_) => {
                     format!("/v1/plan?if=region:{region}")
                 }
             }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::fingerprint;
 use super::schema::{
-    CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, Region, Traffic, TrafficProvider, Trigger,
+    CacheProvider, Check, Config, DatabaseProvider, ProbeOverride, Probes, PrometheusCheck, Region, Traffic,
+    TrafficProvider, Trigger,
 };
 use crate::domain::time::human;
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, GuardPolicy, HOLDINGS, HealingPolicy,
-    Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, RolePolicy, Row,
-    UnfencedPromotion, ZonePolicy,
+    CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, FailbackPolicy, GuardPolicy, HOLDINGS,
+    HealingPolicy, Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, RolePolicy,
+    Row, UnfencedPromotion, ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -76,8 +77,19 @@ pub(super) fn policy_of(config: &Config) -> Policy {
         deadlines: config.deadlines,
         checks: config.checks.iter().map(|(name, check)| check_of(name, check)).collect(),
         verify_every: config.verification.every,
+        failback: FailbackPolicy {
+            stable_for: config.failback.stable_for,
+            stages: if is_flipped(config) { Vec::new() } else { config.failback.stages.clone() },
+            stage_for: config.failback.stage_for,
+            interval: config.failback.interval,
+        },
         failover_within: config.deployment.failover_within,
     }
+}
+
+/// Everybody is moved, or nobody.
+fn is_flipped(config: &Config) -> bool {
+    config.traffic.values().any(|traffic| traffic.provider == TrafficProvider::DataPlaneFlip)
 }
 
 /// The identity of a policy: observers whose hashes differ do not act together, and a plan keeps the policy it started
@@ -324,6 +336,9 @@ fn check_of(name: &str, check: &Check) -> CheckPolicy {
         // Without the query: it may hold what nobody should read in a log.
         let (url, query) = http.url.split_once('?').map_or((http.url.as_str(), ""), |(url, _)| (url, "?…"));
         format!("{method} {url}{query} answers {}{body}{holds}", http.status)
+    } else if let Some(PrometheusCheck { query, min, max, .. }) = &check.prometheus {
+        let limits = [min.map(|min| format!("{min} or more")), max.map(|max| format!("{max} or less"))];
+        format!("Prometheus answers `{query}` with {}", limits.into_iter().flatten().collect::<Vec<_>>().join(" and "))
     } else if let Some(sql) = &check.sql {
         let answers = format!("{} answers `{}`", sql.database, sql.query);
         match (&sql.equals, sql.min, sql.max, sql.newest_within) {

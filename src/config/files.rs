@@ -105,4 +105,14 @@ pub(super) fn each_secret(config: &mut Config, visit: &mut dyn FnMut(Key, &mut S
             visit(Key::of(["caches", name.as_str(), "password"]), password);
         }
     }
+    for (name, check) in &mut config.checks {
+        let key = Key::of(["checks", name.as_str()]);
+        let http = check.http.iter_mut().map(|http| ("http", &mut http.secret_headers));
+        let prometheus = check.prometheus.iter_mut().map(|of| ("prometheus", &mut of.secret_headers));
+        for (kind, headers) in http.chain(prometheus) {
+            for (header, value) in headers {
+                visit(key.child(kind).child("secret_headers").child(header), value);
+            }
+        }
+    }
 }

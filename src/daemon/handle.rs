@@ -302,6 +302,8 @@ pub(super) fn label(command: &Command) -> &'static str {
         Command::Failover { .. } => "failover",
         Command::Switchover { .. } => "switchover",
         Command::Rejoin { .. } => "rejoin",
+        Command::Failback { .. } => "failback",
+        Command::Continue { .. } => "continue",
         Command::Approve { .. } => "approve",
         Command::Hold { .. } => "hold",
         Command::Pause { .. } => "pause",

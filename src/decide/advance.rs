@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::controller::Draft;
-use super::incident::{Incident, PartState};
+use super::incident::{Incident, PartState, Progress};
 use super::{Effect, Fact, Guard, GuardKind, Outcome, StepOutcome, StepState, Task};
 use crate::domain::{Bug, IncidentId, InstanceId, PlanId, RegionId, StepId};
-use crate::plan::{Action, Part, Reversal, Step};
+use crate::plan::{Action, Part, Purpose, Reversal, Step};
 use crate::ports::{Look, Setback};
 
 /// A look that has not come back by then is asked again.
@@ -39,6 +39,7 @@ impl Draft<'_> {
             self.finish_what_healed(&id);
             self.unwind_what_recovered(&id);
             self.unwind_what_does_not_go(&id);
+            self.take_shares_back(&id);
             self.undo(&id);
             self.retry_what_came_about(&id);
             self.look_at_failed_promotions(&id);
@@ -148,12 +149,15 @@ impl Draft<'_> {
     /// Undoes, in reverse order, what no part wants any more.
     fn undo(&mut self, id: &IncidentId) {
         let Some(incident) = self.incident(id) else { return };
-        if !incident.plan.is_unwinding() {
+        let is_failback = incident.purpose == Purpose::Failback;
+        let goes_back = |of: &Progress| is_failback && of.taken_back.is_some() && of.state != StepState::Undone;
+        if !incident.plan.is_unwinding() && !incident.plan.progress.values().any(goes_back) {
             return;
         }
         let plan = incident.plan.clone();
         for step in &plan.steps {
-            if plan.is_wanted(&step.id) || plan.is_taken_back(step) {
+            let is_to_go_back = plan.progress.get(&step.id).is_some_and(goes_back);
+            if (plan.is_wanted(&step.id) && !is_to_go_back) || plan.is_taken_back(step) {
                 continue;
             }
             let Some(progress) = plan.progress.get(&step.id) else { continue };
@@ -436,8 +440,15 @@ impl Draft<'_> {
             incident.plan.fence_of(&step).is_none()
                 && incident.plan.step(&step).is_some_and(|definition| definition.best_effort)
         });
-        let is_minor =
-            is_minor || self.hard.incident_of(&plan).is_some_and(|i| self.is_lost_with_the_standby(i, &step));
+        // Nobody is served there.
+        let is_gone = self.hard.incident_of(&plan).is_some_and(|incident| {
+            let place = incident.plan.step(&step).and_then(|step| step.action.acts_at());
+            let is_there = |at: &InstanceId| at.region == incident.target && !self.is_seen_answering(at);
+            incident.purpose == Purpose::Failback && place.is_some_and(is_there)
+        });
+        let is_minor = is_minor
+            || is_gone
+            || self.hard.incident_of(&plan).is_some_and(|i| self.is_lost_with_the_standby(i, &step));
         match outcome {
             Ok(note) => self.record(Fact::StepUndone { plan, step, note }),
             Err(why) if is_minor => {

@@ -133,6 +133,9 @@ impl Draft<'_> {
             // Whoever ordered it is awake.
             let severity = if is_planned && !incident.plan.is_stuck { Severity::Warning } else { Severity::Page };
             raise(id.to_string(), severity, Some(source), format!("{id}: {what} of {source}, {doing}, {state}"));
+            if let Some(text) = self.told_of_clients_taken_back(incident) {
+                raise(format!("{id}-taken-back"), Severity::Page, Some(target), text);
+            }
             let held = self.held_of(incident);
             if !held.is_empty() {
                 raise(
@@ -165,7 +168,9 @@ impl Draft<'_> {
         for (database, text) in self.diverged() {
             raise(format!("diverged-{database}"), Severity::Page, Some(&database.region), text);
         }
-        for ((check, region), broken) in &self.hard.broken_checks {
+        // What a share of the clients meets is told with what becomes of them.
+        let serves = |region: &RegionId| self.hard.placement.values().any(|serving| serving == region);
+        for ((check, region), broken) in self.hard.broken_checks.iter().filter(|((_, region), _)| serves(region)) {
             raise(
                 format!("check-{check}"),
                 Severity::Page,
@@ -241,9 +246,26 @@ impl Draft<'_> {
                 format!("if a region were lost now, failoverd would not act by itself: {why}"),
             );
         }
+        let unprotected = self.unprotected();
+        for (serving, left) in &unprotected {
+            let why = match self.is_answering(left) {
+                true => "was left, and streams from nobody",
+                false => "was left, and does not answer",
+            };
+            raise(
+                format!("unprotected-{serving}"),
+                Severity::Page,
+                Some(&serving.region),
+                format!(
+                    "{serving} serves WITHOUT A STANDBY: if it is lost as well, so is the data. {left} {why}; `failoverd rejoin \
+                     {left}` makes it a standby"
+                ),
+            );
+        }
         for (id, watch) in self.soft.watches.restless() {
             let reasons = self.why_unready_as_watched(id, watch);
-            if reasons.is_empty() || !self.hard.seen_alive.contains_key(id) {
+            let is_told = unprotected.iter().any(|(_, left)| left == id);
+            if is_told || reasons.is_empty() || !self.hard.seen_alive.contains_key(id) {
                 continue;
             }
             // A daemon that has just started knows nothing yet; a prober that does not probe is found out soon.
@@ -305,6 +327,23 @@ impl Draft<'_> {
         alarms
     }
 
+    /// The databases that serve and whose only other instance is the old primary that they left behind, with that one.
+    pub(super) fn unprotected(&self) -> Vec<(InstanceId, InstanceId)> {
+        let mut unprotected = Vec::new();
+        for (component, policy) in self.policy.of_kind(Kind::Database) {
+            let at = |region: &RegionId| InstanceId { component: component.clone(), region: region.clone() };
+            let Some(serving) = self.hard.placement.get(component).map(at) else { continue };
+            let is_left = |id: &InstanceId| self.hard.fenced.contains(id) || self.hard.owed.contains_key(id);
+            let others: Vec<InstanceId> = policy.regions.iter().map(at).filter(|id| *id != serving).collect();
+            if let Some(left) = others.iter().find(|id| is_left(id))
+                && others.iter().all(|id| is_left(id) || self.why_unready(id, true).is_some())
+            {
+                unprotected.push((serving, left.clone()));
+            }
+        }
+        unprotected
+    }
+
     /// The incident that has to be undone before the loss of its whole region can be answered.
     fn undone_first(&self, candidate: &Candidate) -> Option<&Incident> {
         let mut open = self.hard.open_incidents().filter(|incident| incident.source == candidate.source);
@@ -342,8 +381,8 @@ impl Draft<'_> {
             let is_target_away = guards.iter().any(|guard| guard.kind == GuardKind::TargetNotReady);
             for guard in guards {
                 // The first passes by itself within seconds; that nothing answers a look follows from the second.
-                let goes_without_saying =
-                    guard.kind == GuardKind::Role || (is_target_away && guard.kind == GuardKind::PathNotReady);
+                let goes_without_saying = matches!(guard.kind, GuardKind::Role | GuardKind::Stage)
+                    || (is_target_away && guard.kind == GuardKind::PathNotReady);
                 match reasons.iter_mut().find(|(reason, _)| *reason == guard) {
                     _ if goes_without_saying => {}
                     Some((_, steps)) if steps.last() == Some(&step) => {}

@@ -40,6 +40,8 @@ impl Draft<'_> {
             Command::Switchover { by, reason, from, component } => {
                 self.switchover(format!("{by}: {reason}"), &from, component)
             }
+            Command::Failback { by, reason } => self.failback(format!("{by}: {reason}")),
+            Command::Continue { by, incident } => self.go_on(by, &incident),
             Command::Rejoin { by, reason, database, discard } => {
                 self.rejoin(format!("{by}: {reason}"), &database, discard)
             }
@@ -69,7 +71,7 @@ impl Draft<'_> {
         }
     }
 
-    fn open(&self, id: &IncidentId) -> Result<&Incident, String> {
+    pub(super) fn open(&self, id: &IncidentId) -> Result<&Incident, String> {
         self.incident(id).ok_or_else(|| self.no_incident(id))
     }
 

@@ -368,6 +368,24 @@ pub enum Fact {
         /// Why.
         why: String,
     },
+    /// A share of the clients is not well served where it was sent: it goes back.
+    ShareTakenBack {
+        /// Which plan.
+        plan: PlanId,
+        /// The step that sent it there.
+        step: StepId,
+        /// What was seen.
+        why: String,
+    },
+    /// A person does not want to wait for the end of a stage, or wants a share that was taken back to be sent again.
+    StageContinued {
+        /// Which plan.
+        plan: PlanId,
+        /// The step of the stage.
+        step: StepId,
+        /// Who.
+        by: String,
+    },
     /// Everything the part did is undone.
     PartUnwound {
         /// Which plan.

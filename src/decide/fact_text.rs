@@ -153,6 +153,8 @@ impl fmt::Display for Fact {
             Self::UndoStarted { step, attempt, .. } => write!(f, "{step}: undo started{}", again(*attempt)),
             Self::StepUndone { step, note, .. } => write!(f, "{step}: undone ({note})"),
             Self::UndoFailed { step, why, .. } => write!(f, "{step}: undo failed, {why}"),
+            Self::ShareTakenBack { step, why, .. } => write!(f, "{step}: taken back, {why}"),
+            Self::StageContinued { step, by, .. } => write!(f, "{step}: {by} goes on"),
             Self::PartUnwound { plan, part } => write!(f, "{plan}: {} is unwound", part),
             Self::PlanStuck { plan, steps } => {
                 write!(f, "{plan} is stuck at ")?;

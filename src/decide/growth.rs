@@ -55,7 +55,7 @@ impl Plan {
             })
             .map(|step| step.id.clone())
             .collect();
-        let moves = |step: &Step| matches!(step.action, Action::Traffic { .. }) && step.part != Part::Reroute;
+        let moves = |step: &Step| matches!(step.action, Action::Traffic { .. }) && !step.is_share();
         let traffic: BTreeSet<StepId> =
             self.steps.iter().filter(|step| moves(step)).map(|step| step.id.clone()).collect();
         // And the pods have to know of it. The steps stand in an order in which each comes after those it waits for.

@@ -51,13 +51,15 @@ pub enum GuardKind {
     Takeover,
     /// The region that is left may still act by its role.
     Role,
+    /// A share of the clients is looked at before more of them follow.
+    Stage,
     /// An invariant broke.
     Halted,
 }
 
 impl GuardKind {
     /// Every guard there is.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Quorum,
         Self::Verdict,
         Self::TargetNotReady,
@@ -73,6 +75,7 @@ impl GuardKind {
         Self::Witness,
         Self::Takeover,
         Self::Role,
+        Self::Stage,
         Self::Halted,
     ];
 
@@ -94,6 +97,7 @@ impl GuardKind {
             Self::Witness => "witness",
             Self::Takeover => "takeover",
             Self::Role => "role",
+            Self::Stage => "stage",
             Self::Halted => "halted",
         }
     }

@@ -428,6 +428,7 @@ impl Hard {
                 }
                 self.in_plan(plan, stamp, fact);
                 self.give_roles_back(|hard, database| !hard.fenced.contains(database));
+                self.forget_checks_of_nobody();
             }
             Fact::ApprovalRequested { plan, .. }
             | Fact::Approved { plan, .. }
@@ -441,6 +442,8 @@ impl Hard {
             | Fact::UndoStarted { plan, .. }
             | Fact::UndoFailed { plan, .. }
             | Fact::PlanStuck { plan, .. }
+            | Fact::ShareTakenBack { plan, .. }
+            | Fact::StageContinued { plan, .. }
             | Fact::RetryOrdered { plan, .. } => self.in_plan(plan, stamp, fact),
             Fact::UnwindingStarted { plan, .. } => {
                 self.in_plan(plan, stamp, fact);
@@ -453,6 +456,7 @@ impl Hard {
             }
             Fact::IncidentClosed { incident, outcome } => {
                 self.close(incident, *outcome, stamp);
+                self.forget_checks_of_nobody();
                 self.give_roles_back(|_, _| true);
             }
             Fact::OwedFenceStarted { database, attempt } => {
@@ -521,6 +525,12 @@ impl Hard {
             moving.contains(&(revoked.plan.clone(), component.clone())) || !may(self, &instance)
         });
         self.revoked = revoked;
+    }
+
+    /// What clients that have been taken back met says nothing about those who come again.
+    fn forget_checks_of_nobody(&mut self) {
+        let placement = &self.placement;
+        self.broken_checks.retain(|(_, region), _| placement.values().any(|serving| serving == region));
     }
 
     /// A database that serves, and whose promotion elsewhere was given up, does not have to be fenced any more.

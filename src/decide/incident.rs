@@ -107,6 +107,10 @@ pub(super) struct Progress {
     pub(super) handed_over: Option<HandedOver>,
     /// It is to be tried again, and judged again before that.
     pub(super) is_retried: bool,
+    /// Why the share of the clients that it sent goes back, or has gone.
+    pub(super) taken_back: Option<String>,
+    /// A person does not want to wait for the end of its stage.
+    pub(super) is_waived: bool,
 }
 
 impl Progress {
@@ -132,6 +136,8 @@ impl Default for Progress {
             put_back: 0,
             handed_over: None,
             is_retried: false,
+            taken_back: None,
+            is_waived: false,
         }
     }
 }
@@ -198,6 +204,7 @@ impl Incident {
         self.plan.is_stuck = false;
         let part = Part::Region;
         self.plan.expect_nothing_of(&self.source, &part, &[]);
+        self.plan.hurry(stamp);
         for id in self.plan.waits_to_catch_up() {
             if let Some(step) = self.plan.steps.iter_mut().find(|step| step.id == id) {
                 step.best_effort = true;
@@ -216,6 +223,40 @@ impl Plan {
     pub(super) fn waits_to_catch_up(&self) -> Vec<StepId> {
         let waits = self.steps.iter().filter(|step| matches!(step.action, Action::CaughtUp { .. }));
         waits.map(|step| step.id.clone()).filter(|id| self.state(id) != StepState::Done).collect()
+    }
+
+    /// Nothing goes by stages any more: what has not been sent of the shares, and what was only for them, is left out.
+    fn hurry(&mut self, stamp: Stamp) {
+        let shares: BTreeSet<StepId> =
+            self.steps.iter().filter(|step| step.stage.is_some()).map(|step| step.id.clone()).collect();
+        let mut only_for_shares = shares.clone();
+        loop {
+            let before = |step: &Step| {
+                let mut followers = self.steps.iter().filter(|other| other.after.contains(&step.id)).peekable();
+                followers.peek().is_some() && followers.all(|other| only_for_shares.contains(&other.id))
+            };
+            let more: Vec<StepId> = self
+                .steps
+                .iter()
+                .filter(|step| !only_for_shares.contains(&step.id) && before(step))
+                .filter(|step| !matches!(step.action, Action::Replicas { .. }))
+                .map(|step| step.id.clone())
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            only_for_shares.extend(more);
+        }
+        for step in &mut self.steps {
+            if only_for_shares.contains(&step.id) {
+                step.best_effort = true;
+            }
+        }
+        for id in only_for_shares {
+            if self.state(&id) == StepState::Waiting || self.state(&id) == StepState::Failed {
+                self.end(&id, StepState::Skipped, "all of the clients move at once", stamp);
+            }
+        }
     }
 
     pub(super) fn step(&self, id: &StepId) -> Option<&Step> {
@@ -241,6 +282,9 @@ impl Plan {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => None,
         }
     }
@@ -253,7 +297,7 @@ impl Plan {
 
     /// Weights that give a share to a region without placing anything there, from the first attempt on until it is undone.
     pub(super) fn shares(&self) -> impl Iterator<Item = (&ComponentId, &BTreeMap<RegionId, u8>)> {
-        self.steps.iter().filter(|step| step.part == Part::Reroute).filter_map(|step| {
+        self.steps.iter().filter(|step| step.is_share()).filter_map(|step| {
             let progress = self.progress.get(&step.id)?;
             let is_there = progress.has_sent() && progress.state != StepState::Undone;
             match &step.action {
@@ -270,6 +314,9 @@ impl Plan {
                 | Action::CacheActive { .. }
                 | Action::StorageReachable { .. }
                 | Action::Manifests { .. }
+                | Action::Restored { .. }
+                | Action::ManifestsRemoved { .. }
+                | Action::IncidentEnded { .. }
                 | Action::Verified { .. } => None,
             }
         })
@@ -393,6 +440,7 @@ impl Plan {
                 progress.attempts = *attempt;
                 progress.undo_failed = false;
                 progress.is_retried = false;
+                progress.is_waived = false;
                 progress.note.clear();
             }),
             Fact::StepDone { step, note, acted, .. } => {
@@ -450,6 +498,15 @@ impl Plan {
                 progress.state = StepState::Undoing;
                 progress.undo_attempts = *attempt;
                 progress.undo_failed = false;
+            }),
+            Fact::ShareTakenBack { step, why, .. } => self.edit(step, |progress| {
+                progress.taken_back = Some(why.clone());
+            }),
+            Fact::StageContinued { step, .. } => self.edit(step, |progress| {
+                progress.is_waived = true;
+                if progress.taken_back.take().is_some() {
+                    progress.state = StepState::Waiting;
+                }
             }),
             Fact::StepUndone { step, note, .. } => self.end(step, StepState::Undone, note, stamp),
             Fact::UndoFailed { step, why, .. } => self.edit(step, |progress| {

@@ -207,6 +207,20 @@ pub enum Command {
         #[serde(default)]
         component: Option<ComponentId>,
     },
+    /// Take the work back to where it belongs, a share of the clients at a time and without loss.
+    Failback {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// Go on with the next stage of a failback now, or again with one whose clients were taken back.
+    Continue {
+        /// Who.
+        by: String,
+        /// Which incident.
+        incident: IncidentId,
+    },
     /// Make an old primary a standby of what serves in its place.
     Rejoin {
         /// Who.
@@ -331,12 +345,14 @@ impl Command {
             Self::Failover { by, reason, .. }
             | Self::Switchover { by, reason, .. }
             | Self::Rejoin { by, reason, .. }
+            | Self::Failback { by, reason }
             | Self::Pause { by, reason, .. } => {
                 vec![("by", by, NAME_MAX), ("reason", reason, TEXT_MAX)]
             }
             Self::Ack { by, note, .. } => vec![("by", by, NAME_MAX), ("note", note, TEXT_MAX)],
             Self::Approve { by, .. }
             | Self::Hold { by, .. }
+            | Self::Continue { by, .. }
             | Self::Resume { by }
             | Self::Retry { by, .. }
             | Self::Skip { by, .. }

@@ -380,6 +380,7 @@ mod tests {
             places: BTreeMap::new(),
             confirm: None,
             deadline: Duration::from_secs(60),
+            stage: None,
         };
         incident.plan.id = plan.clone();
         incident.plan.grow(&part, &[step], &BTreeMap::new());

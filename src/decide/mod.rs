@@ -18,6 +18,7 @@ mod effect;
 mod expected;
 mod fact;
 mod fact_text;
+mod failback;
 mod fences;
 mod growth;
 mod guard;

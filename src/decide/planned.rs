@@ -20,19 +20,30 @@ impl Draft<'_> {
         source: &RegionId,
         component: Option<ComponentId>,
     ) -> Result<String, String> {
+        let part = self.part_to_move(source, component)?;
+        self.move_without_loss(ordered_by, source, part, Purpose::Switchover)
+    }
+
+    pub(super) fn move_without_loss(
+        &mut self,
+        ordered_by: String,
+        source: &RegionId,
+        part: Part,
+        purpose: Purpose,
+    ) -> Result<String, String> {
+        self.may_be_ordered(source)?;
         if let Some(incident) = self.hard.open_incidents().next() {
             return Err(format!("{} is open: nothing is moved by plan while something else is moved", incident.id));
         }
-        let part = self.part_to_move(source, component)?;
         let planned = self
-            .draw(&IncidentId::from("inc-0"), source, &part, Purpose::Switchover, None)
+            .draw(&IncidentId::from("inc-0"), source, &part, purpose, None)
             .map_err(|no_plan| no_plan.to_string())?;
         let missing: Vec<String> = planned.steps.iter().filter_map(|step| self.why_not_planned(step)).collect();
         if !missing.is_empty() {
             return Err(format!("not everything is ready to be moved without loss: {}", missing.join("; ")));
         }
         let candidate = Candidate::ordered(source, part, self.now);
-        self.order(&candidate, Order { by: ordered_by, forced: false, purpose: Purpose::Switchover })
+        self.order(&candidate, Order { by: ordered_by, forced: false, purpose })
     }
 
     /// Why the step of a planned move would not go, or would cost something.
@@ -177,6 +188,9 @@ impl Draft<'_> {
         }
         // What a cluster's or a cache's row sees in half a minute is too little to give a region's writes up for.
         let is_database = candidate.part != Part::Region && self.is_about_a_database(candidate);
+        if candidate.part != Part::Region && !is_database && self.hurry_failback(candidate) {
+            return;
+        }
         let is_hit = |incident: &&Incident| {
             let covers = |part: &Part| {
                 // What only joined because it failed takes nothing else along.

@@ -27,6 +27,7 @@ impl Draft<'_> {
         let mut guards = self.interdicts(id);
         guards.extend(self.missing_approval(&incident, step));
         guards.extend(self.contradiction(&incident, step));
+        guards.extend(self.waits_for_stage(&incident, step));
         if !guards.is_empty() {
             return Readiness::Held(guards);
         }
@@ -48,7 +49,7 @@ impl Draft<'_> {
         let mut loss = None;
         let mut exceptions = Vec::new();
         // A share of the traffic is taken back when its region is well, so it has no commit point. It is judged as if.
-        let moves_share = step.part == Part::Reroute && matches!(step.action, Action::Traffic { .. });
+        let moves_share = step.is_share();
         // A fence ends the writes of what it is put up against.
         let is_fence = matches!(step.action, Action::Fenced { .. });
         let is_judged = step.commit_point || moves_share || is_fence;
@@ -70,7 +71,7 @@ impl Draft<'_> {
                     Err(guard) => guards.push(guard),
                 }
             }
-            if moves_share {
+            if moves_share && step.part == Part::Reroute {
                 guards.extend(self.useless_rerouting(&incident.source));
             }
             for other in self.goes_with(&incident, step) {
@@ -143,7 +144,7 @@ impl Draft<'_> {
     /// A promotion that a person left out, and that is not there: nothing is pointed at a database that takes no writes.
     fn skipped_in_vain(&self, incident: &Incident, step: &Step) -> Option<Guard> {
         let is_pointing = match &step.action {
-            Action::Traffic { .. } => step.part != Part::Reroute,
+            Action::Traffic { .. } => !step.is_share(),
             Action::Published { .. } => true,
             Action::IncidentDeclared { .. }
             | Action::Fenced { .. }
@@ -155,6 +156,9 @@ impl Draft<'_> {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => false,
         };
         let skipped = step.after.iter().filter(|id| incident.plan.state(id) == StepState::Skipped);
@@ -237,6 +241,9 @@ impl Draft<'_> {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => None,
         }
     }

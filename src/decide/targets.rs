@@ -29,7 +29,7 @@ impl Draft<'_> {
 
     /// What serves clients there has to answer before all of them are sent. A share has guards of its own.
     fn unready_for_clients(&self, step: &Step) -> Option<Guard> {
-        if step.part == Part::Reroute {
+        if step.is_share() {
             return None;
         }
         let (instance, why) = step.places.iter().find_map(|(component, region)| {
@@ -76,7 +76,10 @@ pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
         Action::IncidentDeclared { cluster, .. }
         | Action::Published { cluster, .. }
         | Action::RolledOut { cluster, .. }
-        | Action::Manifests { cluster, .. } => Some((cluster, false)),
+        | Action::Manifests { cluster, .. }
+        | Action::Restored { cluster, .. }
+        | Action::ManifestsRemoved { cluster, .. }
+        | Action::IncidentEnded { cluster, .. } => Some((cluster, false)),
         // What is to be mended need not be able to take over.
         Action::Replicas { cluster, .. } => Some((cluster, !matches!(step.part, Part::Healing { .. }))),
         Action::DatabasePromoted { database, .. } => Some((database, true)),

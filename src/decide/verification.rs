@@ -21,6 +21,13 @@ pub(super) struct Verification {
     last: Option<(Duration, Result<String, String>)>,
 }
 
+impl Verification {
+    /// Whether it held when it was run last.
+    pub(super) fn holds(&self) -> Option<bool> {
+        self.last.as_ref().map(|(_, result)| result.is_ok())
+    }
+}
+
 /// One wrong answer among right ones is no news: it is asked for once more, soon.
 const FAILURES: u32 = 2;
 /// An answer that is so much overdue will not come.
@@ -30,12 +37,20 @@ impl Draft<'_> {
     /// Runs what is due. Not while something is moved or undone: a plan has checks of its own, and until then nothing holds.
     pub(super) fn verify_afterwards(&mut self) {
         let every = self.policy.verify_every;
-        let is_watched = !every.is_zero() && self.policy.mode != Mode::Observe && !self.is_halted();
-        if !is_watched || self.hard.open_incidents().next().is_some() {
+        let is_watched = self.policy.mode != Mode::Observe && !self.is_halted();
+        let on_trial = self.region_on_trial().cloned();
+        if !is_watched || on_trial.is_none() && (every.is_zero() || self.hard.open_incidents().next().is_some()) {
             return;
         }
         let now = self.now.monotonic;
-        let away = self.checks_away_from_home();
+        let (away, every) = match on_trial {
+            Some(region) => {
+                let checks = self.checks_of_clients().map(|check| (check.clone(), region.clone())).collect();
+                // Twice in an interval, and once more after the first failure.
+                (checks, self.policy.failback.interval / 2)
+            }
+            None => (self.checks_away_from_home(), every),
+        };
         let keys: BTreeSet<_> = away.iter().map(|(check, region)| (check.name.clone(), region.clone())).collect();
         self.soft.verifications.retain(|key, _| keys.contains(key));
         for (check, region) in away {
@@ -43,7 +58,7 @@ impl Draft<'_> {
             let of = self.soft.verifications.entry((check.name.clone(), region.clone())).or_default();
             let after = match (of.is_under_way, of.failures) {
                 (true, _) => deadline + OVERDUE,
-                (false, 1) => self.policy.guards.recheck.min(every),
+                (false, 1) => self.policy.guards.recheck.min(every / 2),
                 (false, _) => every,
             };
             let due = of.asked.map_or(now, |asked| asked + after);

@@ -42,6 +42,8 @@ pub enum Scope {
     },
     /// An old primary becomes a standby.
     Rejoin(InstanceId),
+    /// Everything goes back to the primary region.
+    Failback,
 }
 
 impl Scope {
@@ -91,6 +93,7 @@ impl Controller {
         let purpose = match scope {
             Scope::Switchover { .. } => Purpose::Switchover,
             Scope::Rejoin(_) => Purpose::Rejoin,
+            Scope::Failback => Purpose::Failback,
             Scope::Region(_)
             | Scope::Component(_)
             | Scope::Degradation(_)
@@ -124,6 +127,7 @@ impl Controller {
                 let part = Part::Healing { cluster: cluster.clone(), workload: workload.clone() };
                 (source.clone(), part)
             }
+            Scope::Failback => (self.with_draft(now, |draft| draft.region_to_leave())?, Part::Region),
             Scope::Rejoin(database) => (database.region.clone(), Part::Rejoin { database: database.component.clone() }),
             Scope::Component(component) => {
                 let source =

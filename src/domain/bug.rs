@@ -90,6 +90,10 @@ pub(crate) enum Bug {
     LowerEpochApplied,
     /// What was measured before wall and monotonic time jumped apart still counts.
     JumpIgnored,
+    /// Nobody waits for the stages of a failback.
+    StagesSkipped,
+    /// Nobody looks at how a share of the clients does that went back.
+    ShareNotWatched,
 }
 
 /// Which deliberate bug is switched on. None, outside of the unit tests of this crate.

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod council;
+mod failback;
 
 pub use check::CheckPolicy;
 pub use council::{CouncilPolicy, RolePolicy};
+pub use failback::FailbackPolicy;
 
 use super::time::friendly;
 use super::{ComponentId, InstanceId, ObserverId, ReferenceId, RegionId};
@@ -259,6 +261,24 @@ pub enum ObjectKind {
     ConfigMap,
 }
 
+impl ObjectKind {
+    /// Kubernetes' own name, for the ids of steps.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::ConfigMap => "configmap",
+        }
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::ConfigMap => "config map",
+        }
+    }
+}
+
 /// Which property of the serving instance is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -496,6 +516,8 @@ pub struct Policy {
     /// They are run again this often while something is served elsewhere than in the primary region; zero: never.
     #[serde(with = "friendly")]
     pub verify_every: Duration,
+    /// The way back.
+    pub failback: FailbackPolicy,
     /// An automatic failover has to be done within this time (the document: 15 minutes).
     #[serde(with = "friendly")]
     pub failover_within: Duration,

@@ -131,6 +131,37 @@ pub enum Action {
         /// Path as configured.
         path: String,
     },
+    /// What an earlier plan set holds its former value again (document: "Enable detailed logging" ends with the incident).
+    Restored {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Namespace.
+        namespace: String,
+        /// Secret or ConfigMap.
+        object: ObjectKind,
+        /// Its name.
+        name: String,
+        /// The key.
+        key: String,
+        /// What the plan had set: what somebody else has set since stays.
+        replaces: String,
+    },
+    /// What the manifests define is gone.
+    ManifestsRemoved {
+        /// Cluster.
+        cluster: InstanceId,
+        /// Path as configured.
+        path: String,
+    },
+    /// The `dr-mode` ConfigMap says inactive: everything is where it belongs.
+    IncidentEnded {
+        /// Cluster that is told.
+        cluster: InstanceId,
+        /// Namespace of the ConfigMap.
+        namespace: String,
+        /// Which incident ended it.
+        incident: String,
+    },
     /// The configured check holds (document: Verification & Validation).
     Verified {
         /// Name of the check.
@@ -158,6 +189,9 @@ impl Action {
             | Self::RolledOut { .. }
             | Self::StorageReachable { .. }
             | Self::Manifests { .. }
+            | Self::Restored { .. }
+            | Self::ManifestsRemoved { .. }
+            | Self::IncidentEnded { .. }
             | Self::Verified { .. } => false,
         }
     }
@@ -170,7 +204,10 @@ impl Action {
             | Self::Replicas { cluster, .. }
             | Self::Published { cluster, .. }
             | Self::RolledOut { cluster, .. }
-            | Self::Manifests { cluster, .. } => Some(cluster),
+            | Self::Manifests { cluster, .. }
+            | Self::Restored { cluster, .. }
+            | Self::ManifestsRemoved { cluster, .. }
+            | Self::IncidentEnded { cluster, .. } => Some(cluster),
             Self::Fenced { database }
             | Self::DatabasePromoted { database, .. }
             | Self::CaughtUp { database, .. }
@@ -195,10 +232,7 @@ impl fmt::Display for Action {
             Self::CaughtUp { database, from } => write!(f, "wait until {database} has everything that {from} wrote"),
             Self::Rejoined { database, from } => write!(f, "make {database} a standby of {from}"),
             Self::Published { cluster, object, name, key, value, .. } => {
-                let object = match object {
-                    ObjectKind::Secret => "secret",
-                    ObjectKind::ConfigMap => "config map",
-                };
+                let object = object.words();
                 match value {
                     Value::Literal(text) if matches!(self, Self::Published { object: ObjectKind::ConfigMap, .. }) => {
                         write!(f, "set {object} {name}/{key} to {text} in {cluster}")
@@ -218,6 +252,11 @@ impl fmt::Display for Action {
                 Ok(())
             }
             Self::Manifests { cluster, path } => write!(f, "apply {path} in {cluster}"),
+            Self::Restored { cluster, object, name, key, .. } => {
+                write!(f, "give {} {name}/{key} its former value back in {cluster}", object.words())
+            }
+            Self::ManifestsRemoved { cluster, path } => write!(f, "remove what {path} defines from {cluster}"),
+            Self::IncidentEnded { cluster, .. } => write!(f, "end disaster-recovery mode in {cluster}"),
             Self::Verified { expects, region, .. } => write!(f, "verify in {region}: {expects}"),
         }
     }

@@ -215,6 +215,9 @@ fn ttl_of(policy: &Policy, action: &Action) -> Option<Duration> {
         | Action::CacheActive { .. }
         | Action::StorageReachable { .. }
         | Action::Manifests { .. }
+        | Action::Restored { .. }
+        | Action::ManifestsRemoved { .. }
+        | Action::IncidentEnded { .. }
         | Action::Verified { .. } => None,
     }
 }
@@ -323,7 +326,7 @@ fn longest_way(policy: &Policy, start: Duration, steps: &[Step]) -> Vec<Leg> {
 pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
     let managed = |component: &ComponentId| policy.components.get(component).is_some_and(|component| component.managed);
     match &step.action {
-        Action::IncidentDeclared { .. } => "declare",
+        Action::IncidentDeclared { .. } | Action::IncidentEnded { .. } => "declare",
         Action::Replicas { .. } if matches!(step.part, Part::Zone { .. }) => "reschedule",
         Action::Replicas { .. } => "replicas",
         Action::Fenced { database } if managed(&database.component) => "fence_managed",
@@ -332,13 +335,13 @@ pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
         Action::DatabasePromoted { .. } => "promote",
         Action::CaughtUp { .. } => "catch_up",
         Action::Rejoined { .. } => "rejoin",
-        Action::Published { .. } => "publish",
+        Action::Published { .. } | Action::Restored { .. } => "publish",
         Action::RolledOut { .. } => "rollout",
         Action::CacheActive { cache, .. } if managed(&cache.component) => "cache_managed",
         Action::CacheActive { .. } => "cache",
         Action::StorageReachable { .. } => "storage",
         Action::Traffic { .. } => "traffic",
-        Action::Manifests { .. } => "manifests",
+        Action::Manifests { .. } | Action::ManifestsRemoved { .. } => "manifests",
         Action::Verified { .. } => "verify",
     }
 }
@@ -400,6 +403,9 @@ fn dependency_of(policy: &Policy, action: &Action) -> Option<(&'static str, Regi
         Action::Published { cluster, .. } => kubernetes(cluster, "publish"),
         Action::RolledOut { cluster, .. } => kubernetes(cluster, "restart"),
         Action::Manifests { cluster, .. } => kubernetes(cluster, "apply manifests"),
+        Action::Restored { cluster, .. } => kubernetes(cluster, "restore settings"),
+        Action::ManifestsRemoved { cluster, .. } => kubernetes(cluster, "remove manifests"),
+        Action::IncidentEnded { cluster, .. } => kubernetes(cluster, "declare"),
         // The data plane of the service itself, which a failover cannot do without.
         Action::DatabasePromoted { .. }
         | Action::CaughtUp { .. }

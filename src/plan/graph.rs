@@ -30,7 +30,10 @@ impl Action {
             | Self::Rejoined { .. }
             | Self::RolledOut { .. }
             | Self::CacheActive { .. }
-            | Self::Manifests { .. } => Reversal::Impossible,
+            | Self::Manifests { .. }
+            | Self::Restored { .. }
+            | Self::ManifestsRemoved { .. }
+            | Self::IncidentEnded { .. } => Reversal::Impossible,
         }
     }
 }
@@ -80,7 +83,7 @@ pub fn check(steps: &[Step]) -> Result<(), BadPlan> {
         }
         for step in ready {
             let safe = step.commit_point || step.after.iter().any(|id| committed.get(id) == Some(&true));
-            if step.action.reversal() == Reversal::Impossible && !safe {
+            if step.action.reversal() == Reversal::Impossible && !step.is_idle_restart() && !safe {
                 return Err(BadPlan::IrreversibleBeforeCommit(step.id.clone()));
             }
             committed.insert(&step.id, safe);
@@ -119,11 +122,14 @@ pub fn render(steps: &[Step]) -> String {
             if step.commit_point {
                 marks.push("commit point".to_owned());
             }
-            if step.action.reversal() == Reversal::Impossible {
+            if step.action.reversal() == Reversal::Impossible && !step.is_idle_restart() {
                 marks.push("no undo".to_owned());
             }
             if step.best_effort {
                 marks.push("needs the lost region: owed if it cannot be done".to_owned());
+            }
+            if let Some(stage) = step.stage {
+                marks.push(format!("watched for {}", crate::domain::time::human(stage)));
             }
             if let Some(confirm) = &step.confirm {
                 let lasting = crate::domain::time::human(confirm.lasting);

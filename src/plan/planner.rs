@@ -3,6 +3,7 @@
 //! The planner chooses which goals are needed and in which order; it never judges whether they may be pursued. Asked
 //! again for a plan that exists, it returns only what is missing, so that an escalation adds steps and repeats none.
 
+mod failback;
 mod healing;
 mod rejoin;
 mod reroute;
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use super::{Action, Confirm, Part, Purpose, Reversal, Step, Value};
 use crate::domain::{
-    ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, PublishedValue, RegionId, StepId,
+    CheckPolicy, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, PublishedValue,
+    RegionId, StepId,
 };
 
 /// What the planner has to know of the moment.
@@ -84,6 +86,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
         ids: BTreeSet::new(),
         prepared: BTreeSet::new(),
         caught_up: BTreeSet::new(),
+        staged: BTreeSet::new(),
     };
     let mut moved: Vec<&ComponentId> = match part {
         Part::Reroute => return draft.reroute(),
@@ -102,7 +105,11 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
         return Err(NoPlan::NothingThere(situation.source.clone()));
     }
     draft.declare();
-    let mut before_traffic = BTreeSet::new();
+    if situation.purpose == Purpose::Failback {
+        draft.staged = draft.stages()?;
+    }
+    let mut before_traffic = draft.staged.clone();
+    draft.prepared = draft.staged.clone();
     let mut published = Vec::new();
     if situation.purpose.is_planned() {
         moved.sort_by_key(|component| situation.policy.components.get(*component).map(|policy| turn(policy.kind)));
@@ -143,9 +150,11 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
         }
         last.extend(draft.traffic(&before_traffic));
     }
-    draft.verify(&moved, &last);
-    if *part == Part::Region {
-        draft.aftermath(&last);
+    let verified = draft.verify(&moved, &last);
+    match (part, situation.purpose) {
+        (Part::Region, Purpose::Failback) => draft.stand_down(&last.union(&verified).cloned().collect()),
+        (Part::Region, Purpose::Failover | Purpose::Switchover | Purpose::Rejoin) => draft.aftermath(&last),
+        (Part::Component(_) | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. }, _) => {}
     }
     if draft.planned.steps.is_empty() && draft.planned.shares.is_empty() {
         return Err(NoPlan::NothingThere(situation.source.clone()));
@@ -163,6 +172,8 @@ struct Draft<'a> {
     prepared: BTreeSet<StepId>,
     /// The databases' standbys have everything: before that a planned move does nothing that cannot be taken back.
     caught_up: BTreeSet<StepId>,
+    /// The last share of the clients that goes back before everything does.
+    staged: BTreeSet<StepId>,
 }
 
 /// The order of a planned move: while it keeps writers waiting, they wait for nothing that could have been done before; and
@@ -218,6 +229,7 @@ impl<'a> Draft<'a> {
                 places: BTreeMap::new(),
                 confirm: None,
                 deadline,
+                stage: None,
             });
         }
         id
@@ -316,6 +328,11 @@ impl<'a> Draft<'a> {
         Ok(self.publish(policy, &to, &promote, published))
     }
 
+    /// What else cannot be taken back comes after the databases' standbys, and after the last share.
+    fn before_commit(&self) -> BTreeSet<StepId> {
+        if self.caught_up.is_empty() { self.staged.clone() } else { self.caught_up.clone() }
+    }
+
     fn cache(
         &mut self,
         component: &ComponentId,
@@ -328,7 +345,7 @@ impl<'a> Draft<'a> {
         let to = InstanceId { component: component.clone(), region: target.clone() };
         let deadline = if policy.managed { deadlines.cache_managed } else { deadlines.cache };
         let action = Action::CacheActive { cache: to.clone(), from };
-        let activate = self.need(format!("activate-{to}"), action, self.caught_up.clone(), deadline);
+        let activate = self.need(format!("activate-{to}"), action, self.before_commit(), deadline);
         self.edit(&activate, |step| {
             step.commit_point = true;
             step.places.insert(component.clone(), target);
@@ -346,7 +363,7 @@ impl<'a> Draft<'a> {
         let to = InstanceId { component: component.clone(), region: target.clone() };
         let action = Action::StorageReachable { storage: to.clone() };
         let deadline = self.situation.policy.deadlines.storage;
-        let check = self.need(format!("switch-{to}"), action, self.caught_up.clone(), deadline);
+        let check = self.need(format!("switch-{to}"), action, self.before_commit(), deadline);
         // What follows (restarted pods that use the other bucket) is not undone, so the switch is judged like a promotion.
         self.edit(&check, |step| {
             step.commit_point = true;
@@ -367,10 +384,7 @@ impl<'a> Draft<'a> {
         for (cluster, cluster_policy) in self.clusters() {
             let lost = self.is_lost(&cluster);
             for publication in &policy.publications {
-                let object = match publication.object {
-                    ObjectKind::Secret => "secret",
-                    ObjectKind::ConfigMap => "configmap",
-                };
+                let object = publication.object.noun();
                 let id = format!("publish-{object}-{}-{}{}", publication.name, publication.key, self.suffix(&cluster));
                 let value = match publication.value {
                     PublishedValue::Region => Value::Literal(to.region.to_string()),
@@ -400,6 +414,18 @@ impl<'a> Draft<'a> {
 
     /// Warm pods keep the old host: restart what reads the keys that were changed, once per part.
     fn restart(&mut self, published: &[Published]) -> BTreeSet<StepId> {
+        let part = match self.part {
+            Part::Component(component) => component.as_str(),
+            Part::Region => "region",
+            Part::Reroute => "reroute",
+            Part::Healing { .. } => "healing",
+            Part::Zone { .. } => "zone",
+            Part::Rejoin { .. } => "rejoin",
+        };
+        self.restart_as(published, &format!("for-{part}"))
+    }
+
+    fn restart_as(&mut self, published: &[Published], when: &str) -> BTreeSet<StepId> {
         let mut needed = BTreeSet::new();
         for (cluster, policy) in self.clusters() {
             let lost = self.is_lost(&cluster);
@@ -413,15 +439,7 @@ impl<'a> Draft<'a> {
                 if after.is_empty() {
                     continue;
                 }
-                let part = match self.part {
-                    Part::Component(component) => component.as_str(),
-                    Part::Region => "region",
-                    Part::Reroute => "reroute",
-                    Part::Healing { .. } => "healing",
-                    Part::Zone { .. } => "zone",
-                    Part::Rejoin { .. } => "rejoin",
-                };
-                let id = format!("restart-{}{}-for-{part}", workload.name, self.suffix(&cluster));
+                let id = format!("restart-{}{}-{when}", workload.name, self.suffix(&cluster));
                 let action = Action::RolledOut {
                     cluster: cluster.clone(),
                     namespace: policy.namespace.clone(),
@@ -496,31 +514,44 @@ impl<'a> Draft<'a> {
     }
 
     fn verify(&mut self, moved: &[&ComponentId], after: &BTreeSet<StepId>) -> BTreeSet<StepId> {
+        let part = match self.part {
+            Part::Component(component) => format!("-for-{component}"),
+            Part::Region => String::new(),
+            Part::Reroute => "-for-reroute".to_owned(),
+            Part::Healing { workload, .. } => format!("-for-{workload}"),
+            Part::Zone { zone, .. } => format!("-without-{zone}"),
+            Part::Rejoin { database } => format!("-for-{database}"),
+        };
+        let is_whole = *self.part == Part::Region;
+        let policy = self.situation.policy;
+        let is_wanted = |check: &CheckPolicy| {
+            (is_whole && check.after.is_empty()) || moved.iter().any(|moved| check.after.contains(*moved))
+        };
+        let wanted = policy.checks.iter().filter(|check| is_wanted(check));
+        self.verified(wanted, after, &part)
+    }
+
+    /// The checks of what answers clients, where they are to be sent.
+    fn verify_for(&mut self, serving: &[&ComponentId], after: &BTreeSet<StepId>, when: &str) -> BTreeSet<StepId> {
+        let policy = self.situation.policy;
+        let wanted = policy.checks.iter().filter(|check| serving.iter().any(|of| check.after.contains(*of)));
+        self.verified(wanted, after, when)
+    }
+
+    fn verified<'c>(
+        &mut self,
+        wanted: impl Iterator<Item = &'c CheckPolicy>,
+        after: &BTreeSet<StepId>,
+        when: &str,
+    ) -> BTreeSet<StepId> {
         let mut checks = BTreeSet::new();
         let Some(target) = self.target_region() else { return checks };
-        let policy = self.situation.policy;
-        for check in &policy.checks {
-            let wanted = match self.part {
-                Part::Region => check.after.is_empty() || moved.iter().any(|c| check.after.contains(*c)),
-                Part::Component(_) | Part::Reroute | Part::Healing { .. } | Part::Zone { .. } | Part::Rejoin { .. } => {
-                    moved.iter().any(|c| check.after.contains(*c))
-                }
-            };
-            if !wanted {
-                continue;
-            }
-            let part = match self.part {
-                Part::Component(component) => format!("-for-{component}"),
-                Part::Region => String::new(),
-                Part::Reroute => "-for-reroute".to_owned(),
-                Part::Healing { workload, .. } => format!("-for-{workload}"),
-                Part::Zone { zone, .. } => format!("-without-{zone}"),
-                Part::Rejoin { database } => format!("-for-{database}"),
-            };
+        let deadline = self.situation.policy.deadlines.verify;
+        for check in wanted {
             let action =
                 Action::Verified { check: check.name.clone(), expects: check.expects.clone(), region: target.clone() };
-            let id = format!("verify-{}{part}", check.name);
-            checks.insert(self.need(id, action, after.clone(), policy.deadlines.verify));
+            let id = format!("verify-{}{when}", check.name);
+            checks.insert(self.need(id, action, after.clone(), deadline));
         }
         checks
     }

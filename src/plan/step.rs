@@ -82,6 +82,8 @@ pub enum Purpose {
     Switchover,
     /// An old primary becomes a standby; nothing is moved.
     Rejoin,
+    /// A planned move back to where the work belongs, a share of the clients at a time.
+    Failback,
 }
 
 impl fmt::Display for Purpose {
@@ -95,7 +97,7 @@ impl Purpose {
     pub fn is_planned(&self) -> bool {
         match self {
             Self::Failover => false,
-            Self::Switchover | Self::Rejoin => true,
+            Self::Switchover | Self::Rejoin | Self::Failback => true,
         }
     }
 }
@@ -113,7 +115,8 @@ pub struct Step {
     pub after: BTreeSet<StepId>,
     /// Judged once more before it starts: guards, verdicts, drift and the world.
     pub commit_point: bool,
-    /// There is an undo: until a commit point of its part is passed it is undone if the source recovers.
+    /// There is an undo, or nothing that one would be for: until a commit point of its part is passed it is undone if the
+    /// source recovers.
     pub undoable: bool,
     /// It needs something in the region that is being left; nothing depends on it and its failure is owed, not stuck.
     pub best_effort: bool,
@@ -124,6 +127,22 @@ pub struct Step {
     /// From its start to its verification.
     #[serde(with = "friendly")]
     pub deadline: Duration,
+    /// A share of the clients that goes back: what waits for it waits until they have been served well there for so long
+    /// (document: Gradual Failback, "Monitor for 30 minutes").
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub stage: Option<Duration>,
+}
+
+impl Step {
+    /// It sends some of the clients elsewhere, and places nothing there: it can always be taken back.
+    pub fn is_share(&self) -> bool {
+        matches!(self.action, Action::Traffic { .. }) && (self.part == Part::Reroute || self.stage.is_some())
+    }
+
+    /// It restarts what serves nobody: there is nothing to take back.
+    pub fn is_idle_restart(&self) -> bool {
+        matches!(self.action, Action::RolledOut { .. }) && self.undoable
+    }
 }
 
 /// A window that has to last before a step may start.

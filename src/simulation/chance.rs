@@ -27,12 +27,18 @@ const CHECK_BREAKS: u64 = 0xc4ec;
 const MOVES: u64 = 0x510e;
 /// And that of [`Teller::bring_back`].
 const REJOINS: u64 = 0x4e10;
+/// And that of [`Teller::fail_back`].
+const FAILBACKS: u64 = 0xfa11;
 /// Another ledger, as a copy of this machine would have it.
 const ANOTHER_LEDGER: &str = "0190ffff-0000-7000-8000-000000000bad";
 
 /// Of so many days one has a fence around managed databases in any case.
 const FENCED_EVERY: u64 = 4;
 const FENCED_AT: u64 = 3;
+
+/// A day has no time for stages of half an hour.
+const SHORT_STAGES: [&str; 3] =
+    ["set failback.stable_for 60s", "set failback.stage_for 150s", "set failback.interval 60s"];
 
 /// The story of a seed. Half of them have the settings `now_and_then` on top.
 pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> String {
@@ -47,6 +53,7 @@ pub(super) fn story(policy: &Policy, now_and_then: &[String], seed: u64) -> Stri
         is_simple,
         is_moved: false,
         is_brought_back: false,
+        is_failed_back: false,
         lines: Vec::new(),
     };
     teller.tell();
@@ -77,6 +84,8 @@ struct Teller<'a> {
     is_moved: bool,
     /// An old primary is to become a standby.
     is_brought_back: bool,
+    /// The work is to go back by stages.
+    is_failed_back: bool,
     /// Seconds after the beginning, and what happens.
     lines: Vec<(u64, String)>,
 }
@@ -99,6 +108,9 @@ impl Teller<'_> {
         }
         for (database, _) in self.policy.of_kind(Kind::Database).filter(|_| self.is_brought_back) {
             settings.push(format!("set databases.{database}.rejoin.command [\"rejoin\"]"));
+        }
+        if self.is_failed_back {
+            settings.extend(SHORT_STAGES.map(str::to_owned));
         }
         settings
     }
@@ -128,6 +140,42 @@ impl Teller<'_> {
         self.break_a_check();
         self.move_by_plan();
         self.bring_back();
+        self.fail_back();
+    }
+
+    /// On some of the days on which an old primary is brought back the work goes back by stages, which are short; and now and then
+    /// a share of the clients is not well served, somebody is in a hurry or gives it up, or a region is lost. By a die of its
+    /// own.
+    fn fail_back(&mut self) {
+        let mut dice = Dice::new(self.seed ^ FAILBACKS);
+        let (Some(primary), Some(secondary)) = (self.region_with(Role::Primary), self.region_with(Role::Secondary))
+        else {
+            return;
+        };
+        self.is_failed_back = self.is_brought_back && dice.below(2) == 0;
+        if !self.is_failed_back {
+            return;
+        }
+        let at = if dice.below(2) == 0 { 600 + dice.below(TROUBLES_UNTIL - 600) } else { CALM_FROM + 600 };
+        self.lines.push((at, "operator failback".to_owned()));
+        let during = at + 30 + dice.below(600);
+        let services: Vec<ComponentId> = self.policy.of_kind(Kind::Http).map(|(id, _)| id.clone()).collect();
+        match dice.below(8) {
+            0 | 1 => self.lines.push((during, "operator continue".to_owned())),
+            2 => self.lines.push((during, "operator abort".to_owned())),
+            3 | 4 if during + 90 < CALM_FROM => {
+                for service in &services {
+                    self.lines.push((during, format!("{service}@{primary} fails query")));
+                    self.lines.push((during + 90, format!("{service}@{primary} answers")));
+                }
+                self.lines.push((during + 200, "operator continue".to_owned()));
+            }
+            5 if during + 300 < CALM_FROM => {
+                self.lines.push((during, format!("everything@{secondary} fails tcp")));
+                self.lines.push((during + 300, format!("everything@{secondary} answers")));
+            }
+            _ => {}
+        }
     }
 
     /// Somebody makes an old primary a standby, in the middle of the troubles or after them, now and then whatever it holds; and

@@ -6,6 +6,7 @@ mod calls;
 mod end;
 mod leave;
 mod roles;
+mod shares;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,6 @@ use crate::domain::{ComponentId, IncidentId, InstanceId, Kind, Level, Now, PlanI
 use crate::domain::{Mode, time::human};
 use crate::ledger::MemoryDisk;
 use crate::plan::{Action, Part, Reversal, Step};
-
-type Weights = BTreeMap<ComponentId, BTreeMap<RegionId, u8>>;
 
 /// What was found to be wrong, and the state to find it with.
 pub(super) struct Checks {
@@ -54,14 +53,7 @@ pub(super) struct Checks {
     /// The highest epoch that a mutating call was made in.
     acting_epoch: u64,
     is_split: bool,
-    /// The largest share that a degradation may move.
-    share_max: u8,
-    /// Who got the clients when the world was last looked at.
-    weights: Weights,
-    /// Who got them before a plan moved a share.
-    before_share: BTreeMap<PlanId, Weights>,
-    /// Plans whose share was taken back, and has to be.
-    taken_back: Vec<PlanId>,
+    shares: shares::Shares,
     pub(super) broken: Vec<String>,
 }
 
@@ -105,7 +97,7 @@ struct Known {
 impl Known {
     /// It moves a share of the traffic.
     fn is_share(&self) -> bool {
-        self.step.part == Part::Reroute && matches!(self.step.action, Action::Traffic { .. })
+        self.step.is_share()
     }
 }
 
@@ -145,10 +137,7 @@ impl Checks {
             epoch: 0,
             acting_epoch: 0,
             is_split: false,
-            share_max: policy.degradation.reroute_percent,
-            weights: Weights::new(),
-            before_share: BTreeMap::new(),
-            taken_back: Vec::new(),
+            shares: shares::Shares::default(),
             broken: Vec::new(),
         }
     }
@@ -174,6 +163,7 @@ impl Checks {
             });
             self.contradicted.extend(asked.cloned());
             for fact in &frame.facts {
+                self.follow_shares(fact, world, now, &mut found);
                 self.take(fact, frame.at, now, &mut found);
                 self.judge(fact, world, now, &mut found);
                 self.weigh_leave(fact, world, now, &mut found);
@@ -254,9 +244,6 @@ impl Checks {
                     known.attempts = *attempt;
                     known.is_undone = false;
                 });
-                if self.steps.get(&(plan.clone(), step.clone())).is_some_and(Known::is_share) {
-                    self.before_share.entry(plan.clone()).or_insert_with(|| self.weights.clone());
-                }
             }
             Fact::UndoStarted { plan, step, attempt } => self.edit(plan, step, |known| {
                 known.undo_attempts = *attempt;
@@ -317,11 +304,11 @@ impl Checks {
                 if let Some(incident) = self.incidents.get_mut(incident) {
                     incident.is_planned = false;
                 }
-                // Nothing waits for the last writes of what is lost.
+                // Nothing waits for the last writes of what is lost, nor for shares of the clients.
                 let plans = self.plans.iter().filter(|(_, of)| *of == incident).map(|(plan, _)| plan.clone());
                 let plans: BTreeSet<PlanId> = plans.collect();
                 let given_up = self.steps.iter_mut().filter(|((plan, _), known)| {
-                    plans.contains(plan) && matches!(known.step.action, Action::CaughtUp { .. })
+                    plans.contains(plan) && (known.is_share() || matches!(known.step.action, Action::CaughtUp { .. }))
                 });
                 given_up.for_each(|(_, known)| known.is_settled = true);
             }
@@ -339,12 +326,9 @@ impl Checks {
                 self.unwinding.insert((plan.clone(), part.clone()));
             }
             Fact::PartUnwound { plan, part } => {
-                // A share that another part needs stays with it.
                 let of_plan = self.steps.iter_mut().filter(|((of, _), _)| of == plan);
                 for (_, known) in of_plan {
-                    if known.parts.remove(part) && known.is_share() && known.parts.is_empty() {
-                        self.taken_back.push(plan.clone());
-                    }
+                    known.parts.remove(part);
                 }
                 self.unwinding.remove(&(plan.clone(), part.clone()));
             }
@@ -364,6 +348,8 @@ impl Checks {
             | Fact::SuspicionCleared { .. }
             | Fact::ApprovalRequested { .. }
             | Fact::StepFailed { .. }
+            | Fact::ShareTakenBack { .. }
+            | Fact::StageContinued { .. }
             | Fact::Withheld { .. }
             | Fact::PlanStuck { .. }
             | Fact::Held { .. }
@@ -511,11 +497,7 @@ impl Checks {
     /// Never two databases that accept writes, unless that was allowed and recorded.
     pub(super) fn world(&mut self, disk: &MemoryDisk, world: &World, now: Duration) -> Vec<String> {
         let mut found = self.read(disk, world, now);
-        if self.weights != *world.weights() {
-            self.weights.clone_from(world.weights());
-            found.extend(self.strayed_clients());
-        }
-        found.extend(self.share_left_behind());
+        found.extend(self.look_at_clients(world));
         found.extend(self.shared_roles(now));
         let writable = world.writable(now);
         let mut is_split = false;
@@ -529,48 +511,6 @@ impl Checks {
             }
         }
         self.is_split = is_split;
-        found
-    }
-
-    /// Clients are where no plan sent them, or more of them than a degradation may move.
-    fn strayed_clients(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for (traffic, weights) in &self.weights {
-            for (region, weight) in weights.iter().filter(|(region, _)| self.home.get(traffic) != Some(*region)) {
-                let sent = |is_share: bool| {
-                    let steps = self.steps.values().filter(|known| known.attempts > 0 && known.is_share() == is_share);
-                    let weights = steps.filter_map(|known| {
-                        let Action::Traffic { traffic: of, weights } = &known.step.action else { return None };
-                        weights.get(region).copied().filter(|_| of == traffic)
-                    });
-                    weights.max().unwrap_or(0)
-                };
-                let allowed = sent(false).max(sent(true).min(self.share_max));
-                if *weight > allowed {
-                    found.push(format!("{traffic}: {region} has a weight of {weight}, and {allowed} was planned"));
-                }
-            }
-        }
-        found
-    }
-
-    /// A share that was taken back is back, unless all of the traffic has moved on from there.
-    fn share_left_behind(&mut self) -> Vec<String> {
-        let mut found = Vec::new();
-        for plan in std::mem::take(&mut self.taken_back) {
-            let has_moved_on = self.steps.iter().any(|((of, _), known)| {
-                *of == plan
-                    && known.attempts > 0
-                    && !known.is_share()
-                    && matches!(known.step.action, Action::Traffic { .. })
-            });
-            match self.before_share.get(&plan) {
-                Some(before) if *before != self.weights && !has_moved_on => {
-                    found.push(format!("{plan}: the share is taken back, and the weights are not what they were"));
-                }
-                Some(_) | None => {}
-            }
-        }
         found
     }
 

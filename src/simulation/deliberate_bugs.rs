@@ -317,6 +317,18 @@ const CATCHES: &[Catch] = &[
         played: Straight,
         sign: Breaks("arrived after one of epoch"),
     },
+    Catch {
+        bug: Bug::StagesSkipped,
+        told: InStory("a_failback_goes_by_stages_and_leaves_a_warm_standby"),
+        played: Straight,
+        sign: Breaks("follows share-10-traffic after"),
+    },
+    Catch {
+        bug: Bug::ShareNotWatched,
+        told: InStory("a_share_of_a_failback_that_is_not_well_served_is_taken_back_until_a_person_sends_it_again"),
+        played: Straight,
+        sign: Misses("share-50-traffic: taken back"),
+    },
 ];
 
 /// What no story shows: a stale leader is stopped between a decision and its record, which only chance does; and a frame of a

@@ -452,6 +452,8 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
             let from = words.expect("the region that is left")?.into();
             Order::Switchover { from, component: words.next().map(Into::into) }
         }
+        "failback" => Order::Failback,
+        "continue" => Order::Continue,
         "rejoin" => {
             let database = words.expect("the old primary, as database@region")?;
             let database = database.parse().map_err(|_| format!("`{database}` is no database@region"))?;
@@ -499,7 +501,7 @@ fn order(words: &mut Words<'_>) -> Result<Order, String> {
         }
         other => {
             return Err(format!(
-                "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, switchover, ack, retry, skip, \
+                "an operator cannot `{other}`; there are approve, hold, pause, resume, failover, switchover, rejoin, failback, continue, ack, retry, skip, \
                  abort, adopt, merge and helps"
             ));
         }

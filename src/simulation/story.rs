@@ -241,6 +241,8 @@ pub enum Order {
         database: InstanceId,
         discard: bool,
     },
+    Failback,
+    Continue,
     Ack {
         false_positive: bool,
     },

@@ -94,6 +94,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::UndoFailed { .. }
         | Fact::PlanStuck { .. }
         | Fact::DivergenceFound { .. }
+        | Fact::ShareTakenBack { .. }
         | Fact::CheckFailed { .. }
         | Fact::BreakGlassBegan { .. }
         | Fact::Halted { .. } => Level::ERROR,
@@ -137,6 +138,7 @@ fn urgency(fact: &Fact) -> Level {
         | Fact::Resumed { .. }
         | Fact::Released { .. }
         | Fact::Acknowledged { .. }
+        | Fact::StageContinued { .. }
         | Fact::RetryOrdered { .. } => Level::INFO,
     }
 }
@@ -202,6 +204,8 @@ fn tags(fact: &Fact) -> Tags<'_> {
         Fact::Released { incident, .. } => Tags { incident: Some(incident), ..of("released") },
         Fact::Acknowledged { incident, .. } => Tags { incident: Some(incident), ..of("acknowledged") },
         Fact::RetryOrdered { plan, step, .. } => of_step("retry_ordered", plan, step),
+        Fact::ShareTakenBack { plan, step, .. } => of_step("share_taken_back", plan, step),
+        Fact::StageContinued { plan, step, .. } => of_step("stage_continued", plan, step),
         Fact::BreakGlassBegan { .. } => of("break_glass_began"),
         Fact::BreakGlassMerged { .. } => of("break_glass_merged"),
         Fact::Halted { .. } => of("halted"),

@@ -357,6 +357,9 @@ fn action_label(action: &Action) -> &'static str {
         Action::StorageReachable { .. } => "storage_reachable",
         Action::Traffic { .. } => "traffic",
         Action::Manifests { .. } => "manifests",
+        Action::Restored { .. } => "restored",
+        Action::ManifestsRemoved { .. } => "manifests_removed",
+        Action::IncidentEnded { .. } => "incident_ended",
         Action::Verified { .. } => "verified",
     }
 }

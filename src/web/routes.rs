@@ -184,6 +184,7 @@ async fn plan(State(api): State<Api>, query: Result<Query<PlanQuery>, QueryRejec
     const EXAMPLES: &str = "ask /v1/plan?if=region:us-east-1 or /v1/plan?if=component:database";
     let Query(PlanQuery { r#if: lost }) = query.map_err(|error| Refusal::bad(error.body_text(), EXAMPLES))?;
     let scope = match lost.split_once(':') {
+        None if lost == "failback" => Scope::Failback,
         Some(("region", region)) => Scope::Region(RegionId::from(region)),
         Some(("switchover", what)) => match what.split_once('/') {
             Some((region, component)) => Scope::Switchover { region: region.into(), component: Some(component.into()) },

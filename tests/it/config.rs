@@ -141,6 +141,17 @@ fn a_literal_secret_works_with_a_warning_that_does_not_repeat_it() {
 }
 
 #[test]
+fn a_literal_secret_among_the_headers_of_a_check_is_warned_of_as_well() {
+    let with_header = |text: &str| {
+        text.replace("/health\" }", "/health\", secret_headers = { Authorization = \"Bearer hunter2\" } }")
+    };
+    let loaded = sound_with(with_header).unwrap();
+    let shown = lines(&loaded);
+    assert!(shown.contains("checks.health.http.secret_headers.Authorization"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
 fn relative_paths_are_relative_to_their_file() {
     let loaded = sound_with(|text| text.replace("/etc/failoverd/kubeconfig", "keys/kubeconfig")).unwrap();
     let kubeconfig = loaded.config.clusters[&"main".into()].regions[&"us-east-1".into()].kubeconfig.clone().unwrap();

@@ -170,6 +170,10 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("a zone that is lost at once", "", "[zones]\nafter = \"0s\""),
     ("healing before anything was seen", "", "[healing]\nenabled = true\nafter = \"5s\""),
     ("a share that is everybody", "", "[degradation]\nreroute_percent = 100"),
+    ("a stage that is everybody", "", "[failback]\nstages = [10, 100]"),
+    ("stages that do not grow", "", "[failback]\nstages = [50, 10]"),
+    ("a stage that nobody looks at", "", "[failback]\nstage_for = \"10s\""),
+    ("an interval without probes", "", "[failback]\ninterval = \"5s\""),
     (
         "a share of a record that is not there",
         "[traffic.dns]\nzone_id = \"Z123\"\nrecord = \"api.example.com\"\nttl = \"30s\"\nprovider = \"route53-records\"\n\

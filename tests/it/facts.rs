@@ -53,6 +53,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
         places: BTreeMap::from([("database".into(), "us-west-2".into())]),
         confirm: Some(Confirm { instance: database.clone(), lasting: Duration::from_secs(90) }),
         deadline: Duration::from_secs(300),
+        stage: None,
     };
     let plan = PlanId::from("incident-1.plan");
     let incident = IncidentId::from("incident-1");

@@ -342,7 +342,7 @@ fn build(
     HttpProbe::new(InstanceId::new("web", "east"), &service, &region, TIMEOUT, trust, names)
 }
 
-fn no_tls() -> ClientConfig {
+pub(crate) fn no_tls() -> ClientConfig {
     roots(rustls::RootCertStore::empty())
 }
 
@@ -360,7 +360,7 @@ fn roots(store: rustls::RootCertStore) -> ClientConfig {
         .with_no_client_auth()
 }
 
-fn names_of(reference: &str) -> Arc<Names> {
+pub(crate) fn names_of(reference: &str) -> Arc<Names> {
     Names::new(&configuration("", reference))
 }
 

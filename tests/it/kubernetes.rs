@@ -119,6 +119,16 @@ async fn incident(lab: &Lab, hands: &Hands) {
     hands.undo(&action, &look.previous).await.unwrap();
     hands.undo(&action, &look.previous).await.unwrap();
     assert_eq!(map(lab, "dr-mode").await["status"], "inactive");
+    // The way back ends whatever was declared, by whichever incident.
+    hands.act(&action, &hands.look(&action).await).await.unwrap();
+    let ended = Action::IncidentEnded { cluster: west(), namespace: NAMESPACE.into(), incident: "inc-3".into() };
+    let look = hands.look(&ended).await;
+    assert!(!look.satisfied, "{look:?}");
+    hands.act(&ended, &look).await.unwrap();
+    hands.verify(&ended).await.unwrap();
+    assert!(hands.look(&ended).await.satisfied);
+    let data = map(lab, "dr-mode").await;
+    assert_eq!((data["status"].as_str(), data["incident"].as_str()), ("inactive", "inc-3"));
     let nowhere = Action::IncidentDeclared { cluster: west(), namespace: "nowhere".into(), incident: "inc-1".into() };
     let refused = hands.actuator.look(KEY, &nowhere).await;
     assert!(matches!(refused, Err(Setback::Refused(_))), "{refused:?}");
@@ -208,6 +218,30 @@ async fn config_map(lab: &Lab, hands: &Hands) {
     assert_eq!(map(lab, "app-config").await["new_key"], "x");
     hands.undo(&action, &json!(null)).await.unwrap();
     assert!(!map(lab, "app-config").await.contains_key("new_key"));
+    // What an earlier plan set gets its former value back, unless somebody has set it otherwise since.
+    let former = map(lab, "app-config").await;
+    let set = published(ObjectKind::ConfigMap, "app-config", "log_level", Value::Literal("trace".into()));
+    let restored = Action::Restored {
+        cluster: west(),
+        namespace: NAMESPACE.into(),
+        object: ObjectKind::ConfigMap,
+        name: "app-config".into(),
+        key: "log_level".into(),
+        replaces: "trace".into(),
+    };
+    assert!(hands.look(&restored).await.satisfied, "no plan has set anything");
+    hands.act(&set, &hands.look(&set).await).await.unwrap();
+    let look = hands.look(&restored).await;
+    assert!(!look.satisfied && matches!(hands.verify(&restored).await, Err(Setback::NotYet(_))), "{look:?}");
+    hands.act(&restored, &look).await.unwrap();
+    hands.act(&restored, &look).await.unwrap();
+    hands.verify(&restored).await.unwrap();
+    assert_eq!(map(lab, "app-config").await, former);
+    hands.act(&set, &hands.look(&set).await).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(admin(lab, WEST).await, NAMESPACE);
+    let change = json!({ "data": { "log_level": "warn" } });
+    maps.patch("app-config", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
+    assert!(hands.look(&restored).await.satisfied);
     let absent = published(ObjectKind::ConfigMap, "no-such-map", "a", Value::Literal("x".into()));
     let refused = hands.actuator.look(KEY, &absent).await;
     assert!(matches!(&refused, Err(Setback::Refused(why)) if why.contains("create it")), "{refused:?}");
@@ -263,6 +297,19 @@ async fn manifests(lab: &Lab, hands: &Hands) {
     assert!(look.summary.contains("1 are different"), "{look:?}");
     hands.act(&action, &look).await.unwrap();
     assert_eq!(map(lab, "dr-alerts").await["a"], "1");
+    // Afterwards all of it goes, but for what is somebody else's as well.
+    let theirs = json!({ "data": { "c": "4" } });
+    maps.patch("dr-rules", &PatchParams::default(), &Patch::Merge(&theirs)).await.unwrap();
+    let removed = Action::ManifestsRemoved { cluster: west(), path: folder.display().to_string() };
+    let look = hands.look(&removed).await;
+    assert!(!look.satisfied && look.summary.contains("2 are ours"), "{look:?}");
+    assert!(matches!(hands.verify(&removed).await, Err(Setback::NotYet(_))));
+    hands.act(&removed, &look).await.unwrap();
+    hands.act(&removed, &look).await.unwrap();
+    hands.verify(&removed).await.unwrap();
+    assert!(hands.look(&removed).await.satisfied);
+    assert!(maps.get_opt("dr-alerts").await.unwrap().is_none());
+    assert_eq!(map(lab, "dr-rules").await, BTreeMap::from([("c".to_owned(), "4".to_owned())]));
     // A kind that this cluster does not know.
     let rule = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {name: r}\n";
     std::fs::write(folder.join("b.yaml"), rule).unwrap();

@@ -67,7 +67,7 @@ fn an_old_primary_with_writes_of_its_own_rejoins_only_where_they_are_given_up_al
 }
 
 /// Self-managed databases, and the shipped script with the lab's ways to stop and start a server.
-fn with_a_way_back() -> Regions {
+pub(crate) fn with_a_way_back() -> Regions {
     let mut regions = Regions::up(&[], &["--database", "postgres"]);
     regions.sql(EAST, MAY_REWIND);
     let folder = regions.lab.folder().to_path_buf();
@@ -101,7 +101,7 @@ fn with_a_way_back() -> Regions {
 }
 
 /// Orders it and waits for its end.
-fn order(regions: &Regions, words: &[&str]) {
+pub(crate) fn order(regions: &Regions, words: &[&str]) {
     let said = regions.tell(&[words, &["--reason", "exercise", "--yes"]].concat());
     assert!(said.contains("is declared"), "{said}");
     regions.wait_until_closed();

@@ -17,7 +17,7 @@ struct Case {
 
 /// A daemon that comes up in the middle of an outage never saw the old primary alive, and so cannot say what a promotion
 /// loses: a person does, at the end of each story.
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     Case {
         name: "a lost region",
         story: "until +24m
@@ -83,7 +83,25 @@ const CASES: [Case; 9] = [
             +18m  operator approve accept-loss 5m
             +19m  operator approve accept-loss 5m",
     },
+    Case {
+        name: "a failback by stages",
+        story: "set databases.database.fence.security_group sg-0fence
+            set databases.database.rejoin.command [\"rejoin\"]
+            set failback.stable_for 30s
+            set failback.stage_for 60s
+            set failback.interval 30s
+            until +46m
+            +1s   operator switchover us-east-1
+            +9m   operator switchover us-east-1
+            +18m  operator rejoin database@us-east-1
+            +21m  operator rejoin database@us-east-1
+            +24m  operator failback
+            +35m  operator failback",
+    },
 ];
+
+/// The last one goes there and back.
+const BACK_FROM: usize = 9;
 
 /// From here on, the cases ease something without moving it for good.
 const EASED_FROM: usize = 5;
@@ -98,7 +116,12 @@ fn a_crash_anywhere_leads_to_the_same_end_and_nothing_happens_twice() {
 
 #[test]
 fn a_crash_anywhere_while_something_is_eased_leads_to_the_same_end() {
-    crash_everywhere_in(&CASES[EASED_FROM..]);
+    crash_everywhere_in(&CASES[EASED_FROM..BACK_FROM]);
+}
+
+#[test]
+fn a_crash_anywhere_on_the_way_back_leads_to_the_same_end() {
+    crash_everywhere_in(&CASES[BACK_FROM..]);
 }
 
 fn crash_everywhere_in(cases: &[Case]) {

@@ -116,7 +116,7 @@ fn leave(regions: &Regions, component: Option<&str>) {
 }
 
 /// Why the work of each incident was moved, and how that ended.
-fn ends(regions: &Regions) -> Vec<(Purpose, Outcome)> {
+pub(crate) fn ends(regions: &Regions) -> Vec<(Purpose, Outcome)> {
     let facts = regions.facts();
     let purpose = |fact: &Fact| if let Fact::IncidentDeclared { purpose, .. } = fact { Some(*purpose) } else { None };
     let outcome = |fact: &Fact| if let Fact::IncidentClosed { outcome, .. } = fact { Some(*outcome) } else { None };

@@ -93,6 +93,12 @@ def tell_fact(fact):
         return f"{fact['component']} is served in {fact['region']}", "bold green"
     if kind == "unwinding_started":
         return f"undoing: {fact['why']}", "yellow"
+    if kind == "share_taken_back":
+        return f"{step}: TAKEN BACK, {fact['why']}", "bold red"
+    if kind == "step_undone":
+        return f"undone {step}: {fact['note']}", "yellow"
+    if kind == "divergence_found":
+        return f"{fact['database']} holds what {fact['promoted']} has not", "bold yellow"
     if kind == "withheld":
         return f"held back: {'; '.join(g['evidence'] for g in fact['guards'])}", "yellow"
     if kind == "incident_closed":
@@ -124,6 +130,7 @@ def countdown(status):
 
 class Demo:
     run_options = ()                                          # more for `failoverd run`
+    database = "rds"
 
     def __init__(self, options, terminal):
         self.options, self.t = options, terminal
@@ -158,8 +165,9 @@ class Demo:
         port, self.config = self.run.ports(1)[0], self.folder / "failoverd.toml"
         self.api = Api(port)
         subprocess.run([sys.executable, Path(__file__).with_name("failoverd_config.py"), "--lab", self.run.folder / "lab.json", "--out", self.config,
-                        "--api-port", str(port), "--speed", str(self.options.speed)], check=True)
-        self.daemon = self.child([self.options.binary, "run", "--config", self.config, *self.run_options], "failoverd.log")
+                        "--api-port", str(port), "--speed", str(self.options.speed), "--database", self.database], check=True)
+        self.environment = {**os.environ, **self.configuration()}
+        self.daemon = self.child([self.options.binary, "run", "--config", self.config, *self.run_options], "failoverd.log", self.environment)
         self.t.say(f"  {self.options.binary} run --config {self.config}")
         self.until("failoverd sees every instance alive", 60, lambda: is_watching(self.api.status()))
         self.t.say("  every instance has been seen alive", "green")
@@ -168,6 +176,10 @@ class Demo:
         self.until("failoverd is in charge", 30, lambda: "would do nothing" not in self.api.status()["headline"])
         self.failoverd("status")
         self.api.new_facts()                                 # what happened before the story
+
+    def configuration(self):
+        """What is different from the configuration of the lab, as variables."""
+        return {}
 
     def start_writer(self):
         self.t.title("The application writes")
@@ -261,9 +273,9 @@ class Demo:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def child(self, argv, log):
+    def child(self, argv, log, environment=None):
         with open(self.folder / log, "ab") as file:
-            process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
         process.name, process.log = Path(str(argv[0])).name if "python" not in str(argv[0]) else Path(str(argv[1])).name, self.folder / log
         self.children.append(process)
         return process
@@ -303,21 +315,21 @@ class Demo:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--negative", action="store_true")
+def add_options(parser):
     parser.add_argument("--binary", default=str(ROOT / "target/debug/failoverd"))
     parser.add_argument("--speed", type=float, default=8)
     parser.add_argument("--patience", type=float, help="seconds until the story ends anyway (default: 240, negative 90)")
     parser.add_argument("--run-dir")
     parser.add_argument("--keep", action="store_true", help="keep logs, configuration, ledger and history")
-    options = parser.parse_args()
-    options.patience = options.patience or (90 if options.negative else 240)
+
+
+def tell(demo):
+    """Plays it, and cleans up. The exit code."""
+    options = demo.options
     if not os.access(options.binary, os.X_OK):
         raise LabError(f"{options.binary} is missing: run cargo build")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
-    demo = Demo(options, Terminal())
     try:
         return 0 if demo.play() else 1
     except KeyboardInterrupt:
@@ -328,6 +340,15 @@ def main():
         raise
     finally:
         demo.clean_up()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--negative", action="store_true")
+    add_options(parser)
+    options = parser.parse_args()
+    options.patience = options.patience or (90 if options.negative else 240)
+    return tell(Demo(options, Terminal()))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,9 @@ impl AwsActuator {
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => Err(Setback::Refused(format!("AWS cannot {action}"))),
         }
     }

@@ -1,6 +1,7 @@
 //! HTTP checks of the end state: the request that a user would send, and what has to come back.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::probe::{Expected, Mismatch, exact};
 use super::target::{Patience, Target};
 use crate::adapters::failure::describe;
 use crate::adapters::names::Names;
+use crate::config::SecretSource;
 use crate::config::schema::HttpCheck;
 use crate::domain::RegionId;
 use crate::ports::Setback;
@@ -48,7 +50,10 @@ impl HttpChecks {
     pub async fn run(&self, check: &HttpCheck, region: &RegionId) -> Result<String, Setback> {
         let (target, method) = self.target(check, region)?;
         target.phase.reset(target.needs_resolver);
-        let mut request = target.client.request(method.clone(), target.url.clone()).headers(headers(check)?);
+        let mut request = target
+            .client
+            .request(method.clone(), target.url.clone())
+            .headers(headers(&check.headers, &check.secret_headers)?);
         if let Some(body) = &check.body {
             request = request.body(body.clone());
             let is_said = check.headers.keys().any(|name| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str()));
@@ -89,11 +94,19 @@ impl HttpChecks {
                 "the check sends {method} and is not declared repeatable; write repeatable = true if that does no harm"
             )));
         }
+        Ok((self.target_of(&url, check.connect_to.get(region).copied(), region)?, method))
+    }
+
+    /// Where to ask, by what is trusted in the region.
+    pub(super) fn target_of(
+        &self,
+        url: &str,
+        connect_to: Option<SocketAddr>,
+        region: &RegionId,
+    ) -> Result<Target, Setback> {
         let trust = self.trust.get(region).unwrap_or(&self.default_trust);
         let patience = Patience { total: self.timeout, keep_connection: false };
-        let target = Target::new(&url, check.connect_to.get(region).copied(), trust, &self.names, patience)
-            .map_err(Setback::Refused)?;
-        Ok((target, method))
+        Target::new(url, connect_to, trust, &self.names, patience).map_err(Setback::Refused)
     }
 }
 
@@ -103,7 +116,10 @@ fn expected(check: &HttpCheck) -> Expected {
 }
 
 /// With the secrets as they are now: a rotated one needs no restart.
-fn headers(check: &HttpCheck) -> Result<HeaderMap, Setback> {
+pub(super) fn headers(
+    plain: &BTreeMap<String, String>,
+    secret: &BTreeMap<String, SecretSource>,
+) -> Result<HeaderMap, Setback> {
     let mut headers = HeaderMap::new();
     let mut add = |name: &str, value: &str, is_sensitive: bool| {
         let known = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
@@ -114,10 +130,10 @@ fn headers(check: &HttpCheck) -> Result<HeaderMap, Setback> {
         headers.insert(known, value);
         Ok(())
     };
-    for (name, value) in &check.headers {
+    for (name, value) in plain {
         add(name, value, false)?;
     }
-    for (name, source) in &check.secret_headers {
+    for (name, source) in secret {
         let secret = source.read().map_err(|missing| Setback::Transient(format!("the header {name}: {missing}")))?;
         add(name, secret.expose_secret(), true)?;
     }

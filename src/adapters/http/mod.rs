@@ -12,6 +12,7 @@ pub(crate) mod certificate;
 mod check;
 mod phase;
 mod probe;
+mod prometheus;
 mod reference;
 mod target;
 

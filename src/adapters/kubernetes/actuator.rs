@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::access::{Cluster, Clusters};
 use super::answer::No;
 use super::session::{Session, answered};
-use super::{claim, manifests, mode, pods, published, rollout, scale};
+use super::{claim, manifests, mode, pods, published, removed, rollout, scale};
 use crate::adapters::Endpoints;
 use crate::config::Config;
 use crate::domain::{InstanceId, Layer, PublishedValue};
@@ -227,6 +227,17 @@ impl Actuator for KubernetesActuator {
                 let manifests = manifests::read(path).await?;
                 manifests::look(&self.hand(cluster, None).await?, self.namespace(cluster)?, &manifests).await
             }
+            Action::Restored { cluster, namespace, object, name, key: entry, replaces } => {
+                let goal = published::Goal { namespace, object: *object, name, entry };
+                published::look_for_former(&self.hand(cluster, None).await?, goal, replaces).await
+            }
+            Action::ManifestsRemoved { cluster, path } => {
+                let manifests = manifests::read(path).await?;
+                removed::look(&self.hand(cluster, None).await?, self.namespace(cluster)?, &manifests).await
+            }
+            Action::IncidentEnded { cluster, namespace, .. } => {
+                mode::look_for_end(&self.hand(cluster, None).await?, namespace).await
+            }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
@@ -260,6 +271,17 @@ impl Actuator for KubernetesActuator {
                 let manifests = manifests::read(path).await?;
                 manifests::act(&self.hand(cluster, permit).await?, self.namespace(cluster)?, &manifests).await
             }
+            Action::Restored { cluster, namespace, object, name, key: entry, replaces } => {
+                let goal = published::Goal { namespace, object: *object, name, entry };
+                published::restore(&self.hand(cluster, permit).await?, goal, replaces).await
+            }
+            Action::ManifestsRemoved { cluster, path } => {
+                let manifests = manifests::read(path).await?;
+                removed::act(&self.hand(cluster, permit).await?, self.namespace(cluster)?, &manifests).await
+            }
+            Action::IncidentEnded { cluster, namespace, incident } => {
+                mode::end(&self.hand(cluster, permit).await?, namespace, incident, seen).await
+            }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
@@ -291,6 +313,17 @@ impl Actuator for KubernetesActuator {
                 let manifests = manifests::read(path).await?;
                 manifests::verify(&self.hand(cluster, None).await?, self.namespace(cluster)?, &manifests).await
             }
+            Action::Restored { cluster, namespace, object, name, key: entry, replaces } => {
+                let goal = published::Goal { namespace, object: *object, name, entry };
+                published::verify_restored(&self.hand(cluster, None).await?, goal, replaces).await
+            }
+            Action::ManifestsRemoved { cluster, path } => {
+                let manifests = manifests::read(path).await?;
+                removed::verify(&self.hand(cluster, None).await?, self.namespace(cluster)?, &manifests).await
+            }
+            Action::IncidentEnded { cluster, namespace, .. } => {
+                mode::verify_end(&self.hand(cluster, None).await?, namespace).await
+            }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
@@ -317,6 +350,9 @@ impl Actuator for KubernetesActuator {
             }
             Action::RolledOut { workload, .. } => Ok(format!("{workload} stays restarted; there is nothing to undo")),
             Action::Manifests { path, .. } => Ok(format!("{path} stays applied; it changes no placement")),
+            Action::Restored { .. } | Action::ManifestsRemoved { .. } | Action::IncidentEnded { .. } => {
+                Ok("it stays as it is: the work is back where it belongs".to_owned())
+            }
             Action::Fenced { .. }
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }

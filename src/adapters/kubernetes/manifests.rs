@@ -22,14 +22,14 @@ const OBJECTS_MAX: usize = 500;
 /// One object of a manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Manifest {
-    kind: GroupVersionKind,
+    pub(super) kind: GroupVersionKind,
     namespace: Option<String>,
-    name: String,
+    pub(super) name: String,
     object: Json,
 }
 
 /// Kinds as discovered, each asked for once per call.
-type Known = BTreeMap<String, (ApiResource, ApiCapabilities)>;
+pub(super) type Known = BTreeMap<String, (ApiResource, ApiCapabilities)>;
 
 /// The objects in a file, or in the files of a folder in the order of their names. Namespaces and kinds come first.
 pub(super) async fn read(path: &str) -> Result<Vec<Manifest>, Setback> {
@@ -85,7 +85,7 @@ pub(super) async fn verify(hand: &Hand<'_>, namespace: &str, manifests: &[Manife
     Ok(format!("{} objects are present", manifests.len()))
 }
 
-fn named(manifest: &Manifest, no: No) -> Setback {
+pub(super) fn named(manifest: &Manifest, no: No) -> Setback {
     let what = format!("{} {}", manifest.kind.kind, manifest.name);
     match no.setback() {
         Setback::Transient(why) => Setback::Transient(format!("{what}: {why}")),
@@ -106,7 +106,7 @@ impl Manifest {
     }
 
     /// None where the kind is defined by a manifest of the same set and not served yet.
-    async fn api(
+    pub(super) async fn api(
         &self,
         hand: &Hand<'_>,
         namespace: &str,

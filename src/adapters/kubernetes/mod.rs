@@ -18,6 +18,7 @@ mod plugin;
 mod pods;
 mod probe;
 mod published;
+mod removed;
 mod rollout;
 mod scale;
 mod session;

@@ -65,6 +65,33 @@ pub(super) async fn undo(hand: &Hand<'_>, namespace: &str, incident: &str) -> Re
     Ok(format!("{NAME} is inactive"))
 }
 
+/// Whether anything is declared, for whichever incident.
+pub(super) async fn look_for_end(hand: &Hand<'_>, namespace: &str) -> Result<Look, Setback> {
+    let found = read(hand, namespace).await?;
+    let summary = match &found {
+        None => format!("{NAME} does not exist in {}", hand.whom()),
+        Some(map) => format!("{NAME} is {} for {}", entry(map, "status"), entry(map, "incident")),
+    };
+    Ok(Look {
+        satisfied: found.as_ref().is_none_or(|map| entry(map, "status") != "active"),
+        summary,
+        previous: json!({ "resource_version": found.and_then(|map| map.metadata.resource_version) }),
+    })
+}
+
+/// Everything is where it belongs.
+pub(super) async fn end(hand: &Hand<'_>, namespace: &str, incident: &str, seen: &Json) -> Result<(), Setback> {
+    let Some(map) = read(hand, namespace).await? else { return Ok(()) };
+    let (began, now) = (entry(&map, "timestamp"), stamp(hand));
+    let data = json!({ "status": "inactive", "timestamp": began, "ended": now, "incident": incident });
+    apply(hand, namespace, data, seen["resource_version"].as_str()).await
+}
+
+pub(super) async fn verify_end(hand: &Hand<'_>, namespace: &str) -> Result<String, Setback> {
+    let look = look_for_end(hand, namespace).await?;
+    if look.satisfied { Ok(look.summary) } else { Err(Setback::NotYet(look.summary)) }
+}
+
 /// Conditional on the version that was seen. Conflicts with other owners of the fields are overridden: the runbook's
 /// `kubectl create configmap` owns them as well, and says the same.
 async fn apply(hand: &Hand<'_>, namespace: &str, data: Json, version: Option<&str>) -> Result<(), Setback> {

@@ -89,7 +89,41 @@ pub(super) async fn undo(hand: &Hand<'_>, goal: Goal<'_>, key: &str) -> Result<S
     Ok(format!("{goal} holds its former value"))
 }
 
+/// Whether what a plan replaced has still to be given back.
+pub(super) async fn look_for_former(hand: &Hand<'_>, goal: Goal<'_>, set: &str) -> Result<Look, Setback> {
+    let held = goal.read(hand).await?;
+    let is_kept = held.is_replaced(goal, set);
+    Ok(Look {
+        satisfied: !is_kept,
+        summary: format!("{goal} {}", if is_kept { "was replaced by a plan" } else { "is nobody's to give back" }),
+        previous: json!({ "resource_version": held.metadata.resource_version }),
+    })
+}
+
+/// Gives the former value back, or removes the key where there was none.
+pub(super) async fn restore(hand: &Hand<'_>, goal: Goal<'_>, set: &str) -> Result<(), Setback> {
+    let held = goal.read(hand).await?;
+    if !held.is_replaced(goal, set) {
+        return Ok(());
+    }
+    let former = held.data.get(&goal.kept()).cloned();
+    let changes = BTreeMap::from([(goal.entry.to_owned(), former), (goal.kept(), None)]);
+    goal.patch(hand, &changes, None, &held).await
+}
+
+pub(super) async fn verify_restored(hand: &Hand<'_>, goal: Goal<'_>, set: &str) -> Result<String, Setback> {
+    match goal.read(hand).await?.is_replaced(goal, set) {
+        true => Err(Setback::NotYet(format!("{goal} does not hold its former value"))),
+        false => Ok(format!("{goal} holds what it held before the failover")),
+    }
+}
+
 impl Held {
+    /// A plan set it so, no undo has given the former value back, and nobody has set it otherwise since.
+    fn is_replaced(&self, goal: Goal<'_>, set: &str) -> bool {
+        self.mark(goal).is_some() && self.holds(goal.entry, set)
+    }
+
     fn holds(&self, entry: &str, value: &str) -> bool {
         self.data.get(entry).is_some_and(|held| held == value.as_bytes())
     }
@@ -130,7 +164,7 @@ impl Goal<'_> {
             }
         };
         held.ok_or_else(|| {
-            let kind = self.kind();
+            let kind = self.object.words();
             let (name, namespace, whom) = (self.name, self.namespace, hand.whom());
             Setback::Refused(format!("{kind} {name} does not exist in namespace {namespace} of {whom}; create it"))
         })
@@ -168,17 +202,10 @@ impl Goal<'_> {
         }
         Ok(())
     }
-
-    fn kind(&self) -> &'static str {
-        match self.object {
-            ObjectKind::Secret => "secret",
-            ObjectKind::ConfigMap => "config map",
-        }
-    }
 }
 
 impl std::fmt::Display for Goal<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}/{}", self.kind(), self.name, self.entry)
+        write!(f, "{} {}/{}", self.object.words(), self.name, self.entry)
     }
 }

@@ -36,6 +36,9 @@ impl Postgres {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => {
                 return Err(Setback::Refused(format!("PostgreSQL cannot {action}")));
             }

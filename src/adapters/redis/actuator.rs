@@ -90,6 +90,9 @@ impl Redis {
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => return Err(Setback::Refused(format!("Redis cannot {action}"))),
         };
         match self.cache(cache)?.provider {

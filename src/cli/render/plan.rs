@@ -26,6 +26,7 @@ pub fn plan(dry_run: &DryRun, loss: &Scope, palette: Palette) -> String {
             format!("If the clients of {source} were only partly served: a share of them {arrow} {target}")
         }
         Scope::Zone { zone, .. } => format!("If zone {zone} of {source} were down: everything in the other zones"),
+        Scope::Failback => format!("Failback by stages, without loss: {source} {arrow} {target}"),
         Scope::Rejoin(database) => format!("{database} as a standby: what it holds is overwritten"),
         Scope::Workload(workload) => format!("If {workload} in {source} lacked replicas: healed in place"),
     };
@@ -82,6 +83,7 @@ fn mark(step: &Step, palette: Palette) -> &'static str {
 
 fn undo(step: &Step) -> &'static str {
     match step.action.reversal() {
+        Reversal::Impossible if step.is_idle_restart() => "-",
         Reversal::Impossible => "never",
         Reversal::Undo if step.undoable => "yes",
         Reversal::Undo | Reversal::Nothing => "-",
@@ -93,6 +95,9 @@ fn lines(step: &Step) -> Vec<(Ink, String)> {
     if let Some(confirm) = &step.confirm {
         let line = format!("not before {} has failed for {}", confirm.instance, human(confirm.lasting));
         lines.push((Ink::Warning, line));
+    }
+    if let Some(stage) = step.stage {
+        lines.push((Ink::Warning, format!("then watched for {}, and taken back if it does not do well", human(stage))));
     }
     lines
 }
@@ -156,6 +161,9 @@ fn work(action: &Action) -> Work {
             ("traffic", "the records there are", "changes them in one batch", "the name resolves as it should")
         }
         Action::Manifests { .. } => ("apply", "the objects there are", "applies them", "they are present"),
+        Action::Restored { .. } => ("restore", "whether a former value is kept", "patches that key", "it reads back"),
+        Action::ManifestsRemoved { .. } => ("remove", "the objects there are", "deletes them", "they are gone"),
+        Action::IncidentEnded { .. } => ("declare", "the config map", "applies it", "it reads back"),
         Action::Verified { .. } => ("verify", "nothing", "runs the check", "it holds"),
     };
     Work { goal, look, act, verify }

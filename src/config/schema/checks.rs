@@ -11,7 +11,7 @@ use crate::config::SecretSource;
 use crate::domain::time::friendly;
 use crate::domain::{ComponentId, RegionId};
 
-/// A check of the end state. Exactly one of `http`, `sql`, `pods`, `workloads`, `canary`, `dns` and `command`.
+/// A check of the end state. Exactly one of `http`, `prometheus`, `sql`, `pods`, `workloads`, `canary`, `dns` and `command`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -21,6 +21,8 @@ pub struct Check {
     pub after: Vec<ComponentId>,
     #[serde(default)]
     pub http: Option<HttpCheck>,
+    #[serde(default)]
+    pub prometheus: Option<PrometheusCheck>,
     #[serde(default)]
     pub sql: Option<SqlCheck>,
     #[serde(default)]
@@ -89,6 +91,25 @@ pub struct HttpCheck {
     /// Connect here per region instead of where the name resolves to.
     #[serde(default)]
     pub connect_to: BTreeMap<RegionId, SocketAddr>,
+}
+
+/// A number that a Prometheus server knows, such as an error ratio.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct PrometheusCheck {
+    /// The server's base URL; `{region}` is replaced by the region that is meant.
+    pub url: String,
+    /// An instant query, with the same replacement.
+    pub query: String,
+    /// Every number of the answer is at least this.
+    #[serde(default)]
+    pub min: Option<f64>,
+    /// And at most this.
+    #[serde(default)]
+    pub max: Option<f64>,
+    #[serde(default)]
+    pub secret_headers: BTreeMap<String, SecretSource>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

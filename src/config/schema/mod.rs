@@ -37,6 +37,7 @@ pub struct Config {
     pub healing: Healing,
     pub zones: Zones,
     pub verification: Verification,
+    pub failback: Failback,
     pub levels: Levels,
     pub guards: Guards,
     pub council: Council,
@@ -159,6 +160,21 @@ pub struct Degradation {
     pub after: Duration,
     pub ratio: f64,
     pub reroute_percent: u8,
+}
+
+/// The way back, in stages.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Failback {
+    #[serde(with = "friendly")]
+    pub stable_for: Duration,
+    /// Percent of the traffic, one after the other.
+    pub stages: Vec<u8>,
+    #[serde(with = "friendly")]
+    pub stage_for: Duration,
+    #[serde(with = "friendly")]
+    pub interval: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -1,7 +1,7 @@
 //! The checks of the end state.
 
 use super::{Findings, names};
-use crate::config::schema::{Check, CommandCheck, DnsCheck, HttpCheck, SqlCheck, WorkloadsCheck};
+use crate::config::schema::{Check, CommandCheck, DnsCheck, HttpCheck, PrometheusCheck, SqlCheck, WorkloadsCheck};
 use crate::config::{Config, Key};
 use crate::domain::ComponentId;
 
@@ -21,6 +21,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         }
         if let Some(http) = &check.http {
             http_check(config, &key.child("http"), http, findings);
+        }
+        if let Some(prometheus) = &check.prometheus {
+            prometheus_check(&key.child("prometheus"), prometheus, findings);
         }
         if let Some(sql) = &check.sql {
             sql_check(config, &key.child("sql"), sql, findings);
@@ -56,6 +59,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
 fn exactly_one_kind(key: &Key, check: &Check, findings: &mut Findings<'_>) {
     let kinds = [
         ("http", check.http.is_some()),
+        ("prometheus", check.prometheus.is_some()),
         ("sql", check.sql.is_some()),
         ("pods", check.pods.is_some()),
         ("workloads", check.workloads.is_some()),
@@ -68,7 +72,7 @@ fn exactly_one_kind(key: &Key, check: &Check, findings: &mut Findings<'_>) {
         [_] => {}
         [] => findings.wrong(
             key.clone(),
-            "checks nothing; write exactly one of http, sql, pods, workloads, canary, dns and command",
+            "checks nothing; write exactly one of http, prometheus, sql, pods, workloads, canary, dns and command",
         ),
         _ => {
             let text = format!(
@@ -124,6 +128,27 @@ fn http_check(config: &Config, key: &Key, http: &HttpCheck, findings: &mut Findi
     for region in http.connect_to.keys().filter(|region| !config.regions.contains_key(*region)) {
         let text = super::topology::undefined_region(config, region);
         findings.wrong(key.child("connect_to").child(region.as_str()), text);
+    }
+}
+
+fn prometheus_check(key: &Key, check: &PrometheusCheck, findings: &mut Findings<'_>) {
+    if let Some(wrong) = names::url(&check.url.replace("{region}", "region")) {
+        findings.wrong(key.child("url"), wrong);
+    }
+    if check.query.trim().is_empty() {
+        findings.wrong(key.child("query"), "empty; write a PromQL expression that answers numbers of this moment");
+    }
+    match (check.min, check.max) {
+        (None, None) => findings.wrong(key.clone(), "expects nothing; write max, min or both"),
+        (Some(min), Some(max)) if min > max => {
+            findings.wrong(key.child("min"), format!("above max ({max}): nothing is both; write a range"));
+        }
+        (Some(_) | None, Some(_) | None) => {}
+    }
+    for name in check.secret_headers.keys() {
+        if reqwest::header::HeaderName::try_from(name.as_str()).is_err() {
+            findings.wrong(key.child("secret_headers").child(name), format!("`{name}` is not the name of a header"));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod clusters;
 mod council;
 mod daemon;
 mod evidence;
+mod failback;
 mod ledger;
 mod names;
 mod secrets;
@@ -40,6 +41,7 @@ pub(super) fn review(config: &mut Config, places: &Places, env: &BTreeMap<String
     ledger::check(config, &mut findings);
     let is_sound = topology::check(config, &parts, &mut findings);
     timing::check(config, &parts, &mut findings);
+    failback::check(config, &parts, &mut findings);
     clusters::check(config, &mut findings);
     stores::check(config, &mut findings);
     evidence::check(config, &mut findings);

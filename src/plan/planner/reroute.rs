@@ -68,7 +68,7 @@ impl Draft<'_> {
         Some(step)
     }
 
-    fn is_served_here(&self, component: &ComponentId) -> bool {
+    pub(super) fn is_served_here(&self, component: &ComponentId) -> bool {
         self.situation.placement.get(component) == Some(self.situation.source)
     }
 }

@@ -26,6 +26,10 @@ impl Checks {
         self.leave.are_clocks_set = true;
     }
 
+    pub(super) fn leave_says_clocks_were_set(&self) -> bool {
+        self.leave.are_clocks_set
+    }
+
     pub(super) fn weigh_leave(&mut self, fact: &Fact, world: &World, now: Duration, found: &mut Vec<String>) {
         // Whoever planned a move has seen it.
         let is_planned = self.incidents.values().any(|incident| incident.outcome.is_none() && incident.is_planned);

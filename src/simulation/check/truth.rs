@@ -116,6 +116,8 @@ impl Checks {
             | Fact::Released { .. }
             | Fact::Acknowledged { .. }
             | Fact::RetryOrdered { .. }
+            | Fact::ShareTakenBack { .. }
+            | Fact::StageContinued { .. }
             | Fact::BreakGlassBegan { .. }
             | Fact::BreakGlassMerged { .. }
             | Fact::Halted { .. } => {}

@@ -65,6 +65,8 @@ const NOT_IN_A_DAY: &[(Bug, &str)] = &[
     (Bug::ReplayAsksThePlanner, "its story: it takes a reload in the middle of a plan, and days have none"),
     (Bug::CatchUpSkipped, "its story: it takes a standby that lags at the moment of a planned move"),
     (Bug::BrokenCheckForgotten, "its story: nothing of the world depends on it"),
+    (Bug::StagesSkipped, "its story"),
+    (Bug::ShareNotWatched, "its story"),
 ];
 
 /// A matter of the record in a bucket, whose own races catch it: days have a ledger with its contract, and not its objects.

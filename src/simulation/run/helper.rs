@@ -70,6 +70,9 @@ fn of_incident(incident: &IncidentStatus, by: String) -> Vec<Command> {
             accept_loss: Some(ACCEPTED),
         }];
     }
+    if asks("which sends them again") {
+        return vec![Command::Continue { by, incident: id() }];
+    }
     if asks("a recovery unwinds the plan") {
         return vec![Command::Abort { by, incident: id(), standby_lost: false }];
     }
@@ -96,6 +99,7 @@ fn words(command: &Command) -> String {
     match command {
         Command::Adopt { .. } => "adopt".to_owned(),
         Command::Abort { .. } => "abort".to_owned(),
+        Command::Continue { .. } => "continue".to_owned(),
         Command::Resume { .. } => "resume".to_owned(),
         Command::Approve { .. } => "approve accept-unfenced accept-loss 24h".to_owned(),
         Command::Retry { step, .. } => format!("retry {step}"),
@@ -103,6 +107,7 @@ fn words(command: &Command) -> String {
         Command::Failover { .. }
         | Command::Switchover { .. }
         | Command::Rejoin { .. }
+        | Command::Failback { .. }
         | Command::Hold { .. }
         | Command::Pause { .. }
         | Command::Ack { .. }

@@ -81,6 +81,7 @@ impl Simulation<'_> {
                 | Order::Failover { .. }
                 | Order::Switchover { .. }
                 | Order::Rejoin { .. }
+                | Order::Failback
                 | Order::Adopt(_)
                 | Order::Merge { .. }
                 | Order::Help
@@ -115,6 +116,8 @@ impl Simulation<'_> {
             Order::Rejoin { database, discard } => {
                 Command::Rejoin { by, reason: "the story says so".to_owned(), database, discard }
             }
+            Order::Failback => Command::Failback { by, reason: "the story says so".to_owned() },
+            Order::Continue => Command::Continue { by, incident: incident() },
             Order::Ack { false_positive } => {
                 Command::Ack { by, incident: incident(), false_positive, note: String::new() }
             }

@@ -74,6 +74,9 @@ impl World {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => {
                 ((if satisfied { "it is so already" } else { "it is not so" }).to_owned(), json!({ "was": satisfied }))
             }
@@ -139,6 +142,9 @@ impl World {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => {}
         }
         let done = takes.map(|takes| now + takes);
@@ -207,6 +213,9 @@ impl World {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => return Err(Setback::Refused("this cannot be taken back".to_owned())),
         }
         Ok("as it was".to_owned())
@@ -267,6 +276,9 @@ impl World {
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Manifests { .. }
+            | Action::Restored { .. }
+            | Action::ManifestsRemoved { .. }
+            | Action::IncidentEnded { .. }
             | Action::Verified { .. } => 1,
         })
     }
@@ -305,6 +317,13 @@ impl World {
                 text(cluster, restarted(workload, key), key) && !self.lacking.contains_key(&place)
             }
             Action::Manifests { cluster, path } => text(cluster, format!("manifest {path}"), "applied"),
+            Action::Restored { cluster, name, key, .. } => {
+                !self.texts.contains_key(&(cluster.clone(), format!("{name}/{key}")))
+            }
+            Action::ManifestsRemoved { cluster, path } => {
+                !self.texts.contains_key(&(cluster.clone(), format!("manifest {path}")))
+            }
+            Action::IncidentEnded { cluster, .. } => text(cluster, "dr-mode".to_owned(), INACTIVE),
             Action::StorageReachable { storage } => self.reaches(now, from, storage),
             Action::Verified { region, .. } => {
                 let is_broken = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
@@ -363,10 +382,22 @@ impl World {
             Action::Manifests { cluster, path } => {
                 self.texts.insert((cluster.clone(), format!("manifest {path}")), "applied".to_owned());
             }
+            Action::Restored { cluster, name, key, .. } => {
+                self.texts.remove(&(cluster.clone(), format!("{name}/{key}")));
+            }
+            Action::ManifestsRemoved { cluster, path } => {
+                self.texts.remove(&(cluster.clone(), format!("manifest {path}")));
+            }
+            Action::IncidentEnded { cluster, .. } => {
+                self.texts.insert((cluster.clone(), "dr-mode".to_owned()), INACTIVE.to_owned());
+            }
             Action::CaughtUp { .. } | Action::StorageReachable { .. } | Action::Verified { .. } => {}
         }
     }
 }
+
+/// What the `dr-mode` says while everything is where it belongs.
+const INACTIVE: &str = "inactive";
 
 /// Two plans may restart one workload, so each restart has a mark of its own.
 fn restarted(workload: &str, key: &str) -> String {
@@ -386,7 +417,9 @@ fn work_of(action: &Action) -> Work {
         Action::CacheActive { .. } => Work::Cache,
         Action::StorageReachable { .. } => Work::Storage,
         Action::Traffic { .. } => Work::Traffic,
-        Action::Manifests { .. } => Work::Manifests,
+        Action::Manifests { .. } | Action::ManifestsRemoved { .. } => Work::Manifests,
+        Action::Restored { .. } => Work::Publish,
+        Action::IncidentEnded { .. } => Work::Declare,
         Action::Verified { .. } => Work::Verify,
     }
 }
@@ -413,6 +446,8 @@ fn seen(action: &Action) -> String {
         Action::StorageReachable { .. } => "it lists".to_owned(),
         Action::Traffic { .. } => "INSYNC, and the answer is right".to_owned(),
         Action::Manifests { .. } => "they are there".to_owned(),
+        Action::Restored { .. } | Action::IncidentEnded { .. } => "read back".to_owned(),
+        Action::ManifestsRemoved { .. } => "they are gone".to_owned(),
         Action::Verified { .. } => "it does".to_owned(),
     }
 }

@@ -1,0 +1,43 @@
+//! The way back: stages that grow, and time to see how they do.
+
+use super::daemon::positive;
+use super::{Findings, Part};
+use crate::config::convert::probing;
+use crate::config::{Config, Key};
+use crate::domain::time::human;
+
+pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings<'_>) {
+    let failback = &config.failback;
+    let key = Key::of(["failback", "stages"]);
+    let grows = failback.stages.windows(2).all(|pair| pair[0] < pair[1]);
+    if failback.stages.iter().any(|share| !(1..=99).contains(share)) {
+        findings.wrong(key, "out of range; write percents from 1 to 99: everybody follows after the last stage anyway");
+    } else if !grows {
+        findings.wrong(key, "each share has to be more than the one before; write them in order, as [10, 50]");
+    }
+    let key = Key::of(["failback", "interval"]);
+    positive(findings, key.clone(), failback.interval);
+    let is_seen = |part: &Part<'_>| config.http.contains_key(part.id) || config.clusters.contains_key(part.id);
+    for part in parts.iter().filter(|part| is_seen(part)) {
+        // Failing twice in half an interval is an ailment.
+        let least = probing(&config.probes, part.probe).interval * 4;
+        if failback.interval < least && !failback.interval.is_zero() {
+            let text = format!(
+                "for {}: {} holds fewer than four probes (one every {}); write at least {}",
+                part.id,
+                human(failback.interval),
+                human(least / 4),
+                human(least)
+            );
+            findings.wrong(key.clone(), text);
+        }
+    }
+    if failback.stage_for < failback.interval {
+        let text = format!(
+            "{} is over before a share has been looked at (failback.interval is {}); write several intervals",
+            human(failback.stage_for),
+            human(failback.interval)
+        );
+        findings.wrong(Key::of(["failback", "stage_for"]), text);
+    }
+}
