@@ -228,18 +228,7 @@ Examples:
     Failover(FailoverArgs),
 
     /// Move what is well by plan, without losing a write
-    #[command(
-        display_order = 22,
-        after_help = "Refused unless every standby is ready and every database can be fenced. Scales the standby up,
-fences the database, waits until its standby has every write, promotes, and moves the traffic.
-Where that does not go, all of it is taken back; where the region is lost meanwhile, it goes on
-as a failover.
-
-Examples:
-  failoverd plan --if switchover            what it would do
-  failoverd switchover --from us-east-1 --reason \"quarterly exercise\"
-  failoverd switchover --from us-east-1 --component database --reason \"maintenance, change 4711\""
-    )]
+    #[command(display_order = 22, after_help = super::switchover::HELP)]
     Switchover(SwitchoverArgs),
 
     /// Make an old primary a standby of what serves in its place
@@ -251,7 +240,7 @@ Examples:
     Failback(FailbackArgs),
 
     /// Go on with the next stage of a failback, or again with one that was taken back
-    #[command(display_order = 24, after_help = "Examples:\n  failoverd continue inc-3")]
+    #[command(display_order = 24, after_help = super::failback::CONTINUE_HELP)]
     Continue(IncidentArgs),
 
     /// Approve the plan of an incident as it was shown

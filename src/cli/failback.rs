@@ -21,6 +21,12 @@ Examples:
   failoverd failback --reason \"us-east-1 is back, ticket 4711\"
   failoverd continue inc-3                  does not wait for the end of a stage";
 
+/// The same of `continue`.
+pub(super) const CONTINUE_HELP: &str = "\
+Examples:
+  failoverd continue inc-3
+  failoverd status                          says which stage it waits for, and for how long";
+
 /// `failback`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FailbackArgs {

@@ -7,6 +7,18 @@ use super::{Outcome, Terminal, order};
 use crate::decide::Command;
 use crate::domain::{ComponentId, RegionId};
 
+/// What `--help` says at its end.
+pub(super) const HELP: &str = "\
+Refused unless every standby is ready and every database can be fenced. Scales the standby up,
+fences the database, waits until its standby has every write, promotes, and moves the traffic.
+Where that does not go, all of it is taken back; where the region is lost meanwhile, it goes on
+as a failover.
+
+Examples:
+  failoverd plan --if switchover            what it would do
+  failoverd switchover --from us-east-1 --reason \"quarterly exercise\"
+  failoverd switchover --from us-east-1 --component database --reason \"maintenance, change 4711\"";
+
 /// `switchover`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SwitchoverArgs {

@@ -286,7 +286,7 @@ impl Draft<'_> {
                 None => return,
             }
         }
-        let Some(last) = shares().filter(|step| plan.state(&step.id) == StepState::Done).next_back() else { return };
+        let Some(last) = shares().rfind(|step| plan.state(&step.id) == StepState::Done) else { return };
         let share = share_of(last, &incident.target);
         let (plan, step, target) = (plan.id.clone(), last.id.clone(), incident.target.clone());
         // What fails now is an ailment a moment later, although nothing may happen until then.
@@ -315,11 +315,12 @@ impl Draft<'_> {
             self.give_failback_up(&id, candidate);
             return true;
         }
-        let confirm_for = match &candidate.part {
-            Part::Component(component) => self.policy.components.get(component).and_then(|policy| policy.row),
-            _ => None,
+        let row = if let Part::Component(component) = &candidate.part {
+            self.policy.components.get(component).and_then(|policy| policy.row)
+        } else {
+            None
         };
-        let lasts = confirm_for.map_or(candidate.after, |row| row.confirm_for.max(row.after));
+        let lasts = row.map_or(candidate.after, |row| row.confirm_for.max(row.after));
         let silent = plan
             .steps
             .iter()
@@ -359,8 +360,6 @@ fn is_fencing(incident: &Incident) -> bool {
 
 /// The percentage of the clients that the step sends to the region.
 fn share_of(step: &Step, region: &RegionId) -> u8 {
-    match &step.action {
-        Action::Traffic { weights, .. } => weights.get(region).copied().unwrap_or_default(),
-        _ => 0,
-    }
+    let Action::Traffic { weights, .. } = &step.action else { return 0 };
+    weights.get(region).copied().unwrap_or_default()
 }

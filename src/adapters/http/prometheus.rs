@@ -23,8 +23,9 @@ enum Answer {
 enum Data {
     Scalar((f64, String)),
     Vector(Vec<Sample>),
-    #[serde(other)]
-    Other,
+    /// A range of time, or a text: no numbers of this moment.
+    Matrix(serde::de::IgnoredAny),
+    String(serde::de::IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -64,7 +65,7 @@ impl HttpChecks {
             Answer::Success { data: Data::Vector(samples) } => {
                 samples.into_iter().map(|sample| sample.value.1).collect()
             }
-            Answer::Success { data: Data::Other } => {
+            Answer::Success { data: Data::Matrix(_) | Data::String(_) } => {
                 return Err(Setback::Refused(
                     "the query answers no numbers of this moment; write an instant query".to_owned(),
                 ));

@@ -17,20 +17,19 @@ pub(super) fn check(config: &Config, parts: &[Part<'_>], findings: &mut Findings
     }
     let key = Key::of(["failback", "interval"]);
     positive(findings, key.clone(), failback.interval);
-    let is_seen = |part: &Part<'_>| config.http.contains_key(part.id) || config.clusters.contains_key(part.id);
-    for part in parts.iter().filter(|part| is_seen(part)) {
-        // Failing twice in half an interval is an ailment.
-        let least = probing(&config.probes, part.probe).interval * 4;
-        if failback.interval < least && !failback.interval.is_zero() {
-            let text = format!(
-                "for {}: {} holds fewer than four probes (one every {}); write at least {}",
-                part.id,
-                human(failback.interval),
-                human(least / 4),
-                human(least)
-            );
-            findings.wrong(key.clone(), text);
-        }
+    let is_seen = |part: &&Part<'_>| config.http.contains_key(part.id) || config.clusters.contains_key(part.id);
+    // Failing twice in half an interval is an ailment.
+    let least = |part: &Part<'_>| probing(&config.probes, part.probe).interval * 4;
+    let slowest = parts.iter().filter(is_seen).max_by_key(|part| least(part));
+    if let Some(part) = slowest.filter(|part| failback.interval < least(part) && !failback.interval.is_zero()) {
+        let text = format!(
+            "for {}: {} holds fewer than four probes (one every {}); write at least {}",
+            part.id,
+            human(failback.interval),
+            human(least(part) / 4),
+            human(least(part))
+        );
+        findings.wrong(key.clone(), text);
     }
     if failback.stage_for < failback.interval {
         let text = format!(
