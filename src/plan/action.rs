@@ -48,6 +48,9 @@ pub enum Action {
         workload: String,
         /// How many, ready.
         replicas: u32,
+        /// No more of them, where otherwise more are welcome: what stood in for a region waits again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        at_most: bool,
     },
     /// The old primary refuses its application's writes, for sure and across a restart.
     Fenced {
@@ -223,6 +226,9 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::IncidentDeclared { cluster, .. } => write!(f, "declare disaster-recovery mode in {cluster}"),
+            Self::Replicas { cluster, workload, replicas, at_most: true, .. } => {
+                write!(f, "scale {workload} down to {replicas} replicas in {cluster}")
+            }
             Self::Replicas { cluster, workload, replicas, .. } => {
                 write!(f, "scale {workload} to {replicas} ready replicas in {cluster}")
             }

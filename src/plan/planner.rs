@@ -467,6 +467,7 @@ impl<'a> Draft<'a> {
                 kind: workload.kind,
                 workload: workload.name.clone(),
                 replicas: workload.active,
+                at_most: false,
             };
             needed.insert(self.need(id, action, BTreeSet::new(), self.situation.policy.deadlines.replicas));
         }

@@ -69,6 +69,10 @@ fn a_share_whose_service_breaks_is_taken_back_and_the_failback_can_be_given_up()
 /// Everything is served in the west by plan, and the old primary is a standby; the stages are short.
 fn away_from_home() -> Regions {
     let mut regions = with_a_way_back();
+    // A machine that has two labs to run must not take a cluster for lost: that ends a failback.
+    for key in ["AFTER", "CONFIRM_FOR"] {
+        regions.set(&format!("FAILOVERD__CLUSTERS__KUBERNETES__TRIGGER__{key}"), "30s");
+    }
     for (key, value) in [("STABLE_FOR", "3s"), ("STAGE_FOR", "6s"), ("INTERVAL", "4s")] {
         regions.set(&format!("FAILOVERD__FAILBACK__{key}"), value);
     }

@@ -155,6 +155,21 @@ async fn replicas(lab: &Lab, hands: &Hands) {
     hands.undo(&action, &look.previous).await.unwrap();
     assert_eq!(deployment(lab, "nexus-prime-core").await.spec.unwrap().replicas, Some(2));
 
+    // What stood in for a region waits again: no more than so many.
+    let down = |replicas| {
+        let mut action = scaled("nexus-prime-core", replicas);
+        if let Action::Replicas { at_most, .. } = &mut action {
+            *at_most = true;
+        }
+        action
+    };
+    assert!(hands.look(&down(2)).await.satisfied);
+    let look = hands.look(&down(1)).await;
+    assert!(!look.satisfied, "{look:?}");
+    hands.act(&down(1), &look).await.unwrap();
+    until(async || hands.verify(&down(1)).await.ok()).await;
+    scale(lab, WEST, "nexus-prime-core", 2).await;
+
     // What was seen is no more: look again rather than act on it.
     let look = hands.look(&action).await;
     scale(lab, WEST, "nexus-prime-core", 3).await;
@@ -448,6 +463,7 @@ fn scaled(workload: &str, replicas: u32) -> Action {
         kind: WorkloadKind::Deployment,
         workload: workload.into(),
         replicas,
+        at_most: false,
     }
 }
 

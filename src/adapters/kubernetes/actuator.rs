@@ -212,8 +212,12 @@ impl Actuator for KubernetesActuator {
             Action::IncidentDeclared { cluster, namespace, incident } => {
                 mode::look(&self.hand(cluster, None).await?, namespace, incident).await
             }
-            Action::Replicas { cluster, namespace, kind, workload, replicas } => {
-                scale::look(&self.hand(cluster, None).await?, namespace, *kind, workload, *replicas).await
+            Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
+                scale::look(
+                    &self.hand(cluster, None).await?,
+                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
+                )
+                .await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -256,8 +260,13 @@ impl Actuator for KubernetesActuator {
             Action::IncidentDeclared { cluster, namespace, incident } => {
                 mode::act(&self.hand(cluster, permit).await?, namespace, incident, key, seen).await
             }
-            Action::Replicas { cluster, namespace, kind, workload, replicas } => {
-                scale::act(&self.hand(cluster, permit).await?, namespace, *kind, workload, *replicas, seen).await
+            Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
+                scale::act(
+                    &self.hand(cluster, permit).await?,
+                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
+                    seen,
+                )
+                .await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -298,8 +307,12 @@ impl Actuator for KubernetesActuator {
             Action::IncidentDeclared { cluster, namespace, incident } => {
                 mode::verify(&self.hand(cluster, None).await?, namespace, incident).await
             }
-            Action::Replicas { cluster, namespace, kind, workload, replicas } => {
-                scale::verify(&self.hand(cluster, None).await?, namespace, *kind, workload, *replicas).await
+            Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
+                scale::verify(
+                    &self.hand(cluster, None).await?,
+                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
+                )
+                .await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -341,8 +354,13 @@ impl Actuator for KubernetesActuator {
             Action::IncidentDeclared { cluster, namespace, incident } => {
                 mode::undo(&self.hand(cluster, permit).await?, namespace, incident).await
             }
-            Action::Replicas { cluster, namespace, kind, workload, replicas } => {
-                scale::undo(&self.hand(cluster, permit).await?, namespace, *kind, workload, *replicas, previous).await
+            Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
+                scale::undo(
+                    &self.hand(cluster, permit).await?,
+                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
+                    previous,
+                )
+                .await
             }
             Action::Published { cluster, namespace, object, name, key: entry, .. } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };

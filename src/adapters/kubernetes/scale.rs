@@ -13,56 +13,67 @@ use super::workload::{self, Workload, kind_name};
 use crate::domain::WorkloadKind;
 use crate::ports::{Look, Setback};
 
-pub(super) async fn look(
-    hand: &Hand<'_>,
-    namespace: &str,
-    kind: WorkloadKind,
-    name: &str,
-    replicas: u32,
-) -> Result<Look, Setback> {
-    let found = get(hand, namespace, kind, name).await?;
-    let (wanted, ready) = (found.wanted(), found.ready());
+/// How many replicas which workload is to have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Goal<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) kind: WorkloadKind,
+    pub(super) name: &'a str,
+    pub(super) replicas: u32,
+    /// No more than that; otherwise no fewer, and ready.
+    pub(super) at_most: bool,
+}
+
+impl Goal<'_> {
+    /// The number is right, whatever is ready.
+    fn is_asked(&self, found: &Workload) -> bool {
+        if self.at_most { found.wanted() <= self.replicas } else { found.wanted() >= self.replicas }
+    }
+
+    fn is_reached(&self, found: &Workload) -> bool {
+        found.is_observed() && self.is_asked(found) && (self.at_most || found.ready() >= self.replicas)
+    }
+
+    async fn find(&self, hand: &Hand<'_>) -> Result<Workload, Setback> {
+        get(hand, self.namespace, self.kind, self.name).await
+    }
+}
+
+pub(super) async fn look(hand: &Hand<'_>, goal: Goal<'_>) -> Result<Look, Setback> {
+    let found = goal.find(hand).await?;
+    let (name, wanted, ready) = (goal.name, found.wanted(), found.ready());
+    let needed = if goal.at_most { "at most" } else { "at least" };
     Ok(Look {
-        satisfied: is_reached(&found, replicas),
-        summary: format!("{name} has {ready} of {wanted} replicas ready, {replicas} are needed"),
+        satisfied: goal.is_reached(&found),
+        summary: format!("{name} has {ready} of {wanted} replicas ready, {needed} {} are to be there", goal.replicas),
         previous: json!({ "replicas": wanted }),
     })
 }
 
-pub(super) async fn act(
-    hand: &Hand<'_>,
-    namespace: &str,
-    kind: WorkloadKind,
-    name: &str,
-    replicas: u32,
-    seen: &Json,
-) -> Result<(), Setback> {
-    let found = get(hand, namespace, kind, name).await?;
-    if found.wanted() >= replicas {
+pub(super) async fn act(hand: &Hand<'_>, goal: Goal<'_>, seen: &Json) -> Result<(), Setback> {
+    let found = goal.find(hand).await?;
+    if goal.is_asked(&found) {
         return Ok(());
     }
     let seen = replicas_in(seen);
     if seen.is_some_and(|seen| seen != found.wanted()) {
-        let now = found.wanted();
+        let (name, now) = (goal.name, found.wanted());
         return Err(Setback::Transient(format!("{name} was scaled to {now} meanwhile; it is looked at again")));
     }
-    set(hand, namespace, kind, name, replicas, found).await
+    set(hand, goal, goal.replicas, found).await
 }
 
-pub(super) async fn verify(
-    hand: &Hand<'_>,
-    namespace: &str,
-    kind: WorkloadKind,
-    name: &str,
-    replicas: u32,
-) -> Result<String, Setback> {
-    let found = get(hand, namespace, kind, name).await?;
-    let ready = found.ready();
-    if is_reached(&found, replicas) {
+pub(super) async fn verify(hand: &Hand<'_>, goal: Goal<'_>) -> Result<String, Setback> {
+    let found = goal.find(hand).await?;
+    let (name, replicas, ready) = (goal.name, goal.replicas, found.ready());
+    if goal.is_reached(&found) && goal.at_most {
+        return Ok(format!("{name} is scaled to {}", found.wanted()));
+    }
+    if goal.is_reached(&found) {
         return Ok(format!("{name}: {ready} of {replicas} ready"));
     }
     let mut seen = format!("{name}: {ready} of {replicas} ready");
-    if found.wanted() < replicas {
+    if !goal.is_asked(&found) {
         seen = format!("{seen}, and it is scaled to {}", found.wanted());
     }
     if let Some(trouble) = found.trouble() {
@@ -71,31 +82,21 @@ pub(super) async fn verify(
     Err(Setback::NotYet(seen))
 }
 
-pub(super) async fn undo(
-    hand: &Hand<'_>,
-    namespace: &str,
-    kind: WorkloadKind,
-    name: &str,
-    replicas: u32,
-    previous: &Json,
-) -> Result<String, Setback> {
+pub(super) async fn undo(hand: &Hand<'_>, goal: Goal<'_>, previous: &Json) -> Result<String, Setback> {
+    let name = goal.name;
     let Some(former) = replicas_in(previous) else {
         return Err(Setback::Refused(format!("it is not recorded how many replicas {name} had")));
     };
-    let found = get(hand, namespace, kind, name).await?;
+    let found = goal.find(hand).await?;
     let now = found.wanted();
     if now == former {
         return Ok(format!("{name} is at {former} replicas"));
     }
-    if now != replicas {
+    if now != goal.replicas {
         return Ok(format!("{name} was scaled to {now} by somebody else and was left alone"));
     }
-    set(hand, namespace, kind, name, former, found).await?;
+    set(hand, goal, former, found).await?;
     Ok(format!("{name} is back at {former} replicas"))
-}
-
-fn is_reached(found: &Workload, replicas: u32) -> bool {
-    found.is_observed() && found.wanted() >= replicas && found.ready() >= replicas
 }
 
 fn replicas_in(seen: &Json) -> Option<u32> {
@@ -104,14 +105,8 @@ fn replicas_in(seen: &Json) -> Option<u32> {
 
 /// Conditional on the version that `found` has. Every pod that gets ready changes that version without touching the
 /// number, so a conflict is looked into: as long as the number is the one that was seen, it is tried once more.
-async fn set(
-    hand: &Hand<'_>,
-    namespace: &str,
-    kind: WorkloadKind,
-    name: &str,
-    replicas: u32,
-    mut found: Workload,
-) -> Result<(), Setback> {
+async fn set(hand: &Hand<'_>, goal: Goal<'_>, replicas: u32, mut found: Workload) -> Result<(), Setback> {
+    let Goal { namespace, kind, name, .. } = goal;
     let seen = found.wanted();
     for _ in 0..CONFLICTS_MAX {
         let version = &found.metadata.resource_version;

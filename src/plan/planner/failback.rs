@@ -127,6 +127,7 @@ impl Draft<'_> {
                         kind: workload.kind,
                         workload: workload.name.clone(),
                         replicas: workload.standby,
+                        at_most: true,
                     };
                     steps.push((format!("stand-down-{}{suffix}", workload.name), action, deadlines.replicas));
                 }

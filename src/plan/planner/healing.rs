@@ -22,6 +22,7 @@ impl Draft<'_> {
             kind: wanted.kind,
             workload: workload.to_owned(),
             replicas: wanted.active,
+            at_most: false,
         };
         let scaled = self.need(format!("heal-{workload}{suffix}"), scaled, BTreeSet::new(), policy.deadlines.replicas);
         let restarted = Action::RolledOut {

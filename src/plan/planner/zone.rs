@@ -26,6 +26,7 @@ impl Draft<'_> {
                 kind: workload.kind,
                 workload: workload.name.clone(),
                 replicas: workload.active,
+                at_most: false,
             };
             let id = format!("keep-{}{suffix}-without-{zone}", workload.name);
             ready.insert(self.need(id, action, BTreeSet::new(), policy.deadlines.reschedule));
