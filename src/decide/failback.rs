@@ -149,7 +149,12 @@ impl Draft<'_> {
         let share = step.after.iter().filter_map(|id| plan.step(id)).find(|step| step.is_share());
         let (on, evidence) = match share {
             Some(share) => (&share.id, format!("the clients of {} are served well in {}", share.id, incident.target)),
-            None => (&step.id, format!("{} has to be well for a while before it takes anything back", incident.target)),
+            None => {
+                let (lasting, last) = self.well_for(&incident.target);
+                let of = human(self.policy.failback.stable_for);
+                let last = last.map(|id| format!(" ({id} was the last to be)")).unwrap_or_default();
+                (&step.id, format!("all of {} has been well for {} of {of}{last}", incident.target, human(lasting)))
+            }
         };
         Some((on.clone(), Guard { kind: GuardKind::Stage, evidence, lifted_by }))
     }
@@ -167,7 +172,7 @@ impl Draft<'_> {
                 return Duration::ZERO;
             }
             let policy = &self.policy.failback;
-            let lasting = self.well_for(&incident.target);
+            let (lasting, _) = self.well_for(&incident.target);
             return policy.stable_for.saturating_sub(lasting);
         }
         let left = before.into_iter().filter(|share| !is_waived(share)).filter_map(|share| {
@@ -177,17 +182,18 @@ impl Draft<'_> {
         left.max().unwrap_or_default()
     }
 
-    /// For how long everything in the region that has a place has been well, as far as this daemon saw.
-    fn well_for(&self, region: &RegionId) -> Duration {
+    /// For how long everything in the region that has a place has been well, as far as this daemon saw, and what was so last.
+    fn well_for(&self, region: &RegionId) -> (Duration, Option<&InstanceId>) {
         let now = self.now.monotonic;
         let here = self
             .soft
             .watches
             .iter()
             .filter(|(id, watch)| id.region == *region && !matches!(watch.kind, Kind::Traffic | Kind::Holdings));
-        here.map(|(_, watch)| watch.well_since(now).map_or(Duration::ZERO, |since| now.saturating_sub(since)))
-            .min()
-            .unwrap_or_default()
+        let since = here.map(|(id, watch)| {
+            (watch.well_since(now).map_or(Duration::ZERO, |since| now.saturating_sub(since)), Some(id))
+        });
+        since.min_by_key(|(lasting, _)| *lasting).unwrap_or_default()
     }
 
     /// How what answers clients in the region does. `are_there`: some of them are there, so the checks have to have held since.

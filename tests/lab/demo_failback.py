@@ -19,9 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.dont_write_bytecode = True
 import demo as first_half
 import lab as lab_program
-import psycopg
 from components import constants as c
-from components.aws import Double
 from components.processes import LabError
 from terminal import Terminal
 
@@ -114,7 +112,7 @@ class FailbackDemo(first_half.Demo):
         if self.options.regress:
             self.regress()
         self.closed(self.options.patience)
-        self.failoverd("status")
+        self.failoverd("status", may_page=True)               # the other database is no standby yet
         self.until(f"the application writes in {EAST} again", 60, lambda: self.acknowledged(EAST, since=self.back_at) > 100)
         for child in self.children:
             if child is not self.daemon:
@@ -145,7 +143,7 @@ class FailbackDemo(first_half.Demo):
         self.t.title("The databases are asked, not failoverd")
         entries = [json.loads(line) for line in self.history.read_text().splitlines()]
         acknowledged = [e for e in entries if e["state"] == "acknowledged"]
-        with psycopg.connect(self.lab["direct"]["regions"][EAST]["postgres"]["dsn"]["postgres"], connect_timeout=5) as connection:
+        with self.connect(EAST) as connection:
             rows = connection.execute("SELECT payload FROM compute_nodes WHERE payload LIKE 'writer-%'").fetchall()
             in_recovery = connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
         present = [int(payload.rsplit("-", 1)[1]) for (payload,) in rows]
@@ -181,6 +179,7 @@ class FailbackDemo(first_half.Demo):
         return [w for w in weights if w > 0]
 
     def weight(self):
+        from components.aws import Double
         records = next(iter(Double(self.lab["aws"]["control"]).get("state")["route53"].values()))["published"]
         weight = next(r["Weight"] for r in records if r["Name"] == c.API_NAME and r.get("SetIdentifier") == c.SET_IDENTIFIER[EAST])
         self.weights.append(weight)
@@ -202,8 +201,12 @@ class FailbackDemo(first_half.Demo):
 
     # --- helpers ----------------------------------------------------------------------------------
 
+    def connect(self, region, **options):
+        import psycopg                                        # in the lab's own environment, which main() sees to
+        return psycopg.connect(self.lab["direct"]["regions"][region]["postgres"]["dsn"]["postgres"], connect_timeout=5, **options)
+
     def sql(self, region, statement):
-        with psycopg.connect(self.lab["direct"]["regions"][region]["postgres"]["dsn"]["postgres"], connect_timeout=5, autocommit=True) as connection:
+        with self.connect(region, autocommit=True) as connection:
             connection.execute(statement)
 
     def order(self, *words):
