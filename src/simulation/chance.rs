@@ -156,7 +156,11 @@ impl Teller<'_> {
         if !self.is_failed_back {
             return;
         }
-        let at = if dice.below(2) == 0 { 600 + dice.below(TROUBLES_UNTIL - 600) } else { CALM_FROM + 600 };
+        let at = if dice.below(2) == 0 { 600 + dice.below(TROUBLES_UNTIL - 600) } else { CALM_FROM + 720 };
+        if at > CALM_FROM {
+            // The day would be over before it is.
+            self.lines.retain(|(when, line)| *when <= CALM_FROM || !line.starts_with("verify "));
+        }
         self.lines.push((at, "operator failback".to_owned()));
         let during = at + 30 + dice.below(600);
         let services: Vec<ComponentId> = self.policy.of_kind(Kind::Http).map(|(id, _)| id.clone()).collect();

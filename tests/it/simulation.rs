@@ -89,7 +89,7 @@ const CASES: [Case; 10] = [
             set databases.database.rejoin.command [\"rejoin\"]
             set failback.stable_for 30s
             set failback.stage_for 60s
-            set failback.interval 30s
+            set failback.interval 40s
             until +46m
             +1s   operator switchover us-east-1
             +9m   operator switchover us-east-1
@@ -121,7 +121,16 @@ fn a_crash_anywhere_while_something_is_eased_leads_to_the_same_end() {
 
 #[test]
 fn a_crash_anywhere_on_the_way_back_leads_to_the_same_end() {
-    crash_everywhere_in(&CASES[BACK_FROM..]);
+    let [case] = &CASES[BACK_FROM..] else { panic!("there is one way back") };
+    let (story, setup) = case.load();
+    let baseline = play(&story, &setup, &Options::default());
+    assert!(baseline.broken.is_empty(), "{:?}", baseline.broken);
+    // A long story with three plans: every third place, of each kind.
+    let crashes = everywhere(&baseline).into_iter().filter(|crash| !matches!(crash, Crash::Disk { .. }));
+    for crash in crashes.skip(1).step_by(3) {
+        let options = Options { crashes: vec![crash], until_settled: true, ..Options::default() };
+        check(case, &story, &setup, &baseline, &options);
+    }
 }
 
 fn crash_everywhere_in(cases: &[Case]) {
