@@ -76,9 +76,8 @@ impl Draft<'_> {
         }
         let is_taken_back = |step: &&&Step| progress(step).is_some_and(|progress| progress.taken_back.is_some());
         let taken_back: Vec<&Step> = shares.iter().filter(is_taken_back).copied().collect();
-        let waiting: Vec<&Step> = plan.steps.iter().filter(|step| self.waited_for(incident, step).is_some()).collect();
         let on: Vec<StepId> = if taken_back.is_empty() {
-            waiting.iter().filter_map(|step| self.waited_for(incident, step)).map(|(step, _)| step).collect()
+            plan.steps.iter().filter_map(|step| self.waited_for(incident, step)).map(|(step, ..)| step).collect()
         } else {
             taken_back.iter().map(|step| step.id.clone()).collect()
         };
@@ -106,8 +105,7 @@ impl Draft<'_> {
             return None;
         }
         let (id, target) = (&incident.id, &incident.target);
-        let before: Vec<&Step> =
-            step.after.iter().filter_map(|id| plan.step(id)).filter(|step| step.is_share()).collect();
+        let before: Vec<&Step> = shares_before(incident, step).collect();
         let follows = !before.is_empty();
         let taken_back = before.into_iter().chain([step]).find_map(|share| {
             let why = plan.progress.get(&share.id)?.taken_back.as_ref()?;
@@ -117,8 +115,7 @@ impl Draft<'_> {
             let lifted_by = format!("`failoverd continue {id}`, which sends them again; or `failoverd abort {id}`");
             return Some(Guard { kind: GuardKind::Stage, evidence, lifted_by });
         }
-        if let Some((_, guard)) = self.waited_for(incident, step) {
-            let left = self.stage_left(incident, step);
+        if let Some((_, left, guard)) = self.waited_for(incident, step) {
             self.wake(self.now.monotonic + left, "a stage of a failback is over");
             return Some(guard);
         }
@@ -135,8 +132,8 @@ impl Draft<'_> {
         }
     }
 
-    /// What the step waits for as time goes by, and the step that a person lets go on.
-    fn waited_for(&self, incident: &Incident, step: &Step) -> Option<(StepId, Guard)> {
+    /// What the step waits for as time goes by: the step that a person lets go on, for how long, and why.
+    fn waited_for(&self, incident: &Incident, step: &Step) -> Option<(StepId, Duration, Guard)> {
         let plan = &incident.plan;
         if incident.purpose != Purpose::Failback || plan.state(&step.id) != StepState::Waiting {
             return None;
@@ -146,7 +143,7 @@ impl Draft<'_> {
             return None;
         }
         let lifted_by = format!("{} more, or `failoverd continue {}`", human(left), incident.id);
-        let share = step.after.iter().filter_map(|id| plan.step(id)).find(|step| step.is_share());
+        let share = shares_before(incident, step).next();
         let (on, evidence) = match share {
             Some(share) => (&share.id, format!("the clients of {} are served well in {}", share.id, incident.target)),
             None => {
@@ -156,15 +153,14 @@ impl Draft<'_> {
                 (&step.id, format!("all of {} has been well for {} of {of}{last}", incident.target, human(lasting)))
             }
         };
-        Some((on.clone(), Guard { kind: GuardKind::Stage, evidence, lifted_by }))
+        Some((on.clone(), left, Guard { kind: GuardKind::Stage, evidence, lifted_by }))
     }
 
     /// How long it still waits: until the stage before it is over, or, before the first, until the region is trusted.
     fn stage_left(&self, incident: &Incident, step: &Step) -> Duration {
         let plan = &incident.plan;
         let is_waived = |step: &Step| plan.progress.get(&step.id).is_some_and(|progress| progress.is_waived);
-        let before: Vec<&Step> =
-            step.after.iter().filter_map(|id| plan.step(id)).filter(|step| step.is_share()).collect();
+        let before: Vec<&Step> = shares_before(incident, step).collect();
         if before.is_empty() {
             let begins = step.is_share() || super::roles::takes_roles(step);
             let has_begun = plan.steps.iter().any(|step| step.is_share()) && !step.is_share();
@@ -355,6 +351,11 @@ impl Draft<'_> {
         }
         self.advance();
     }
+}
+
+/// The shares of the clients that the step follows.
+fn shares_before<'i>(incident: &'i Incident, step: &'i Step) -> impl Iterator<Item = &'i Step> {
+    step.after.iter().filter_map(|id| incident.plan.step(id)).filter(|step| step.is_share())
 }
 
 /// The fence that ends the writes may be up.

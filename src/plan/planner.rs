@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use super::{Action, Confirm, Part, Purpose, Reversal, Step, Value};
 use crate::domain::{
-    CheckPolicy, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, PublishedValue,
-    RegionId, StepId,
+    CheckPolicy, ComponentId, ComponentPolicy, IncidentId, InstanceId, Kind, ObjectKind, Policy, Publication,
+    PublishedValue, RegionId, StepId,
 };
 
 /// What the planner has to know of the moment.
@@ -191,6 +191,24 @@ struct Published {
     step: StepId,
     cluster: InstanceId,
     restart: BTreeSet<String>,
+}
+
+/// The key in the cluster names `to`.
+fn published_in(cluster: &InstanceId, of: &ComponentPolicy, publication: &Publication, to: &InstanceId) -> Action {
+    let value = match publication.value {
+        PublishedValue::Region => Value::Literal(to.region.to_string()),
+        PublishedValue::Host | PublishedValue::Port | PublishedValue::Bucket => {
+            Value::Of { instance: to.clone(), property: publication.value }
+        }
+    };
+    Action::Published {
+        cluster: cluster.clone(),
+        namespace: of.namespace.clone(),
+        object: publication.object,
+        name: publication.name.clone(),
+        key: publication.key.clone(),
+        value,
+    }
 }
 
 impl<'a> Draft<'a> {
@@ -386,20 +404,7 @@ impl<'a> Draft<'a> {
             for publication in &policy.publications {
                 let object = publication.object.noun();
                 let id = format!("publish-{object}-{}-{}{}", publication.name, publication.key, self.suffix(&cluster));
-                let value = match publication.value {
-                    PublishedValue::Region => Value::Literal(to.region.to_string()),
-                    PublishedValue::Host | PublishedValue::Port | PublishedValue::Bucket => {
-                        Value::Of { instance: to.clone(), property: publication.value }
-                    }
-                };
-                let action = Action::Published {
-                    cluster: cluster.clone(),
-                    namespace: cluster_policy.namespace.clone(),
-                    object: publication.object,
-                    name: publication.name.clone(),
-                    key: publication.key.clone(),
-                    value,
-                };
+                let action = published_in(&cluster, cluster_policy, publication, to);
                 let deadline = self.situation.policy.deadlines.publish;
                 let id = self.need(id, action, BTreeSet::from([moved.clone()]), deadline);
                 self.edit(&id, |step| step.best_effort = lost);
@@ -422,10 +427,11 @@ impl<'a> Draft<'a> {
             Part::Zone { .. } => "zone",
             Part::Rejoin { .. } => "rejoin",
         };
-        self.restart_as(published, &format!("for-{part}"))
+        self.restart_as(published, &format!("for-{part}"), false)
     }
 
-    fn restart_as(&mut self, published: &[Published], when: &str) -> BTreeSet<StepId> {
+    /// `is_idle`: they serve nobody, so there is nothing to take back.
+    fn restart_as(&mut self, published: &[Published], when: &str, is_idle: bool) -> BTreeSet<StepId> {
         let mut needed = BTreeSet::new();
         for (cluster, policy) in self.clusters() {
             let lost = self.is_lost(&cluster);
@@ -447,7 +453,10 @@ impl<'a> Draft<'a> {
                     workload: workload.name.clone(),
                 };
                 let id = self.need(id, action, after, self.situation.policy.deadlines.rollout);
-                self.edit(&id, |step| step.best_effort = lost);
+                self.edit(&id, |step| {
+                    step.best_effort = lost;
+                    step.undoable |= is_idle;
+                });
                 if self.is_awaited(&cluster) {
                     needed.insert(id);
                 }

@@ -213,11 +213,8 @@ impl Actuator for KubernetesActuator {
                 mode::look(&self.hand(cluster, None).await?, namespace, incident).await
             }
             Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
-                scale::look(
-                    &self.hand(cluster, None).await?,
-                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
-                )
-                .await
+                let goal = scale::Goal::of(namespace, *kind, workload, *replicas, *at_most);
+                scale::look(&self.hand(cluster, None).await?, goal).await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -261,12 +258,8 @@ impl Actuator for KubernetesActuator {
                 mode::act(&self.hand(cluster, permit).await?, namespace, incident, key, seen).await
             }
             Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
-                scale::act(
-                    &self.hand(cluster, permit).await?,
-                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
-                    seen,
-                )
-                .await
+                let goal = scale::Goal::of(namespace, *kind, workload, *replicas, *at_most);
+                scale::act(&self.hand(cluster, permit).await?, goal, seen).await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -308,11 +301,8 @@ impl Actuator for KubernetesActuator {
                 mode::verify(&self.hand(cluster, None).await?, namespace, incident).await
             }
             Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
-                scale::verify(
-                    &self.hand(cluster, None).await?,
-                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
-                )
-                .await
+                let goal = scale::Goal::of(namespace, *kind, workload, *replicas, *at_most);
+                scale::verify(&self.hand(cluster, None).await?, goal).await
             }
             Action::Published { cluster, namespace, object, name, key: entry, value } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };
@@ -355,12 +345,8 @@ impl Actuator for KubernetesActuator {
                 mode::undo(&self.hand(cluster, permit).await?, namespace, incident).await
             }
             Action::Replicas { cluster, namespace, kind, workload, replicas, at_most } => {
-                scale::undo(
-                    &self.hand(cluster, permit).await?,
-                    scale::Goal { namespace, kind: *kind, name: workload, replicas: *replicas, at_most: *at_most },
-                    previous,
-                )
-                .await
+                let goal = scale::Goal::of(namespace, *kind, workload, *replicas, *at_most);
+                scale::undo(&self.hand(cluster, permit).await?, goal, previous).await
             }
             Action::Published { cluster, namespace, object, name, key: entry, .. } => {
                 let goal = published::Goal { namespace, object: *object, name, entry };

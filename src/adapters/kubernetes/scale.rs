@@ -24,7 +24,11 @@ pub(super) struct Goal<'a> {
     pub(super) at_most: bool,
 }
 
-impl Goal<'_> {
+impl<'a> Goal<'a> {
+    pub(super) fn of(namespace: &'a str, kind: WorkloadKind, name: &'a str, replicas: u32, at_most: bool) -> Self {
+        Self { namespace, kind, name, replicas, at_most }
+    }
+
     /// The number is right, whatever is ready.
     fn is_asked(&self, found: &Workload) -> bool {
         if self.at_most { found.wanted() <= self.replicas } else { found.wanted() >= self.replicas }

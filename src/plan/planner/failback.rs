@@ -1,53 +1,27 @@
 //! The way back: the region that takes the work back is told where everything is served meanwhile, gets a share of the
 //! clients after the other, and then everything, as in any planned move.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Draft, NoPlan, Published};
-use crate::domain::{ComponentId, InstanceId, Kind, ObjectKind, PublishedValue, RegionId, StepId};
-use crate::plan::{Action, Value};
-
-/// The share of the whole that weights are relative to.
-const ALL: u8 = 100;
+use super::{Draft, NoPlan, Published, published_in};
+use crate::domain::{InstanceId, Kind, ObjectKind, RegionId, StepId};
+use crate::plan::Action;
 
 impl Draft<'_> {
     /// What comes before everything moves, and can all be taken back. Returns what the move waits for.
     pub(super) fn stages(&mut self) -> Result<BTreeSet<StepId>, NoPlan> {
-        let (policy, source) = (self.situation.policy, self.situation.source);
+        let policy = self.situation.policy;
         let Some(target) = self.target_region().cloned() else { return Ok(BTreeSet::new()) };
         let mut ready = self.told(&target);
-        let mut serving: Vec<&ComponentId> = Vec::new();
-        for (component, of) in &policy.components {
-            match of.kind {
-                Kind::Kubernetes if self.is_served_here(component) => {
-                    ready.extend(self.scale(component, of)?);
-                    serving.push(component);
-                }
-                Kind::Http if self.is_served_here(component) => serving.push(component),
-                Kind::Kubernetes
-                | Kind::Http
-                | Kind::Database
-                | Kind::Cache
-                | Kind::Storage
-                | Kind::Cloud
-                | Kind::Holdings
-                | Kind::Traffic => {}
-            }
-        }
+        let (scaled, serving) = self.ready_for_clients()?;
+        ready.extend(scaled);
         let mut before = ready.clone();
         before.extend(self.verify_for(&serving, &ready, "-before-failback"));
         let records: Vec<_> = policy.of_kind(Kind::Traffic).filter(|(record, _)| self.is_served_here(record)).collect();
-        for share in policy.failback.stages.iter().map(|share| (*share).min(ALL)) {
+        for share in &policy.failback.stages {
             let mut moved = BTreeSet::new();
             for (record, of) in &records {
-                let weight = |region: &RegionId| match region {
-                    region if region == source => ALL - share,
-                    region if *region == target => share,
-                    _ => 0,
-                };
-                let weights: BTreeMap<_, _> =
-                    of.regions.iter().map(|region| (region.clone(), weight(region))).collect();
-                let action = Action::Traffic { traffic: (*record).clone(), weights };
+                let action = self.share_of(record, of, &target, *share);
                 let id = self.need(format!("share-{share}-{record}"), action, before.clone(), policy.deadlines.traffic);
                 self.edit(&id, |step| step.stage = Some(policy.failback.stage_for));
                 moved.insert(id);
@@ -81,20 +55,7 @@ impl Draft<'_> {
                         publication.key,
                         self.suffix(&cluster)
                     );
-                    let value = match publication.value {
-                        PublishedValue::Region => Value::Literal(serving.region.to_string()),
-                        PublishedValue::Host | PublishedValue::Port | PublishedValue::Bucket => {
-                            Value::Of { instance: serving.clone(), property: publication.value }
-                        }
-                    };
-                    let action = Action::Published {
-                        cluster: cluster.clone(),
-                        namespace: cluster_policy.namespace.clone(),
-                        object: publication.object,
-                        name: publication.name.clone(),
-                        key: publication.key.clone(),
-                        value,
-                    };
+                    let action = published_in(&cluster, cluster_policy, publication, &serving);
                     let step = self.need(id, action, BTreeSet::new(), policy.deadlines.publish);
                     let restart = publication.restart.clone();
                     told.push(Published { step, cluster: cluster.clone(), restart });
@@ -102,12 +63,8 @@ impl Draft<'_> {
             }
         }
         let mut ready: BTreeSet<StepId> = told.iter().map(|told| told.step.clone()).collect();
-        let restarted = self.restart_as(&told, "before-failback");
-        for step in &restarted {
-            // Nobody is served there yet.
-            self.edit(step, |step| step.undoable = true);
-        }
-        ready.extend(restarted);
+        // Nobody is served there yet.
+        ready.extend(self.restart_as(&told, "before-failback", true));
         ready
     }
 

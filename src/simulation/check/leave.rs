@@ -26,7 +26,7 @@ impl Checks {
         self.leave.are_clocks_set = true;
     }
 
-    pub(super) fn leave_says_clocks_were_set(&self) -> bool {
+    pub(super) fn were_clocks_set(&self) -> bool {
         self.leave.are_clocks_set
     }
 

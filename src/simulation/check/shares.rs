@@ -66,7 +66,7 @@ impl Checks {
                 continue;
             };
             let (stage, lasted) = (share.step.stage.unwrap_or_default(), now.saturating_sub(*since));
-            let is_waived = self.shares.waived.contains(&key) || self.leave_says_clocks_were_set();
+            let is_waived = self.shares.waived.contains(&key) || self.were_clocks_set();
             if lasted + SLACK < stage && !is_waived {
                 found.push(format!("{plan}/{step} follows {} after {}", key.1, human(lasted)));
             }
