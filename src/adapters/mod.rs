@@ -59,9 +59,11 @@ pub trait WriteProof: Send + Sync {
     async fn prove_writable(&self, instance: &InstanceId, at: &Endpoint) -> Result<String, Setback>;
 }
 
-/// Knows whether a standby has everything that its source wrote.
+/// Knows how a standby stands to its source, by what both servers say.
 #[async_trait]
 pub trait CatchUp: Send + Sync {
+    /// What was seen, where the standby streams from its source; `NotYet` with what is there instead before that.
+    async fn follows(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback>;
     /// Both positions, for the record, once the standby has everything; `NotYet` with what is missing before that.
     async fn caught_up(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback>;
 }

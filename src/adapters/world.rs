@@ -209,12 +209,8 @@ struct Everything {
 impl Everything {
     fn for_action(&self, action: &Action) -> &dyn Actuator {
         match action {
-            Action::Fenced { .. } | Action::DatabasePromoted { .. } => {
-                if self.aws.concerns(action) {
-                    &self.aws
-                } else {
-                    &self.postgres
-                }
+            Action::Fenced { .. } | Action::DatabasePromoted { .. } | Action::Rejoined { .. } => {
+                if self.aws.concerns(action) { &self.aws } else { &self.postgres }
             }
             Action::CacheActive { .. } => {
                 if self.aws.concerns(action) {
@@ -223,8 +219,8 @@ impl Everything {
                     &self.redis
                 }
             }
-            Action::CaughtUp { .. } | Action::Rejoined { .. } => &self.postgres,
-            Action::StorageReachable { .. } | Action::Traffic { .. } => &self.aws,
+            Action::CaughtUp { .. } => &self.postgres,
+            Action::Protected { .. } | Action::StorageReachable { .. } | Action::Traffic { .. } => &self.aws,
             Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
@@ -283,6 +279,7 @@ impl Checks {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

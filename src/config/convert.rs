@@ -12,8 +12,8 @@ use super::schema::{
 use crate::domain::time::human;
 use crate::domain::{
     CheckPolicy, ComponentId, ComponentPolicy, CouncilPolicy, DegradationPolicy, FailbackPolicy, GuardPolicy, HOLDINGS,
-    HealingPolicy, Kind, Level, Policy, Probing, Publication, ReferencePolicy, RegionId, RegionalPolicy, RolePolicy,
-    Row, UnfencedPromotion, ZonePolicy,
+    HealingPolicy, Kind, Level, Policy, Probing, Protection, Publication, ReferencePolicy, RegionId, RegionalPolicy,
+    RolePolicy, Row, UnfencedPromotion, ZonePolicy,
 };
 
 /// Where the control plane of Route 53 lives. "The Route 53 control plane … is hosted in us-east-1": AWS Fault Isolation
@@ -78,6 +78,7 @@ pub(super) fn policy_of(config: &Config) -> Policy {
         checks: config.checks.iter().map(|(name, check)| check_of(name, check)).collect(),
         verify_every: config.verification.every,
         failback: FailbackPolicy {
+            automatic: config.failback.automatic,
             stable_for: config.failback.stable_for,
             stages: if is_flipped(config) { Vec::new() } else { config.failback.stages.clone() },
             stage_for: config.failback.stage_for,
@@ -146,6 +147,7 @@ fn component(
         fences_ahead: false,
         demotion: None,
         rejoin: None,
+        protection: None,
         managed: false,
         control_plane: None,
         ttl: Duration::ZERO,
@@ -207,6 +209,11 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
                 }),
                 demotion: database.demote.as_ref().map(|demote| demote.deadline),
                 rejoin: database.rejoin.as_ref().map(|rejoin| rejoin.deadline),
+                protection: database.protect.map(|protect| Protection {
+                    multi_az: protect.multi_az,
+                    backup_days: protect.backup_days,
+                    deadline: protect.deadline,
+                }),
                 managed: database.provider == DatabaseProvider::Rds,
                 ..component(Kind::Database, fingerprints, probing, row(database.trigger))
             },

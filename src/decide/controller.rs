@@ -176,6 +176,7 @@ impl Controller {
             draft.pay_fences();
             draft.verify_afterwards();
             draft.measure_losses();
+            draft.go_home();
             draft.claim();
             if draft.facts.len() > recorded {
                 candidates = draft.candidates();

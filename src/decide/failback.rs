@@ -2,13 +2,14 @@
 //! there, and another one.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::controller::Draft;
 use super::incident::{Incident, PartState};
 use super::judge::Candidate;
-use super::{Fact, Guard, GuardKind, StepState};
-use crate::domain::{Bug, CheckPolicy, ComponentId, IncidentId, InstanceId, Kind, RegionId, StepId, time::human};
+use super::{Fact, Guard, GuardKind, Outcome, StepState};
+use crate::domain::{Bug, CheckPolicy, ComponentId, IncidentId, InstanceId, Kind, Mode, RegionId, StepId, time::human};
 use crate::plan::{Action, Part, Purpose, Step};
 
 /// How what answers clients does where a share of them goes.
@@ -44,6 +45,39 @@ impl Draft<'_> {
                 strangers => format!("{why}. `failoverd rejoin {}` makes it a standby again", strangers.join(" ")),
             }
         })
+    }
+
+    /// What nobody has to order where that is configured: the way back from a failover, once. A planned move is taken back by
+    /// whoever planned it, and a failback that was given up or aborted is a person's to begin again.
+    pub(super) fn go_home(&mut self) {
+        let policy = &self.policy.failback;
+        let is_wanted = policy.automatic && self.policy.mode == Mode::Automatic && self.is_after_a_failover();
+        let Some(home) = self.policy.primary().cloned().filter(|_| is_wanted) else { return };
+        if self.region_to_leave().is_err() || self.takeover().is_some() {
+            return;
+        }
+        let (lasting, _) = self.well_for(&home);
+        if lasting < policy.stable_for {
+            self.wake(self.now.monotonic + (policy.stable_for - lasting), "all of the primary region is well again");
+            return;
+        }
+        let by =
+            format!("failoverd: all of {home} has been well for {} (failback.automatic)", human(policy.stable_for));
+        if self.failback(by).is_err() {
+            self.wake(self.now.monotonic + self.policy.guards.recheck, "a failback that begins by itself");
+        }
+    }
+
+    /// The last move was a failover, and nothing is under way.
+    fn is_after_a_failover(&self) -> bool {
+        let moves = |incident: &&Incident| {
+            let is_tried = incident.purpose == Purpose::Failback;
+            let has_moved = matches!(incident.closed, Some((_, Outcome::Recovered)));
+            incident.plan.parts.keys().any(Part::moves) && (is_tried || has_moved)
+        };
+        let all = self.hard.incidents.values().map(Arc::as_ref);
+        let last = all.filter(moves).max_by_key(|incident| incident.number);
+        self.hard.open_incidents().next().is_none() && last.is_some_and(|last| last.purpose == Purpose::Failover)
     }
 
     /// Where what belongs into the primary region is served instead.

@@ -276,6 +276,7 @@ impl Plan {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
@@ -309,6 +310,7 @@ impl Plan {
                 | Action::DatabasePromoted { .. }
                 | Action::CaughtUp { .. }
                 | Action::Rejoined { .. }
+                | Action::Protected { .. }
                 | Action::Published { .. }
                 | Action::RolledOut { .. }
                 | Action::CacheActive { .. }

@@ -152,6 +152,7 @@ impl Draft<'_> {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -235,6 +236,7 @@ impl Draft<'_> {
             | Action::Replicas { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }

@@ -87,6 +87,10 @@ pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
         Action::StorageReachable { storage } => Some((storage, true)),
         Action::CaughtUp { database, .. } => Some((database, true)),
         // What is to become a standby need not answer: one whose copy was interrupted does not.
-        Action::Rejoined { .. } | Action::Fenced { .. } | Action::Traffic { .. } | Action::Verified { .. } => None,
+        Action::Rejoined { .. }
+        | Action::Protected { .. }
+        | Action::Fenced { .. }
+        | Action::Traffic { .. }
+        | Action::Verified { .. } => None,
     }
 }

@@ -334,6 +334,9 @@ pub struct ComponentPolicy {
     /// Database: how long an old primary may take to become a standby again; none where nothing says how.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
     pub rejoin: Option<Duration>,
+    /// Database: what a promoted one is given, so that it outlives the next loss; none leaves that to a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<Protection>,
     /// Database, cache: moving it is done by a cloud API rather than by the service itself. For deadlines and warnings.
     pub managed: bool,
     /// Traffic: the DNS record change needs a control plane that lives in this region.
@@ -353,6 +356,19 @@ impl ComponentPolicy {
             Kind::Database | Kind::Cache | Kind::Storage | Kind::Cloud | Kind::Traffic | Kind::Holdings => false,
         }
     }
+}
+
+/// What a managed database that was promoted is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// A synchronous standby in another zone.
+    pub multi_az: bool,
+    /// Automatic backups, kept for at least so many days; none leaves them as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_days: Option<u8>,
+    /// Until the cloud has accepted that.
+    #[serde(with = "friendly")]
+    pub deadline: Duration,
 }
 
 /// Something outside the deployment that answers while our own network works.

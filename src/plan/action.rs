@@ -82,6 +82,19 @@ pub enum Action {
         /// The database that serves.
         from: InstanceId,
     },
+    /// A managed database that has just been promoted has what its architecture gave the lost one: automatic backups, and a
+    /// synchronous standby in another zone (document: "RDS PostgreSQL (Multi-AZ)", "Database Backups (Daily)").
+    Protected {
+        /// The database that serves.
+        database: InstanceId,
+        /// The lost one, whose other settings it is compared with.
+        lost: InstanceId,
+        /// It has a standby in another zone, or is getting one.
+        multi_az: bool,
+        /// Its automatic backups are kept for at least so many days; none leaves them as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup_days: Option<u8>,
+    },
     /// One key of a Secret or ConfigMap holds the value (document: Update connection strings).
     Published {
         /// Cluster.
@@ -187,6 +200,7 @@ impl Action {
             | Self::Traffic { .. } => true,
             Self::IncidentDeclared { .. }
             | Self::CaughtUp { .. }
+            | Self::Protected { .. }
             | Self::Replicas { .. }
             | Self::Published { .. }
             | Self::RolledOut { .. }
@@ -214,7 +228,8 @@ impl Action {
             Self::Fenced { database }
             | Self::DatabasePromoted { database, .. }
             | Self::CaughtUp { database, .. }
-            | Self::Rejoined { database, .. } => Some(database),
+            | Self::Rejoined { database, .. }
+            | Self::Protected { database, .. } => Some(database),
             Self::CacheActive { cache, .. } => Some(cache),
             Self::StorageReachable { storage } => Some(storage),
             Self::Traffic { .. } | Self::Verified { .. } => None,
@@ -237,6 +252,12 @@ impl fmt::Display for Action {
             Self::DatabasePromoted { database, lossless: false, .. } => write!(f, "promote {database}"),
             Self::CaughtUp { database, from } => write!(f, "wait until {database} has everything that {from} wrote"),
             Self::Rejoined { database, from } => write!(f, "make {database} a standby of {from}"),
+            Self::Protected { database, multi_az, backup_days, .. } => {
+                write!(f, "protect {database}: ")?;
+                let backups = backup_days.map(|days| format!("backups kept for {days} days"));
+                let wanted = multi_az.then(|| "Multi-AZ".to_owned()).into_iter().chain(backups);
+                f.write_str(&wanted.collect::<Vec<_>>().join(", "))
+            }
             Self::Published { cluster, object, name, key, value, .. } => {
                 let object = object.words();
                 match value {

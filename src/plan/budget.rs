@@ -210,6 +210,7 @@ fn ttl_of(policy: &Policy, action: &Action) -> Option<Duration> {
         | Action::DatabasePromoted { .. }
         | Action::CaughtUp { .. }
         | Action::Rejoined { .. }
+        | Action::Protected { .. }
         | Action::Published { .. }
         | Action::RolledOut { .. }
         | Action::CacheActive { .. }
@@ -268,7 +269,8 @@ struct Done {
 }
 
 /// The chain of steps that ends last when each takes all of its deadline. It does not end with a step against the region
-/// that is being left: that is owed rather than waited for.
+/// that is being left, which is owed rather than waited for, nor with what protects from the next loss: clients are served by
+/// then.
 fn longest_way(policy: &Policy, start: Duration, steps: &[Step]) -> Vec<Leg> {
     let ids: BTreeMap<&StepId, usize> = steps.iter().enumerate().map(|(n, step)| (&step.id, n)).collect();
     let mut done: Vec<Option<Done>> = vec![None; steps.len()];
@@ -302,7 +304,7 @@ fn longest_way(policy: &Policy, start: Duration, steps: &[Step]) -> Vec<Leg> {
         }
     }
     let mut at = (0..steps.len())
-        .filter(|n| !steps[*n].best_effort)
+        .filter(|n| !steps[*n].best_effort && !matches!(steps[*n].action, Action::Protected { .. }))
         .filter_map(|n| done[n].as_ref().map(|done| (done.at, std::cmp::Reverse(n))))
         .max()
         .map(|(_, n)| n.0);
@@ -335,6 +337,7 @@ pub fn deadline_key(policy: &Policy, step: &Step) -> &'static str {
         Action::DatabasePromoted { .. } => "promote",
         Action::CaughtUp { .. } => "catch_up",
         Action::Rejoined { .. } => "rejoin",
+        Action::Protected { .. } => "protect",
         Action::Published { .. } | Action::Restored { .. } => "publish",
         Action::RolledOut { .. } => "rollout",
         Action::CacheActive { cache, .. } if managed(&cache.component) => "cache_managed",
@@ -390,6 +393,9 @@ fn dependency_of(policy: &Policy, action: &Action) -> Option<(&'static str, Regi
         }
         Action::Fenced { database } if managed(&database.component) => {
             Some(("RDS", database.region.clone(), "fence the old primary where it can be reached"))
+        }
+        Action::Protected { database, .. } => {
+            Some(("RDS", database.region.clone(), "give the promoted database backups and a standby"))
         }
         Action::CacheActive { cache, .. } if managed(&cache.component) => {
             Some(("ElastiCache", cache.region.clone(), "activate the backup cluster"))

@@ -25,7 +25,9 @@ impl Action {
             | Self::Fenced { .. }
             | Self::Published { .. }
             | Self::Traffic { .. } => Reversal::Undo,
-            Self::CaughtUp { .. } | Self::StorageReachable { .. } | Self::Verified { .. } => Reversal::Nothing,
+            Self::CaughtUp { .. } | Self::Protected { .. } | Self::StorageReachable { .. } | Self::Verified { .. } => {
+                Reversal::Nothing
+            }
             Self::DatabasePromoted { .. }
             | Self::Rejoined { .. }
             | Self::RolledOut { .. }

@@ -5,6 +5,7 @@
 
 mod failback;
 mod healing;
+mod protect;
 mod rejoin;
 mod reroute;
 mod zone;
@@ -150,6 +151,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
         }
         last.extend(draft.traffic(&before_traffic));
     }
+    draft.protect(&moved, &last);
     let verified = draft.verify(&moved, &last);
     match (part, situation.purpose) {
         (Part::Region, Purpose::Failback) => draft.stand_down(&last.union(&verified).cloned().collect()),

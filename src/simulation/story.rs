@@ -271,6 +271,7 @@ pub enum Work {
     Fence,
     CatchUp,
     Rejoin,
+    Protect,
     Promote,
     Publish,
     Rollout,
@@ -285,12 +286,13 @@ pub enum Work {
 
 impl Work {
     /// The kinds with their names in a story.
-    pub const NAMED: [(&'static str, Self); 13] = [
+    pub const NAMED: [(&'static str, Self); 14] = [
         ("declare", Self::Declare),
         ("scale", Self::Scale),
         ("fence", Self::Fence),
         ("catch-up", Self::CatchUp),
         ("rejoin", Self::Rejoin),
+        ("protect", Self::Protect),
         ("promote", Self::Promote),
         ("publish", Self::Publish),
         ("rollout", Self::Rollout),

@@ -6,6 +6,7 @@
 
 mod claims;
 mod failing;
+mod log;
 mod network;
 mod references;
 mod replication;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use failing::Failing;
+use log::Log;
 pub(super) use network::{Network, Vantage};
 
 use super::story::{Behaviour, Condition, Which, Work};
@@ -93,8 +95,8 @@ struct Instance {
     demoted: bool,
     /// Since when it has refused our credential or could not take over.
     unready_since: Option<Duration>,
-    /// Since when it has not taken writes, while it is down or fenced.
-    silent_since: Option<Duration>,
+    /// What it has written.
+    log: Log,
     /// Where its log left its source's, when it was promoted.
     forked_at: Option<u64>,
     /// Since when it has sent nothing to its replica, while it is down.
@@ -405,9 +407,9 @@ impl World {
         let Some(instance) = self.instances.get_mut(id) else { return };
         instance.demoted = demoted;
         if demoted {
-            instance.silent_since.get_or_insert(now);
+            instance.log.falls_silent(now);
         } else if !instance.fenced && instance.failure(now, 50).is_none() {
-            instance.silent_since = None;
+            instance.log.is_written_again(now);
         }
     }
 
@@ -447,7 +449,7 @@ impl Instance {
             fenced: false,
             demoted: false,
             unready_since: None,
-            silent_since: None,
+            log: Log::default(),
             forked_at: None,
             gone_since: None,
             past: Vec::new(),
@@ -458,16 +460,17 @@ impl Instance {
         match condition {
             Condition::Answers => {
                 let (writable, fenced, demoted) = (self.writable, self.fenced, self.demoted);
-                let silent_since = self.silent_since.filter(|_| fenced || demoted);
+                if !fenced && !demoted {
+                    self.log.is_written_again(now);
+                }
                 let forked_at = self.forked_at;
-                let past = std::mem::take(&mut self.past);
-                *self =
-                    Self { writable, fenced, demoted, silent_since, forked_at, past, ..Self::new(self.kind, writable) };
+                let (log, past) = (std::mem::take(&mut self.log), std::mem::take(&mut self.past));
+                *self = Self { writable, fenced, demoted, log, forked_at, past, ..Self::new(self.kind, writable) };
             }
             Condition::Fails { layer, percent, why } => {
                 self.reach = Reach::Failing { layer: *layer, percent: *percent, why: why.clone() };
                 if *percent == 100 {
-                    self.silent_since.get_or_insert(now);
+                    self.log.falls_silent(now);
                     self.gone_since.get_or_insert(now);
                 }
             }

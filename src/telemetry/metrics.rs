@@ -351,6 +351,7 @@ fn action_label(action: &Action) -> &'static str {
         Action::DatabasePromoted { .. } => "database_promoted",
         Action::CaughtUp { .. } => "caught_up",
         Action::Rejoined { .. } => "rejoined",
+        Action::Protected { .. } => "protected",
         Action::Published { .. } => "published",
         Action::RolledOut { .. } => "rolled_out",
         Action::CacheActive { .. } => "cache_active",

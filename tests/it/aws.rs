@@ -181,6 +181,15 @@ impl WriteProof for Servers {
 
 #[async_trait]
 impl CatchUp for Servers {
+    async fn follows(&self, standby: &InstanceId, _source: &InstanceId) -> Result<String, Setback> {
+        let query = "SELECT (pg_is_in_recovery() AND EXISTS \
+            (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'))::text";
+        match self.sql(standby.region.as_str(), query).await?.as_str() {
+            "true" => Ok(format!("{standby} streams")),
+            _ => Err(Setback::NotYet(format!("{standby} does not stream"))),
+        }
+    }
+
     async fn caught_up(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback> {
         let source = self.sql(source.region.as_str(), "SELECT pg_current_wal_lsn()::text").await?;
         let standby_query = format!("SELECT (coalesce(pg_last_wal_replay_lsn(), '0/0') >= '{source}')::text");

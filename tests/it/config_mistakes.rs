@@ -71,6 +71,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("an identifier of something that has none", "host = \"10.2.0.5\"", "identifier = \"replica\""),
     ("a fence that locks failoverd out", "application_roles = [\"app\"]", "application_roles = [\"failoverd\"]"),
     ("a heartbeat table that is no name", "failoverd.heartbeat", "heartbeat; drop table x"),
+    (
+        "a heartbeat table to be created that has no name",
+        "heartbeat_table = \"failoverd.heartbeat\"",
+        "create_heartbeat_table = true",
+    ),
+    ("a rejoin that nothing does", "heartbeat_table = \"failoverd.heartbeat\"", "rejoin = { deadline = \"1h\" }"),
+    (
+        "protection of a database that RDS does not manage",
+        "heartbeat_table = \"failoverd.heartbeat\"",
+        "protect = { multi_az = true }",
+    ),
     ("a port in a host", "host = \"10.1.0.6\"", "host = \"10.1.0.6:6379\""),
     ("an address without a scheme", "url = \"https://api.example.com/health\"\n", "url = \"api.example.com\"\n"),
     ("a record with a final dot", "record = \"api.example.com\"", "record = \"api.example.com.\""),

@@ -3,6 +3,7 @@
 mod aws;
 mod aws_cache;
 mod aws_rds;
+mod aws_rejoin;
 mod aws_s3;
 mod aws_traffic;
 mod break_glass;

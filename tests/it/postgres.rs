@@ -260,6 +260,26 @@ async fn the_heartbeat_is_written_and_a_write_that_hangs_is_failing_at_the_write
 }
 
 #[tokio::test]
+async fn a_heartbeat_table_is_created_where_that_is_wanted_also_by_several_daemons_at_once() {
+    let more = "heartbeat_table = \"ops.beat\"\ncreate_heartbeat_table = true";
+    let pair = Pair::with(&Differences { more, ..Differences::default() });
+    let without = observed(&pair.probe(EAST)).await;
+    assert_eq!(without.finding, Finding::Alive);
+    assert!(without.evidence.warnings.iter().any(|warning| warning.contains("cannot be created")), "{without:?}");
+    let owner = pair.connect(EAST, "app").await.unwrap();
+    owner.batch_execute("CREATE SCHEMA ops; GRANT USAGE, CREATE ON SCHEMA ops TO failoverd").await.unwrap();
+    let probes = [pair.probe(EAST), pair.probe(EAST), pair.probe(EAST)];
+    let seen = futures::future::join_all(probes.iter().map(|probe| observed(probe))).await;
+    assert!(seen.iter().all(|seen| seen.finding == Finding::Alive), "{seen:?}");
+    let later = observed(&pair.probe(EAST)).await;
+    assert_eq!((&later.finding, &later.evidence.warnings), (&Finding::Alive, &vec![]));
+    let superuser = pair.superuser(EAST).await;
+    let beats =
+        superuser.query_one("SELECT count(*) FROM ops.beat WHERE beat > now() - interval '1 minute'", &[]).await;
+    assert_eq!(beats.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
 async fn a_database_that_is_read_only_by_default_is_degraded_and_no_target() {
     let pair = Pair::up();
     let superuser = pair.superuser(EAST).await;

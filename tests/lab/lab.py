@@ -7,6 +7,7 @@
   lab.py stop    --run-dir DIR NAME...          SIGSTOP: accepts connections and never answers
   lab.py cont    --run-dir DIR NAME...          SIGCONT
   lab.py start   --run-dir DIR NAME...          start again what was killed
+  lab.py copy    --run-dir DIR pg@REGION        make it a standby of the other region's server, from nothing
   lab.py link    --run-dir DIR 'PATTERN MODE'   faults of the proxy (up --proxy): see tcp_fault_proxy.py
   lab.py revision --run-dir DIR REGION DEPLOYMENT   how many pod templates it has had, as its controller counts
   lab.py status  --run-dir DIR
@@ -146,7 +147,8 @@ class Plan:
         from components import aws
         c, o = self.c, self.options
         databases = {c.RDS_INSTANCE[r]: self._real("pg", r, dsn=(
-            "host={} port={}".format(*self.direct[f"pg@{r}"]) + f" user=postgres password={c.PASSWORDS['postgres']} dbname=postgres"))
+            "host={} port={}".format(*self.direct[f"pg@{r}"]) + f" user=postgres password={c.PASSWORDS['postgres']} dbname=postgres"),
+            copy=[processes.python(), str(LAB / "lab.py"), "copy", "--run-dir", str(self.run.folder), f"pg@{r}"])
             for r in c.REGIONS if "pg" in self.wanted}
         caches = {c.CACHE_GROUP[r]: self._real("redis", r, direct_port=self.direct[f"redis@{r}"][1]) for r in c.REGIONS if "redis" in self.wanted}
         addresses = self.client_addresses()
@@ -273,6 +275,17 @@ def start_again(run, names):
             _start_one(run, name)
 
 
+def copy(run, name):
+    """What a cloud does that makes a new read replica: the server in the region holds a copy of the other one's data."""
+    from components import constants as c, postgres
+    region = name.removeprefix("pg@")
+    source = next(other for other in c.REGIONS if other != region)
+    if run.is_alive(name):
+        run.kill(name)
+    postgres.copy_from(run, region, read(run)["direct"]["regions"][source]["postgres"])
+    _start_one(run, name)
+
+
 def _start_one(run, name):
     if name.startswith("pg@"):                    # a killed server leaves its lock files, and its process id may be another's now
         folder = run.data / name.replace("@", "-")
@@ -306,7 +319,7 @@ def watch_over(run, pid):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "link", "revision", "status", "selftest", "supervise"))
+    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "copy", "link", "revision", "status", "selftest", "supervise"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--run-dir")
     parser.add_argument("--only", default="")
@@ -341,6 +354,8 @@ def main(arguments):
             run.signal(name, signal.SIGSTOP if options.command == "stop" else signal.SIGCONT)
     elif options.command == "start":
         start_again(run, options.names)
+    elif options.command == "copy":
+        copy(run, *options.names)
     elif options.command == "link":
         from tcp_fault_proxy import tell
         print(tell(read(run)["proxy"]["control"].rsplit(":", 1)[1], " ".join(options.names)))

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::clients::Aws;
+use super::protect::Wanted;
 use super::traffic::Changes;
 use crate::adapters::{CatchUp, WriteProof};
 use crate::domain::InstanceId;
@@ -50,6 +51,11 @@ impl AwsActuator {
         Ok(left.min(self.aws.call_limit()))
     }
 
+    fn is_rejoined_by_command(&self, database: &InstanceId) -> bool {
+        let rejoin = self.aws.config.databases.get(&database.component).and_then(|of| of.rejoin.as_ref());
+        rejoin.is_some_and(|rejoin| rejoin.command.is_some())
+    }
+
     fn target<'a>(&'a self, action: &'a Action) -> Result<Target<'a>, Setback> {
         let unmanaged = |what: &InstanceId| Setback::Refused(format!("{what} is not managed by AWS"));
         match action {
@@ -74,9 +80,20 @@ impl AwsActuator {
                     })?;
                 Ok(Target::Traffic(super::traffic::Goal::new(traffic, config, weights)?))
             }
+            Action::Rejoined { database, from } => {
+                let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
+                if self.is_rejoined_by_command(database) {
+                    return Err(Setback::Refused(format!("a command makes {database} a standby")));
+                }
+                Ok(Target::Rejoin { database, identifier, from })
+            }
+            Action::Protected { database, lost, multi_az, backup_days } => {
+                let identifier = self.aws.database_identifier(database).ok_or_else(|| unmanaged(database))?;
+                let wanted = Wanted { multi_az: *multi_az, backup_days: *backup_days };
+                Ok(Target::Protection { database, identifier, lost, wanted })
+            }
             Action::IncidentDeclared { .. }
             | Action::CaughtUp { .. }
-            | Action::Rejoined { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }
@@ -93,6 +110,8 @@ impl AwsActuator {
 enum Target<'a> {
     Fence { database: &'a InstanceId, identifier: &'a str, fence: &'a str },
     Promotion { database: &'a InstanceId, identifier: &'a str, from: &'a InstanceId, lossless: bool },
+    Rejoin { database: &'a InstanceId, identifier: &'a str, from: &'a InstanceId },
+    Protection { database: &'a InstanceId, identifier: &'a str, lost: &'a InstanceId, wanted: Wanted },
     Cache { cache: &'a InstanceId, group: &'a str, wanted: Option<u32> },
     Storage(&'a InstanceId),
     Traffic(super::traffic::Goal<'a>),
@@ -105,6 +124,10 @@ impl Actuator for AwsActuator {
             Target::Fence { database, identifier, fence } => self.look_fence(database, identifier, fence).await,
             Target::Promotion { database, identifier, from, .. } => {
                 self.look_promotion(database, identifier, from).await
+            }
+            Target::Rejoin { database, identifier, from } => self.look_rejoin(database, identifier, from).await,
+            Target::Protection { database, identifier, wanted, .. } => {
+                self.look_protection(database, identifier, wanted).await
             }
             Target::Cache { cache, group, wanted } => self.look_cache(cache, group, wanted).await,
             Target::Storage(storage) => self.look_storage(storage).await,
@@ -124,6 +147,10 @@ impl Actuator for AwsActuator {
             Target::Promotion { database, identifier, from, lossless } => {
                 self.promote(database, identifier, from, lossless, look, permit).await
             }
+            Target::Rejoin { database, identifier, from } => self.rejoin(database, identifier, from, permit).await,
+            Target::Protection { database, identifier, wanted, .. } => {
+                self.protect(database, identifier, wanted, permit).await
+            }
             Target::Cache { cache, group, wanted } => self.activate_cache(cache, group, wanted, look, permit).await,
             // Listing is all there is to it; there is nothing to change.
             Target::Storage(_) => Ok(()),
@@ -135,6 +162,10 @@ impl Actuator for AwsActuator {
         match self.target(action)? {
             Target::Fence { database, identifier, fence } => self.verify_fence(database, identifier, fence).await,
             Target::Promotion { database, identifier, .. } => self.verify_promotion(database, identifier).await,
+            Target::Rejoin { database, identifier, from } => self.verify_rejoin(database, identifier, from).await,
+            Target::Protection { database, identifier, lost, wanted } => {
+                self.verify_protection(database, identifier, wanted, lost).await
+            }
             Target::Cache { cache, group, wanted } => self.verify_cache(cache, group, wanted).await,
             Target::Storage(storage) => self.verify_storage(storage).await,
             Target::Traffic(goal) => self.verify_traffic(key, &goal).await,
@@ -149,6 +180,10 @@ impl Actuator for AwsActuator {
             Target::Promotion { database, .. } => {
                 Err(Setback::Refused(format!("the promotion of {database} cannot be undone")))
             }
+            Target::Rejoin { database, .. } => {
+                Err(Setback::Refused(format!("{database} is another instance by now; what it was is kept beside it")))
+            }
+            Target::Protection { database, .. } => Ok(format!("{database} keeps its backups and its other zone")),
             Target::Cache { cache, .. } => {
                 Err(Setback::Refused(format!("the activation of {cache} is not undone: it holds writes by now")))
             }

@@ -16,6 +16,8 @@ use crate::ports::{Look, Permit, Setback};
 
 /// The tag that says that the sessions were ended behind the fence.
 const TAG: &str = "failoverd:fenced";
+/// The tag with the security groups that the fence took the place of, for whoever has to bring them back without our ledger.
+const FORMER: &str = "failoverd:security-groups";
 
 /// What a look saw: what the call goes by, and what undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,8 +73,9 @@ impl AwsActuator {
         }
         if !seen.applied {
             if seen.tagged {
-                self.untag(database, identifier, seen.arn, permit).await?;
+                self.untag(database, identifier, seen.arn.clone(), permit).await?;
             }
+            self.remember_groups(database, identifier, &seen, fence, permit).await?;
             self.set_groups(database, identifier, vec![fence.to_owned()], permit).await?;
             return Err(Setback::Transient(format!(
                 "{identifier} gets the security group {fence}; its sessions are ended next: look again"
@@ -158,6 +161,27 @@ impl AwsActuator {
         call(&name, limit, request.send()).await.map(drop).map_err(Trouble::setback)
     }
 
+    /// Before they are gone.
+    async fn remember_groups(
+        &self,
+        database: &InstanceId,
+        identifier: &str,
+        seen: &Seen,
+        fence: &str,
+        permit: &Permit,
+    ) -> Result<(), Setback> {
+        let groups: Vec<&str> = seen.groups.iter().map(String::as_str).filter(|group| *group != fence).collect();
+        let Some(arn) = seen.arn.clone().filter(|_| !groups.is_empty()) else { return Ok(()) };
+        let (clients, _) = self.aws.clients(&database.region, self.aws.call_limit()).await.map_err(Trouble::setback)?;
+        let limit = self.time_left(permit)?;
+        let tag = Tag::builder().key(FORMER).value(groups.join(" ")).build();
+        let name = format!("rds AddTagsToResource {identifier}");
+        call(&name, limit, clients.rds.add_tags_to_resource().resource_name(arn).tags(tag).send())
+            .await
+            .map(drop)
+            .map_err(Trouble::setback)
+    }
+
     async fn untag(
         &self,
         database: &InstanceId,
@@ -191,6 +215,18 @@ impl AwsActuator {
                 ))
             })
     }
+}
+
+/// The security groups that a fence took the place of; none where no tag says so.
+pub(super) fn former_groups(tags: &[Tag]) -> Option<Vec<String>> {
+    let tag = tags.iter().find(|tag| tag.key() == Some(FORMER))?;
+    let groups: Vec<String> = tag.value()?.split_whitespace().map(str::to_owned).collect();
+    (!groups.is_empty()).then_some(groups)
+}
+
+/// A tag that says something about a fence, and nothing about whatever comes after it.
+pub(super) fn is_ours(tag: &Tag) -> bool {
+    matches!(tag.key(), Some(TAG | FORMER))
 }
 
 fn is_applied(found: &Description, fence: &str) -> bool {

@@ -16,8 +16,10 @@ mod elasticache;
 mod fence;
 mod flip;
 mod promote;
+mod protect;
 mod rds;
 mod records;
+mod rejoin;
 mod s3;
 mod traffic;
 

@@ -1,8 +1,10 @@
 //! RDS: what DescribeDBInstances says about a database, and what that means for taking over.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_rds::types::{DbInstance, DbInstanceStatusInfo, PendingModifiedValues};
 
 use super::classify::{Trouble, call};
 use super::clients::Aws;
@@ -10,6 +12,9 @@ use crate::adapters::{Endpoint, Endpoints, Readiness};
 use crate::config::schema::{CacheProvider, DatabaseProvider};
 use crate::domain::{ComponentId, Evidence, InstanceId, RegionId};
 use crate::ports::Setback;
+
+/// The call that tells it.
+const DESCRIBE: &str = "rds DescribeDBInstances";
 
 /// What RDS says about one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +39,62 @@ pub(super) struct Description {
     pub(super) zone: Option<String>,
     /// It has a synchronous standby in another zone, to which RDS fails over by itself.
     pub(super) multi_az: bool,
+    /// It is getting one.
+    pub(super) multi_az_pending: bool,
+    /// Its automatic backups are kept for so many days; 0 where there are none.
+    pub(super) backup_days: i32,
+    /// The same once RDS has done what it has accepted.
+    pub(super) backup_days_pending: Option<i32>,
+    /// What an architecture may care for, by its name in the console.
+    pub(super) settings: BTreeMap<&'static str, String>,
 }
 
 impl Description {
+    /// What counts of all that RDS says.
+    pub(super) fn of(found: &DbInstance) -> Result<Self, Trouble> {
+        let status = found
+            .db_instance_status()
+            .filter(|status| !status.is_empty())
+            .ok_or_else(|| Trouble::unreadable(DESCRIBE, "the answer holds no status"))?;
+        let endpoint = found.endpoint().and_then(|at| {
+            let host = at.address().filter(|host| !host.is_empty())?;
+            Some(Endpoint { host: host.to_owned(), port: u16::try_from(at.port()?).ok()? })
+        });
+        let sources =
+            [found.read_replica_source_db_instance_identifier(), found.read_replica_source_db_cluster_identifier()];
+        let groups = found.vpc_security_groups().iter().filter_map(|group| {
+            Some((group.vpc_security_group_id()?.to_owned(), group.status().unwrap_or_default().to_owned()))
+        });
+        let is_abnormal = |info: &&DbInstanceStatusInfo| {
+            info.normal() == Some(false) || matches!(info.status(), Some("error" | "stopped" | "terminated"))
+        };
+        let told = |info: &DbInstanceStatusInfo| {
+            let text = [info.status_type(), info.status(), info.message()];
+            text.into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+        };
+        let tags = found
+            .tag_list()
+            .iter()
+            .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())));
+        let pending = found.pending_modified_values();
+        Ok(Self {
+            status: status.to_owned(),
+            source: sources.into_iter().flatten().find(|source| !source.is_empty()).map(str::to_owned),
+            replicas: found.read_replica_db_instance_identifiers().to_vec(),
+            endpoint,
+            groups: groups.collect(),
+            abnormal: found.status_infos().iter().filter(is_abnormal).map(told).collect(),
+            tags: tags.collect(),
+            arn: found.db_instance_arn().map(str::to_owned),
+            zone: found.availability_zone().filter(|zone| !zone.is_empty()).map(str::to_owned),
+            multi_az: found.multi_az() == Some(true),
+            multi_az_pending: pending.and_then(PendingModifiedValues::multi_az) == Some(true),
+            backup_days: found.backup_retention_period().unwrap_or_default(),
+            backup_days_pending: pending.and_then(PendingModifiedValues::backup_retention_period),
+            settings: settings(found),
+        })
+    }
+
     /// Promotion and modification are accepted. `storage-optimization` lasts for hours and changes nothing about it.
     pub(super) fn is_operable(&self) -> bool {
         matches!(self.status.as_str(), "available" | "storage-optimization")
@@ -73,6 +131,28 @@ impl Description {
     }
 }
 
+/// What an architecture gave one instance and may not have given the other: who gets at it, what it can bear.
+fn settings(found: &DbInstance) -> BTreeMap<&'static str, String> {
+    let on = |what: Option<bool>| Some(if what == Some(true) { "on" } else { "off" }.to_owned());
+    let logs = found.enabled_cloudwatch_logs_exports().join(" ");
+    [
+        ("encryption", on(found.storage_encrypted())),
+        ("public access", on(found.publicly_accessible())),
+        ("IAM authentication", on(found.iam_database_authentication_enabled())),
+        ("deletion protection", on(found.deletion_protection())),
+        ("certificate authority", found.ca_certificate_identifier().map(str::to_owned)),
+        ("engine version", found.engine_version().map(str::to_owned)),
+        ("class", found.db_instance_class().map(str::to_owned)),
+        ("storage type", found.storage_type().map(str::to_owned)),
+        ("GiB", found.allocated_storage().map(|size| size.to_string())),
+        ("IOPS", found.iops().map(|iops| iops.to_string())),
+        ("exported logs", Some(logs).filter(|logs| !logs.is_empty())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
+
 impl Aws {
     /// The description of one RDS instance; `limit` bounds the call.
     pub(super) async fn describe_database(
@@ -81,62 +161,24 @@ impl Aws {
         identifier: &str,
         limit: Duration,
     ) -> Result<Description, Trouble> {
-        let name = format!("rds DescribeDBInstances {identifier}");
+        Description::of(&self.database_instance(region, identifier, limit).await?)
+    }
+
+    /// All that RDS says about one instance.
+    pub(super) async fn database_instance(
+        &self,
+        region: &RegionId,
+        identifier: &str,
+        limit: Duration,
+    ) -> Result<DbInstance, Trouble> {
+        let name = format!("{DESCRIBE} {identifier}");
         let (clients, limit) = self.clients(region, limit).await?;
         let answer =
             call(&name, limit, clients.rds.describe_db_instances().db_instance_identifier(identifier).send()).await?;
-        let found = answer
-            .db_instances()
-            .iter()
-            .find(|found| found.db_instance_identifier().is_some_and(|id| id.eq_ignore_ascii_case(identifier)))
-            .ok_or_else(|| Trouble::unreadable(&name, "the answer does not hold the instance"))?;
-        let status = found
-            .db_instance_status()
-            .filter(|status| !status.is_empty())
-            .ok_or_else(|| Trouble::unreadable(&name, "the answer holds no status"))?;
-        let endpoint = found.endpoint().and_then(|at| {
-            let host = at.address().filter(|host| !host.is_empty())?;
-            Some(Endpoint { host: host.to_owned(), port: u16::try_from(at.port()?).ok()? })
-        });
-        Ok(Description {
-            status: status.to_owned(),
-            source: [
-                found.read_replica_source_db_instance_identifier(),
-                found.read_replica_source_db_cluster_identifier(),
-            ]
-            .into_iter()
-            .flatten()
-            .find(|source| !source.is_empty())
-            .map(str::to_owned),
-            replicas: found.read_replica_db_instance_identifiers().to_vec(),
-            endpoint,
-            groups: found
-                .vpc_security_groups()
-                .iter()
-                .filter_map(|group| {
-                    Some((group.vpc_security_group_id()?.to_owned(), group.status().unwrap_or_default().to_owned()))
-                })
-                .collect(),
-            abnormal: found
-                .status_infos()
-                .iter()
-                .filter(|info| {
-                    info.normal() == Some(false) || matches!(info.status(), Some("error" | "stopped" | "terminated"))
-                })
-                .map(|info| {
-                    let text = [info.status_type(), info.status(), info.message()];
-                    text.into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
-                })
-                .collect(),
-            tags: found
-                .tag_list()
-                .iter()
-                .filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())))
-                .collect(),
-            arn: found.db_instance_arn().map(str::to_owned),
-            zone: found.availability_zone().filter(|zone| !zone.is_empty()).map(str::to_owned),
-            multi_az: found.multi_az() == Some(true),
-        })
+        let is_it =
+            |found: &DbInstance| found.db_instance_identifier().is_some_and(|id| id.eq_ignore_ascii_case(identifier));
+        let mut all = answer.db_instances.unwrap_or_default().into_iter();
+        all.find(is_it).ok_or_else(|| Trouble::unreadable(&name, "the answer does not hold the instance"))
     }
 
     /// Where an RDS instance answers, as RDS says it now.

@@ -243,6 +243,7 @@ impl Actuator for KubernetesActuator {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -288,6 +289,7 @@ impl Actuator for KubernetesActuator {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -331,6 +333,7 @@ impl Actuator for KubernetesActuator {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }
@@ -361,6 +364,7 @@ impl Actuator for KubernetesActuator {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
             | Action::Traffic { .. }

@@ -29,6 +29,7 @@ impl Postgres {
             // However a database is managed, its positions are asked of itself.
             Action::CaughtUp { database, from } => return Ok(Task::CatchUp { standby: database, source: from }),
             Action::IncidentDeclared { .. }
+            | Action::Protected { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }
             | Action::RolledOut { .. }

@@ -63,15 +63,24 @@ impl PostgresProbe {
 
     /// A real write, where a table for it is configured.
     async fn beat(&self, session: &Session, evidence: &mut Evidence) -> Result<(), Trouble> {
-        let configured = self.postgres.database(&self.instance).ok().and_then(|db| db.heartbeat_table.as_deref());
-        let Some(table) = configured else { return Ok(()) };
+        let Ok(database) = self.postgres.database(&self.instance) else { return Ok(()) };
+        let Some(table) = database.heartbeat_table.as_deref() else { return Ok(()) };
+        let creates = database.create_heartbeat_table;
         let statement = format!("UPDATE {} SET beat = now() RETURNING beat", table_name(table));
         match session.rows_during(&statement, Layer::Write).await {
+            Ok(rows) if rows.is_empty() && creates => {
+                create_heartbeat(session, table, evidence).await;
+                Ok(())
+            }
             Ok(rows) if rows.is_empty() => {
                 evidence.warnings.push(format!("the heartbeat table {table} has no row to update"));
                 Ok(())
             }
             Ok(_) => Ok(()),
+            Err(trouble) if creates && trouble.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+                create_heartbeat(session, table, evidence).await;
+                Ok(())
+            }
             // The table is ours to set up: that it is not there, or not for us, says nothing about the server.
             Err(trouble) if trouble.code().is_some_and(is_ours_to_set_up) => {
                 evidence.warnings.push(format!("the heartbeat table {table} cannot be written: {trouble}"));
@@ -111,6 +120,25 @@ impl Probe for PostgresProbe {
 pub(super) fn table_name(configured: &str) -> String {
     let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
     configured.split('.').map(quoted).collect::<Vec<_>>().join(".")
+}
+
+/// Several daemons may do it at once, and one of them is told that it came too late: nothing of that says anything about
+/// the server.
+async fn create_heartbeat(session: &Session, table: &str, evidence: &mut Evidence) {
+    let name = table_name(table);
+    let statements = format!(
+        "CREATE TABLE IF NOT EXISTS {name} \
+           (one boolean PRIMARY KEY DEFAULT true CHECK (one), beat timestamptz NOT NULL DEFAULT now()); \
+         INSERT INTO {name} DEFAULT VALUES ON CONFLICT DO NOTHING"
+    );
+    match session.rows(&statements).await {
+        Ok(_) => evidence.details.push(format!("heartbeat table {table} created")),
+        Err(trouble) => {
+            evidence
+                .warnings
+                .push(format!("the heartbeat table {table} is not there and cannot be created: {trouble}"));
+        }
+    }
 }
 
 fn is_ours_to_set_up(code: &SqlState) -> bool {

@@ -154,6 +154,10 @@ impl Postgres {
 
 #[async_trait]
 impl CatchUp for Postgres {
+    async fn follows(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback> {
+        self.verify_rejoin(standby, source).await
+    }
+
     async fn caught_up(&self, standby: &InstanceId, source: &InstanceId) -> Result<String, Setback> {
         let until = self.until(None)?;
         // The source first: what it had then is what the standby has to have.

@@ -43,7 +43,7 @@ impl Postgres {
         from: &InstanceId,
         permit: &Permit,
     ) -> Result<(), Setback> {
-        let Some(rejoin) = &self.database(database)?.rejoin else {
+        let Some(command) = self.database(database)?.rejoin.as_ref().and_then(|rejoin| rejoin.command.clone()) else {
             return Err(Setback::Refused(format!("nothing says how; write databases.{}.rejoin", database.component)));
         };
         if let Role::Standby = self.role(from, &self.open(from, self.until(None)?).await?).await? {
@@ -60,7 +60,7 @@ impl Postgres {
         if let Ok(own) = self.0.endpoints.current(database).await {
             variables.extend([("FAILOVERD_HOST", own.host), ("FAILOVERD_PORT", own.port.to_string())]);
         }
-        let check = CommandCheck { argv: rejoin.command.clone(), repeatable: true };
+        let check = CommandCheck { argv: command, repeatable: true };
         let limit = self.0.call_timeout.min(self.time_left(permit)?);
         match command::run_with(&check, &database.region, &variables, limit).await {
             Ok(_) => Ok(()),

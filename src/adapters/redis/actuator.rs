@@ -83,6 +83,7 @@ impl Redis {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::IncidentDeclared { .. }
             | Action::Replicas { .. }
             | Action::Published { .. }

@@ -149,8 +149,14 @@ fn work(action: &Action) -> Work {
         }
         Action::CaughtUp { .. } => ("catch up", "both positions", "waits", "it has replayed everything"),
         Action::Rejoined { .. } => {
-            ("rejoin", "whose standby it is", "runs the configured command", "it streams from what serves")
+            ("rejoin", "whose standby it is", "begins to make it one", "it streams from what serves")
         }
+        Action::Protected { .. } => (
+            "protect",
+            "backups and zones",
+            "modifies the instance",
+            "RDS has accepted it; other settings are compared",
+        ),
         Action::Published { .. } => ("publish", "the key's value", "patches that key", "it reads back"),
         Action::RolledOut { .. } => {
             ("restart", "whether it was restarted for this plan", "restarts the rollout", "new pods are ready")

@@ -114,6 +114,9 @@ pub struct Database {
     /// A table with one row that the probe updates on the active side (`schema.table`); none means no write probe.
     #[serde(default)]
     pub heartbeat_table: Option<String>,
+    /// It is created where it is not there.
+    #[serde(default)]
+    pub create_heartbeat_table: bool,
     /// Table -> a column of it that only grows: what tells which rows came over. None: only positions tell.
     #[serde(default)]
     pub watermarks: BTreeMap<String, String>,
@@ -125,6 +128,9 @@ pub struct Database {
     /// How an old primary becomes a standby of the one that serves in its place; none leaves that to a person.
     #[serde(default)]
     pub rejoin: Option<Rejoin>,
+    /// RDS: what a promoted instance is given, so that it outlives the next loss; none leaves that to a person.
+    #[serde(default)]
+    pub protect: Option<Protect>,
     #[serde(default)]
     pub publish: Vec<Publication>,
     pub regions: BTreeMap<RegionId, DatabaseRegion>,
@@ -136,8 +142,9 @@ pub struct Database {
 #[allow(missing_docs)]
 pub struct Rejoin {
     /// Begins it and returns within `ledger.call_timeout`; does nothing where it is under way. What it has to know is in its
-    /// environment.
-    pub command: Vec<String>,
+    /// environment. None, with RDS: the old instance is set aside and a new read replica takes its name.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
     /// From its start until the database streams from its new primary.
     #[serde(default = "an_hour", with = "friendly")]
     pub deadline: Duration,
@@ -145,6 +152,26 @@ pub struct Rejoin {
 
 fn an_hour() -> Duration {
     Duration::from_secs(3600)
+}
+
+/// A promoted RDS instance is protected from the next loss.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Protect {
+    /// A synchronous standby in another zone.
+    #[serde(default)]
+    pub multi_az: bool,
+    /// Automatic backups, kept for at least so many days.
+    #[serde(default)]
+    pub backup_days: Option<u8>,
+    /// From its start until RDS has accepted that.
+    #[serde(default = "half_an_hour", with = "friendly")]
+    pub deadline: Duration,
+}
+
+fn half_an_hour() -> Duration {
+    Duration::from_secs(1800)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

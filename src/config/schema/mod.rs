@@ -167,6 +167,8 @@ pub struct Degradation {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Failback {
+    /// After a failover nobody has to order it.
+    pub automatic: bool,
     #[serde(with = "friendly")]
     pub stable_for: Duration,
     /// Percent of the traffic, one after the other.

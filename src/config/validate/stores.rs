@@ -10,6 +10,8 @@ use crate::domain::{Mode, RegionId, UnfencedPromotion};
 
 /// Beyond this an ElastiCache shard takes no replicas: one primary and five replicas.
 const CACHE_CLUSTERS_MAX: u32 = 6;
+/// RDS keeps automatic backups so many days (ModifyDBInstance, BackupRetentionPeriod).
+const BACKUP_DAYS_MAX: u8 = 35;
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     for (id, database) in &config.databases {
@@ -19,6 +21,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         fence(&key, config.deployment.mode, database, findings);
         demotion(&key, config, database, findings);
         rejoin(&key, database, findings);
+        protect(&key, database, findings);
     }
     for (id, cache) in &config.caches {
         cache_itself(&Key::of(["caches", id.as_str()]), cache, findings);
@@ -56,6 +59,9 @@ fn database_itself(key: &Key, database: &Database, findings: &mut Findings<'_>) 
             let text = format!("`{table}` is not a table; write \"schema.table\" in lower case");
             findings.wrong(key.child("heartbeat_table"), text);
         }
+    } else if database.create_heartbeat_table {
+        let text = "which one is not said; write heartbeat_table, or leave this out";
+        findings.wrong(key.child("create_heartbeat_table"), text);
     }
     for (table, column) in &database.watermarks {
         let key = key.child("watermarks").child(table);
@@ -184,8 +190,35 @@ fn rejoin(key: &Key, database: &Database, findings: &mut Findings<'_>) {
     let Some(rejoin) = &database.rejoin else { return };
     let key = key.child("rejoin");
     positive(findings, key.child("deadline"), rejoin.deadline);
-    if rejoin.command.first().is_none_or(String::is_empty) {
-        findings.wrong(key.child("command"), "empty; write [\"program\", \"argument\"]");
+    match (&rejoin.command, database.provider) {
+        (Some(argv), _) if argv.first().is_none_or(String::is_empty) => {
+            findings.wrong(key.child("command"), "empty; write [\"program\", \"argument\"]");
+        }
+        (None, DatabaseProvider::Postgres) => {
+            findings.wrong(key.child("command"), "missing; write [\"program\", \"argument\"]");
+        }
+        (Some(_), _) | (None, DatabaseProvider::Rds) => {}
+    }
+}
+
+/// RDS is asked for something that it can give.
+fn protect(key: &Key, database: &Database, findings: &mut Findings<'_>) {
+    let Some(protect) = &database.protect else { return };
+    let key = key.child("protect");
+    positive(findings, key.child("deadline"), protect.deadline);
+    if database.provider == DatabaseProvider::Postgres {
+        findings.wrong(key, "only RDS is asked for a standby and for backups; leave it out");
+        return;
+    }
+    match protect.backup_days {
+        Some(days) if !(1..=BACKUP_DAYS_MAX).contains(&days) => {
+            let text = format!("out of range; write 1 to {BACKUP_DAYS_MAX}: RDS keeps automatic backups no longer");
+            findings.wrong(key.child("backup_days"), text);
+        }
+        None if !protect.multi_az => {
+            findings.wrong(key, "asks for nothing; write multi_az = true, backup_days, or both; or leave it out");
+        }
+        Some(_) | None => {}
     }
 }
 

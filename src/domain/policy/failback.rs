@@ -9,6 +9,9 @@ use crate::domain::time::friendly;
 /// How the work goes back to where it belongs (document: Gradual Failback).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailbackPolicy {
+    /// After a failover nobody has to order it.
+    #[serde(default)]
+    pub automatic: bool,
     /// Everything in the region that takes the work back has been well for so long.
     #[serde(with = "friendly")]
     pub stable_for: Duration,

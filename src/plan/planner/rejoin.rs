@@ -31,3 +31,37 @@ impl Draft<'_> {
         Ok(self.planned)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use crate::domain::{ComponentId, IncidentId, InstanceId};
+    use crate::plan::{Part, Purpose, Situation, plan};
+
+    #[test]
+    fn a_rejoin_that_nothing_knows_how_to_do_says_what_to_write() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/omnimesh.toml");
+        let mut policy = crate::config::load(&[file], &BTreeMap::new()).unwrap().policy;
+        let database = ComponentId::from("database");
+        policy.components.get_mut(&database).unwrap().rejoin = None;
+        let old = InstanceId::new("database", "us-west-2");
+        let situation = Situation {
+            policy: &policy,
+            placement: &BTreeMap::from([(database.clone(), "us-east-1".into())]),
+            source: &old.region,
+            purpose: Purpose::Rejoin,
+            incident: &IncidentId::from("inc-1"),
+            alive: &policy.instances().collect(),
+            existing: &std::collections::BTreeSet::new(),
+            begun: &std::collections::BTreeSet::new(),
+        };
+        let refused = plan(situation, &Part::Rejoin { database }).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "database@us-west-2 cannot become a standby: nothing says how; write databases.database.rejoin"
+        );
+    }
+}

@@ -104,7 +104,7 @@ impl Checks {
         for guard in guards.iter().filter(|guard| guard.kind == GuardKind::DataLoss && is_certain) {
             let databases = self.policy.instances().filter(|id| self.databases.contains(&id.component));
             for database in databases {
-                let (lost, _) = world.lost_by_promoting(now, &database);
+                let lost = world.lost_by_promoting(now, &database).span;
                 let rpo = self.policy.objectives(Level::ComponentFailure).rpo;
                 let is_asked = guard.evidence.contains(&format!("promoting {database} would lose up to"));
                 // The standby of a primary that writes again, for as long as nobody has seen that it follows.

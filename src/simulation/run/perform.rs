@@ -343,6 +343,11 @@ impl Simulation<'_> {
             return None;
         }
         let (now, permit) = (self.clock(n), self.setup.permit);
+        // The event loop is asked for leave, and finds out at every turn that its machine stood still.
+        self.watch_the_clocks(n, now);
+        if !self.daemon(n)?.controller.leads() {
+            return None;
+        }
         let is_heedless = self.setup.bugs.has(Bug::HaltedGoesOn);
         let daemon = self.daemon(n)?;
         let lease = daemon.lease;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::log::Log;
 use super::{Vantage, World, written};
 use crate::decide::{Divergence, Measure, Measured, RecoveryPoint};
 use crate::domain::InstanceId;
@@ -11,16 +12,13 @@ impl World {
     pub(super) fn position(&self, now: Duration, id: &InstanceId) -> u64 {
         let Some(own) = self.instances.get(id) else { return 0 };
         if own.writable {
-            return written(own.silent_since.unwrap_or(now).min(now));
+            return written(own.log.written_by(now));
         }
-        // What a dead primary did not send will never arrive.
-        written(self.replayed(now, id, own.lag))
-    }
-
-    /// Up to when a replica has what its source wrote.
-    fn replayed(&self, now: Duration, id: &InstanceId, lag: Duration) -> Duration {
-        self.source_of(now, id)
-            .map_or(now.saturating_sub(lag), |source| source.wrote.min(source.received.saturating_sub(lag)))
+        match self.source_of(now, id) {
+            // What a dead primary did not send will never arrive.
+            Some(source) => written(source.log.written_by(source.replayed(own.lag))),
+            None => written(now.saturating_sub(own.lag)),
+        }
     }
 
     /// Whether a standby has everything that its source ever wrote.
@@ -35,24 +33,24 @@ impl World {
             instance.fenced = false;
             instance.demoted = false;
             instance.forked_at = None;
-            instance.silent_since = None;
+            instance.log = Log::default();
             instance.lag = Duration::ZERO;
         }
     }
 
     /// What a replica replicates.
-    fn source_of(&self, now: Duration, id: &InstanceId) -> Option<Source> {
+    fn source_of(&self, now: Duration, id: &InstanceId) -> Option<Source<'_>> {
         let sources = self
             .instances
             .iter()
             .filter(|(other, instance)| other.component == id.component && *other != id && instance.writable);
         let sources = sources.map(|(source, instance)| {
-            let wrote = instance.silent_since.unwrap_or(now).min(now);
+            let wrote = instance.log.last_write(now);
             // One that is only fenced sends what it wrote before.
             let sent = instance.gone_since.unwrap_or(now).min(now);
             let cut = self.network.parted_since(&source.region, &id.region);
             let heard = self.network.unheard_since(&source.region, wrote).map_or(wrote, |unheard| wrote.min(unheard));
-            Source { wrote, heard, received: cut.map_or(sent, |cut| sent.min(cut)) }
+            Source { log: &instance.log, wrote, heard, received: cut.map_or(sent, |cut| sent.min(cut)) }
         });
         sources.max_by_key(|source| source.received)
     }
@@ -85,19 +83,43 @@ impl World {
         })
     }
 
-    /// What a promotion loses: the writes of that long before the source fell silent. And what of that anybody can know:
-    /// a region that nobody hears may write on for as long as it lives.
-    pub(in crate::simulation) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> (Duration, Duration) {
+    /// What promoting it would lose.
+    pub(in crate::simulation) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Lost {
         let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
-        let Some(source) = self.source_of(now, id) else { return (lag, lag) };
-        let replayed = self.replayed(now, id, lag);
-        (source.wrote.saturating_sub(replayed), source.heard.saturating_sub(replayed))
+        let Some(source) = self.source_of(now, id) else { return Lost { writes: lag, knowable: lag, span: lag } };
+        let (replayed, log) = (source.replayed(lag), source.log);
+        let writes_since = |until: Duration| log.written_by(until).saturating_sub(log.written_by(replayed));
+        Lost {
+            writes: writes_since(source.wrote),
+            knowable: writes_since(source.heard),
+            span: source.wrote.saturating_sub(replayed),
+        }
     }
 }
 
+/// What a promotion loses.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::simulation) struct Lost {
+    /// The writes of that long before the source fell silent.
+    pub(in crate::simulation) writes: Duration,
+    /// What of that anybody can know: a region that nobody hears may write on for as long as it lives.
+    pub(in crate::simulation) knowable: Duration,
+    /// From the last write that came over to the last one, with all in between in which nothing was written: nobody who did
+    /// not look on can tell that from writes.
+    pub(in crate::simulation) span: Duration,
+}
+
 /// Until when a primary wrote, until when anybody outside could know that, and until when it sent it to its replica.
-struct Source {
+struct Source<'w> {
+    log: &'w Log,
     wrote: Duration,
     heard: Duration,
     received: Duration,
+}
+
+impl Source<'_> {
+    /// Up to when a replica that lags has what was written.
+    fn replayed(&self, lag: Duration) -> Duration {
+        self.wrote.min(self.received.saturating_sub(lag))
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::replication::Lost;
 use super::{Instance, Operation, Promotion, Vantage, World, weights_text};
 use crate::domain::{InstanceId, Kind};
 use crate::plan::{Action, Value};
@@ -70,6 +71,7 @@ impl World {
             | Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -116,7 +118,7 @@ impl World {
         }
         match action {
             Action::DatabasePromoted { database, .. } => {
-                let (lost, knowable) = self.lost_by_promoting(now, database);
+                let Lost { writes: lost, knowable, .. } = self.lost_by_promoting(now, database);
                 let hangs = takes.is_none();
                 let is_beside_another = self.is_written_elsewhere(now, database);
                 let (database, key) = (database.clone(), key.to_owned());
@@ -138,6 +140,7 @@ impl World {
             | Action::Fenced { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::Published { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -188,7 +191,9 @@ impl World {
             Action::Fenced { database } => {
                 if let Some(instance) = self.instances.get_mut(database) {
                     instance.fenced = false;
-                    instance.silent_since = instance.silent_since.filter(|_| instance.demoted);
+                    if !instance.demoted {
+                        instance.log.is_written_again(now);
+                    }
                 }
             }
             Action::IncidentDeclared { cluster, .. } => {
@@ -209,6 +214,7 @@ impl World {
             Action::DatabasePromoted { .. }
             | Action::CaughtUp { .. }
             | Action::Rejoined { .. }
+            | Action::Protected { .. }
             | Action::RolledOut { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -272,6 +278,7 @@ impl World {
             Action::IncidentDeclared { .. }
             | Action::Fenced { .. }
             | Action::CaughtUp { .. }
+            | Action::Protected { .. }
             | Action::Published { .. }
             | Action::CacheActive { .. }
             | Action::StorageReachable { .. }
@@ -307,6 +314,7 @@ impl World {
                 let writable = |id: &InstanceId| self.instances.get(id).is_some_and(|instance| instance.writable);
                 !writable(database) && writable(serving)
             }
+            Action::Protected { database, .. } => text(database, PROTECTED.to_owned(), "yes"),
             Action::Traffic { traffic, weights } => self.weights.get(traffic) == Some(weights),
             Action::IncidentDeclared { cluster, incident, .. } => text(cluster, "dr-mode".to_owned(), incident),
             Action::Published { cluster, name, key, value, .. } => {
@@ -344,7 +352,7 @@ impl World {
             Action::Fenced { database } => {
                 if let Some(instance) = self.instances.get_mut(database) {
                     instance.fenced = true;
-                    instance.silent_since.get_or_insert(now);
+                    instance.log.falls_silent(now);
                 }
             }
             Action::DatabasePromoted { database, .. } => {
@@ -353,9 +361,17 @@ impl World {
                     instance.forked_at = forked_at.filter(|_| !instance.writable).or(instance.forked_at);
                     instance.writable = true;
                     instance.demoted = false;
+                    instance.log.begins_anew();
                 }
             }
-            Action::Rejoined { database, .. } => self.rejoin(database),
+            Action::Rejoined { database, .. } => {
+                // What it is made of now had none of it.
+                self.texts.remove(&(database.clone(), PROTECTED.to_owned()));
+                self.rejoin(database);
+            }
+            Action::Protected { database, .. } => {
+                self.texts.insert((database.clone(), PROTECTED.to_owned()), "yes".to_owned());
+            }
             Action::CacheActive { cache, .. } => {
                 if let Some(instance) = self.instances.get_mut(cache) {
                     instance.writable = true;
@@ -399,6 +415,9 @@ impl World {
 /// What the `dr-mode` says while everything is where it belongs.
 const INACTIVE: &str = "inactive";
 
+/// Set where a promoted database has its backups and its other zone.
+const PROTECTED: &str = "protected";
+
 /// Two plans may restart one workload, so each restart has a mark of its own.
 fn restarted(workload: &str, key: &str) -> String {
     format!("restarted {workload} for {key}")
@@ -412,6 +431,7 @@ fn work_of(action: &Action) -> Work {
         Action::DatabasePromoted { .. } => Work::Promote,
         Action::CaughtUp { .. } => Work::CatchUp,
         Action::Rejoined { .. } => Work::Rejoin,
+        Action::Protected { .. } => Work::Protect,
         Action::Published { .. } => Work::Publish,
         Action::RolledOut { .. } => Work::Rollout,
         Action::CacheActive { .. } => Work::Cache,
@@ -440,6 +460,7 @@ fn seen(action: &Action) -> String {
         Action::DatabasePromoted { .. } => "no source any more, and a write was read back".to_owned(),
         Action::CaughtUp { .. } => "everything is replayed".to_owned(),
         Action::Rejoined { .. } => "it streams".to_owned(),
+        Action::Protected { .. } => "backups and another zone are on their way".to_owned(),
         Action::Published { .. } => "read back".to_owned(),
         Action::RolledOut { .. } => "the new pods are ready".to_owned(),
         Action::CacheActive { .. } => "a write was read back".to_owned(),

@@ -2,18 +2,24 @@
 
 A promotion is accepted, the instance goes on saying `available` for promote_lag_s with its source still shown, then
 `modifying`; a real standby behind it is promoted with pg_promote(); then it is `available` without a source.
+
+A rename takes modify_s, and the old name answers until it is done. A second zone is pending for modify_s. A read replica is
+`creating` until a real server behind its name is a standby of the source.
 """
-import threading, time
+import subprocess, threading, time
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.rds import models
-from moto.rds.exceptions import DBInstanceNotFoundError, RDSClientError
+from moto.rds.exceptions import DBInstanceAlreadyExists, DBInstanceNotFoundError, RDSClientError
 from . import settings
 
 _promoting = set()
+_modify, _create_replica = models.RDSBackend.modify_db_instance, models.RDSBackend.create_db_instance_read_replica
 
 
 def install():
     models.RDSBackend.promote_read_replica = promote
+    models.RDSBackend.modify_db_instance = modify
+    models.RDSBackend.create_db_instance_read_replica = create_replica
     models.DBInstance.endpoint = property(endpoint)
 
 
@@ -28,7 +34,8 @@ def promote(backend, db_kwargs):
         if instance.status != "available" or identifier in _promoting:
             raise RDSClientError("InvalidDBInstanceState", f"DB Instance {identifier} is not in available state.")
         _promoting.add(identifier)
-    changes = {k: v for k, v in db_kwargs.items() if k != "db_instance_identifier"}
+    # "BackupRetentionPeriod … Default: 1": a promotion turns automatic backups on
+    changes = {"backup_retention_period": 1, **{k: v for k, v in db_kwargs.items() if k != "db_instance_identifier"}}
     instance.update(**changes)
     threading.Thread(target=_carry_out, args=(backend, instance), daemon=True).start()
     return instance
@@ -59,6 +66,68 @@ def _promote_real(dsn):
             raise RuntimeError("pg_promote() gave up after 60 s")
 
 
+def modify(backend, identifier, db_kwargs):
+    changes = dict(db_kwargs)
+    new = changes.pop("new_db_instance_identifier", None)
+    with settings.lock:
+        if identifier not in backend.databases:
+            raise DBInstanceNotFoundError(identifier)
+        instance = backend.databases[identifier]
+        if instance.status != "available":
+            raise RDSClientError("InvalidDBInstanceState", f"DB Instance {identifier} is not in available state.")
+        if new:
+            if new in backend.databases:
+                raise DBInstanceAlreadyExists()
+            instance.status = "renaming"
+            _later(_rename, backend, instance, new)
+        if changes.get("multi_az") and not instance.multi_az:
+            changes.pop("multi_az")
+            instance.pending_modified_values = {"MultiAZ": True}
+            _later(_add_zone, instance)
+    return _modify(backend, identifier, changes)
+
+
+def _later(what, *arguments):
+    threading.Timer(settings.get("modify_s"), what, arguments).start()
+
+
+def _rename(backend, instance, new):
+    with settings.lock:
+        del backend.databases[instance.db_instance_identifier]
+        instance.db_instance_identifier = new
+        backend.databases[new] = instance
+        instance.status = "available"
+
+
+def _add_zone(instance):
+    instance.multi_az, instance.pending_modified_values = True, {}
+
+
+def create_replica(backend, db_kwargs):
+    identifier, source = db_kwargs["db_instance_identifier"], db_kwargs["source_db_instance_identifier"]
+    with settings.lock:
+        if identifier in backend.databases:
+            raise DBInstanceAlreadyExists()
+        if backend.find_db_from_id(source).backup_retention_period == 0:
+            raise RDSClientError("InvalidDBInstanceState", f"Automated backups are not enabled for {source}.")
+        # moto copies the source object, and with it what only the source has
+        instance = _create_replica(backend, db_kwargs)
+        instance.tags, instance.pending_modified_values = list(db_kwargs.get("tags") or []), {}
+        instance.multi_az, instance.backup_retention_period = bool(db_kwargs.get("multi_az")), 0
+    if copy := (settings.get("databases").get(identifier) or {}).get("copy"):
+        if settings.get("seeded"):
+            instance.status = "creating"
+            threading.Thread(target=_copy, args=(instance, copy), daemon=True).start()
+    return instance
+
+
+def _copy(instance, command):
+    done = subprocess.run(command, text=True, capture_output=True)
+    if done.returncode:
+        print(f"the copy for {instance.db_instance_identifier} failed: {done.stderr or done.stdout}", flush=True)
+    instance.status = "failed" if done.returncode else "available"
+
+
 def _forget_at_source(instance):
     for database in everywhere().values():
         for reference in (instance.db_instance_arn, instance.db_instance_identifier):
@@ -81,5 +150,6 @@ def find(identifier):
 
 
 def summary():
-    return {identifier: {"region": d.region, "status": d.status, "source": d.source_db_instance_identifier, "endpoint": d.endpoint}
+    return {identifier: {"region": d.region, "status": d.status, "source": d.source_db_instance_identifier, "endpoint": d.endpoint,
+                         "multi_az": d.multi_az, "backup_days": d.backup_retention_period, "groups": d.vpc_security_group_ids}
             for identifier, d in everywhere().items()}

@@ -11,7 +11,8 @@ values = {
     "insync_s": 1.0,            # a Route 53 change is PENDING this long; DNS answers as before until then
     "accept_s": 0.0,            # a change is being accepted this long; others get PriorRequestNotComplete
     "addresses": {},            # region -> the address that api.omnimesh.com has for it
-    "databases": {},            # RDS identifier -> {"host", "port", "dsn"} of the real server behind it
+    "databases": {},            # RDS identifier -> {"host", "port", "dsn"} of the real server behind it, and the command that copies it anew
+    "seeded": False,            # from then on a new read replica is a new copy; the first one streams from the start
     "caches": {},               # replication group -> {"host", "port", "direct_port"} of the real server behind it
     "cache_layout": "pair",     # pair | single | cluster
 }

@@ -11,14 +11,17 @@ def summary():
 
 
 def change(wanted):
-    """{"rds": {ID: {"status": "backing-up"}}, "elasticache": {ID: {"status": "snapshotting"}},
+    """{"rds": {ID: {"status": "backing-up", "backup_days": 0}}, "elasticache": {ID: {"status": "snapshotting"}},
         "dns": {"mode": "ok" | "silent" | "servfail"}, "timings": {"insync_s": 30}}"""
     for identifier, fields in wanted.get("rds", {}).items():
-        rds.find(identifier).status = fields["status"]
+        instance = rds.find(identifier)
+        instance.status = fields.get("status", instance.status)
+        instance.backup_retention_period = fields.get("backup_days", instance.backup_retention_period)
     for identifier, fields in wanted.get("elasticache", {}).items():
         elasticache.find_anywhere(identifier).status = fields["status"]
     if "dns" in wanted:
         dns_server.set_mode(wanted["dns"]["mode"])
+    settings.values["seeded"] |= wanted.get("seeded", False)
     for name, value in wanted.get("timings", {}).items():
         if name not in TIMINGS:
             raise KeyError(name)

@@ -16,6 +16,7 @@ def start(run, port, dns_port, *, databases=None, caches=None, cache_layout="pai
     double = Double(f"http://{run.host()}:{port}")
     wait_until(lambda: double.get("faults") == [], "the AWS double", run=run, process="aws")
     _seed(double.endpoint)
+    double.post("state", {"seeded": True})
     double.post("calls", [])
     return double
 

@@ -148,6 +148,30 @@ def _lay_out(run, authority, base, region, ports):
     (target / "server.key").chmod(0o600)
 
 
+def copy_from(run, region, source):
+    """The stopped server of a region gets the data of another one, and follows it. Its own data are kept beside it."""
+    target, fresh = folder(run, region), folder(run, region).with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    if USER:
+        shutil.chown(fresh, USER, USER)
+    as_user = {"user": USER, "group": USER, "extra_groups": []} if USER else {}
+    origin = f"host={source['host']} port={source['port']} user=replicator password={c.PASSWORDS['replicator']}"
+    done = subprocess.run([_binary("pg_basebackup"), "-D", fresh, "-d", origin, "--checkpoint=fast", "--no-sync"], cwd=run.data, text=True,
+                          capture_output=True, **as_user)
+    if done.returncode:
+        raise LabError(f"pg_basebackup: {done.stderr or done.stdout}")
+    for name in ("postgresql.conf", "pg_hba.conf", "server.crt", "server.key"):
+        shutil.copy2(target / name, fresh / name)
+        if USER:
+            shutil.chown(fresh / name, USER, USER)
+    with open(fresh / "postgresql.conf", "a") as conf:
+        conf.write(f"primary_conninfo = '{origin} application_name={region} connect_timeout=3'\n")
+    (fresh / "standby.signal").touch()
+    target.rename(target.with_suffix(f".{time.time_ns()}"))
+    fresh.rename(target)
+
+
 def template():
     """A stopped data folder with roles, grants and schema; made once for each version of what is in it."""
     version = Path(_binary("postgres")).parent.parent.name
