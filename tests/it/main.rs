@@ -2,6 +2,7 @@
 
 mod aws;
 mod aws_cache;
+mod aws_home;
 mod aws_rds;
 mod aws_rejoin;
 mod aws_s3;

@@ -282,8 +282,11 @@ def copy(run, name):
     source = next(other for other in c.REGIONS if other != region)
     if run.is_alive(name):
         run.kill(name)
-    postgres.copy_from(run, region, read(run)["direct"]["regions"][source]["postgres"])
+    servers = read(run)["direct"]["regions"]
+    postgres.copy_from(run, region, servers[source]["postgres"])
     _start_one(run, name)
+    own = servers[region]["postgres"]
+    wait_until(lambda: postgres.query(own["port"], "SELECT 1", host=own["host"]), f"the copy in {region}", run=run, process=name)
 
 
 def _start_one(run, name):

@@ -5,13 +5,18 @@ A promotion is accepted, the instance goes on saying `available` for promote_lag
 
 A rename takes modify_s, and the old name answers until it is done. A second zone is pending for modify_s. A read replica is
 `creating` until a real server behind its name is a standby of the source.
+
+A security group with "fence" in its name lets the application in no more, and no other one matters. As with AWS only new
+connections are judged by it: sessions that are open end with a reboot.
 """
 import subprocess, threading, time
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.rds import models
 from moto.rds.exceptions import DBInstanceAlreadyExists, DBInstanceNotFoundError, RDSClientError
+from components import constants as c
 from . import settings
 
+CLOSED = "# closed by its security group"
 _promoting = set()
 _modify, _create_replica = models.RDSBackend.modify_db_instance, models.RDSBackend.create_db_instance_read_replica
 
@@ -20,6 +25,7 @@ def install():
     models.RDSBackend.promote_read_replica = promote
     models.RDSBackend.modify_db_instance = modify
     models.RDSBackend.create_db_instance_read_replica = create_replica
+    models.RDSBackend.reboot_db_instance = reboot
     models.DBInstance.endpoint = property(endpoint)
 
 
@@ -84,7 +90,53 @@ def modify(backend, identifier, db_kwargs):
             changes.pop("multi_az")
             instance.pending_modified_values = {"MultiAZ": True}
             _later(_add_zone, instance)
-    return _modify(backend, identifier, changes)
+    instance = _modify(backend, identifier, changes)
+    if "vpc_security_group_ids" in changes:
+        _let_in(instance)
+    return instance
+
+
+def _let_in(instance):
+    """The security groups, as the real server behind the instance can have them."""
+    closed = all("fence" in group for group in instance.vpc_security_group_ids)
+    _as_superuser(instance, _close if closed else _open)
+
+
+def _open(connection):
+    _write_hba(connection, [line for line in _hba(connection) if not line.endswith(CLOSED)])
+
+
+def _close(connection):
+    _open(connection)
+    _write_hba(connection, [f"host all {c.APP_USER} 0.0.0.0/0 reject {CLOSED}", *_hba(connection)])
+
+
+def _hba(connection):
+    return connection.execute("SELECT pg_read_file(current_setting('hba_file'))").fetchone()[0].splitlines()
+
+
+def _write_hba(connection, lines):
+    from psycopg import sql
+    file = connection.execute("SELECT current_setting('hba_file')").fetchone()[0]
+    connection.execute(sql.SQL("COPY (SELECT unnest({}::text[])) TO {}").format(sql.Literal(lines), sql.Literal(file)))
+    connection.execute("SELECT pg_reload_conf()")
+
+
+def reboot(backend, identifier):
+    instance = backend.describe_db_instances(identifier)[0]
+    _as_superuser(instance, lambda connection: connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [c.APP_USER]))
+    return instance
+
+
+def _as_superuser(instance, do):
+    import psycopg
+    if real := settings.get("databases").get(instance.db_instance_identifier):
+        try:
+            with psycopg.connect(real["dsn"], connect_timeout=5, autocommit=True) as connection:
+                do(connection)
+        except psycopg.OperationalError as problem:          # what is dead lets nobody in
+            print(f"{instance.db_instance_identifier} does not answer: {problem}", flush=True)
 
 
 def _later(what, *arguments):
@@ -125,6 +177,8 @@ def _copy(instance, command):
     done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode:
         print(f"the copy for {instance.db_instance_identifier} failed: {done.stderr or done.stdout}", flush=True)
+    else:
+        _let_in(instance)
     instance.status = "failed" if done.returncode else "available"
 
 
