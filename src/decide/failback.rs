@@ -141,7 +141,9 @@ impl Draft<'_> {
         let (id, target) = (&incident.id, &incident.target);
         let before: Vec<&Step> = shares_before(incident, step).collect();
         let follows = !before.is_empty();
-        let taken_back = before.into_iter().chain([step]).find_map(|share| {
+        // Whichever it was: nobody goes on over the clients that were not well served.
+        let shares = plan.steps.iter().filter(|other| other.is_share() && (follows || step.is_share()));
+        let taken_back = shares.into_iter().find_map(|share| {
             let why = plan.progress.get(&share.id)?.taken_back.as_ref()?;
             Some(format!("the clients of {} were taken back: {why}", share.id))
         });
@@ -321,6 +323,10 @@ impl Draft<'_> {
                 }
                 None => return,
             }
+        }
+        // One that is on its way is seen to arrive first: it would undo what is done about the one before it.
+        if shares().any(|step| matches!(plan.state(&step.id), StepState::Running | StepState::Undoing)) {
+            return;
         }
         let Some(last) = shares().rfind(|step| plan.state(&step.id) == StepState::Done) else { return };
         let share = share_of(last, &incident.target);

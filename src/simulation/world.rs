@@ -89,6 +89,8 @@ struct Instance {
     degraded: Option<String>,
     not_ready: Option<String>,
     lag: Duration,
+    /// How far it was behind before, and until when.
+    lagged: (Duration, Duration),
     writable: bool,
     fenced: bool,
     /// Its guardian makes it refuse writes.
@@ -445,6 +447,7 @@ impl Instance {
             degraded: None,
             not_ready: None,
             lag: LAG,
+            lagged: (LAG, Duration::ZERO),
             writable,
             fenced: false,
             demoted: false,
@@ -487,7 +490,10 @@ impl Instance {
                 self.not_ready = Some(why.clone());
                 self.unready_since.get_or_insert(now);
             }
-            Condition::Lags(lag) => self.lag = *lag,
+            Condition::Lags(lag) => {
+                self.lagged = (self.lag, now);
+                self.lag = *lag;
+            }
             // The cluster itself is well.
             Condition::Runs { .. } | Condition::Scaled { .. } | Condition::LosesZone(_) | Condition::Reschedules => {}
         }

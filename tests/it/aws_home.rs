@@ -2,10 +2,12 @@
 //! replaced by a replica, by the calls that RDS has for that. Real servers are behind the double.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
-use failoverd::decide::Outcome;
+use failoverd::decide::{Fact, Outcome};
 use failoverd::plan::Purpose;
 
 use crate::aws_rds::{REPLICA, count};
+use crate::aws_rejoin::KEPT;
+use crate::losses::write_what_is_lost;
 use crate::regions::{EAST, Regions, WEST};
 use crate::rejoin::order;
 use crate::switchover::ends;
@@ -34,8 +36,9 @@ fn a_managed_database_leaves_by_plan_and_comes_home_without_losing_a_write() {
     let state = regions.lab.aws("state");
     assert_eq!(state["rds"][REPLICA]["backup_days"], 7, "{state}");
 
+    regions.wait_until_what_serves_is_well();
     order(&regions, &["rejoin", "database@us-east-1"]);
-    let kept = regions.lab.aws("state")["rds"]["omnimesh-prod-primary-set-aside"].clone();
+    let kept = regions.lab.aws("state")["rds"][KEPT].clone();
     assert_eq!(kept["status"], "available", "what the east held is kept");
     regions.wait("the standbys are ready", |regions| {
         regions.status().instances.iter().filter(|instance| !instance.active).all(|instance| instance.ready)
@@ -50,4 +53,37 @@ fn a_managed_database_leaves_by_plan_and_comes_home_without_losing_a_write() {
     assert_eq!(ends(&regions), outcomes, "{}", regions.story());
     assert_eq!((count(&regions.lab, "PromoteReadReplica"), count(&regions.lab, "CreateDBInstanceReadReplica")), (2, 1));
     regions.judge(&["--negative", "--there-and-back", "--rows-lost-max", "0", "--only", "kubernetes,traffic,rows"]);
+}
+
+#[test]
+fn a_managed_database_that_returns_with_rows_of_its_own_is_set_aside_only_where_a_person_says_so() {
+    let mut regions = Regions::up(&[], &[]);
+    regions.set("FAILOVERD__DATABASES__DATABASE__FENCE__SECURITY_GROUP", "sg-0fence");
+    regions.set("FAILOVERD__DATABASES__DATABASE__REJOIN__DEADLINE", "10m");
+    write_what_is_lost(&mut regions, 100);
+    regions.lab.tell("kill", &["region:us-east-1"]);
+    regions.wait_until_closed();
+    regions.wait("the application writes in the west", |regions| regions.rows_acknowledged(WEST) > 100);
+    regions.stop_writing();
+    regions.lab.tell("start", &["region:us-east-1"]);
+    regions.wait_for_fact("what the old one holds", |fact| matches!(fact, Fact::DivergenceFound { .. }));
+    let told = regions.status().losses.remove(0).rows.expect("it was counted")["compute_nodes"];
+    assert!(told > 100, "{told}");
+
+    let kept = |regions: &Regions| regions.lab.aws("state")["rds"].get(KEPT).cloned();
+    let refused = regions.cli(&["rejoin", "database@us-east-1", "--reason", "exercise", "--yes"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("NOT IN EFFECT") && said.contains("rows of compute_nodes"), "{said}");
+    assert_eq!((kept(&regions), count(&regions.lab, "CreateDBInstanceReadReplica")), (None, 0));
+
+    regions.wait_until_what_serves_is_well();
+    order(&regions, &["rejoin", "database@us-east-1", "--discard"]);
+    assert_eq!(kept(&regions).expect("it is kept")["status"], "available");
+    let (client, runtime) = regions.superuser(EAST);
+    let row = runtime.block_on(client.query_one("SELECT pg_is_in_recovery(), count(*) FROM compute_nodes", &[]));
+    let (is_standby, rows) = row.map(|row| (row.get::<_, bool>(0), row.get::<_, i64>(1))).unwrap();
+    let (client, runtime) = regions.superuser(WEST);
+    let served =
+        runtime.block_on(client.query_one("SELECT count(*) FROM compute_nodes", &[])).unwrap().get::<_, i64>(0);
+    assert_eq!((is_standby, rows), (true, served));
 }

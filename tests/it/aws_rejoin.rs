@@ -12,7 +12,7 @@ use crate::aws_rds::{DATABASE, REPLICA, count, promotion, sql};
 use crate::lab::Lab;
 
 const OLD: &str = "omnimesh-prod-primary";
-const KEPT: &str = "omnimesh-prod-primary-set-aside";
+pub(crate) const KEPT: &str = "omnimesh-prod-primary-set-aside";
 const REJOIN: &str = "[databases.database.rejoin]\ndeadline = \"1h\"\n";
 const FENCE: &str = "[databases.database.fence]\napplication_roles = [\"app\"]\nsecurity_group = \"sg-0fence\"\n";
 

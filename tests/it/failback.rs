@@ -79,6 +79,7 @@ fn away_from_home() -> Regions {
     regions.watch();
     regions.write_rows();
     order(&regions, &["switchover", "--from", EAST]);
+    regions.wait_until_what_serves_is_well();
     order(&regions, &["rejoin", "database@us-east-1"]);
     regions.wait("the standbys are ready", |regions| {
         regions.status().instances.iter().filter(|instance| !instance.active).all(|instance| instance.ready)

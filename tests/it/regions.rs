@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use failoverd::decide::{Fact, IncidentStatus, Status};
+use failoverd::decide::{Fact, IncidentStatus, Status, VerdictKind};
 use serde_json::Value;
 
 use crate::lab::Lab;
@@ -93,6 +93,14 @@ impl Regions {
         }
         self.wait("the standby is ready", |regions| {
             regions.status().instances.iter().filter(|instance| !instance.active).all(|instance| instance.ready)
+        });
+    }
+
+    /// On a busy machine a probe may have gone wrong a moment ago.
+    pub(crate) fn wait_until_what_serves_is_well(&self) {
+        self.wait("what serves is well", |regions| {
+            let instances = regions.status().instances;
+            instances.iter().filter(|of| of.active).all(|of| of.verdict == VerdictKind::Alive)
         });
     }
 

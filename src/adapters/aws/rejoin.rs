@@ -17,6 +17,8 @@ use crate::ports::{Look, Permit, Setback};
 const ASIDE: &str = "-set-aside";
 /// RDS: "1 to 63 letters, numbers, or hyphens".
 const IDENTIFIER_MAX: usize = 63;
+/// From this size on a gp3 volume of PostgreSQL has what is asked for it.
+const GP3_PROVISIONED_FROM_GIB: i32 = 400;
 
 /// What has the name of the old primary.
 enum Found {
@@ -181,6 +183,7 @@ impl AwsActuator {
         let options = former.option_group_memberships().iter().map(|group| group.option_group_name()).collect();
         let subnets = former.db_subnet_group().and_then(|group| group.db_subnet_group_name());
         let logs = former.enabled_cloudwatch_logs_exports().to_vec();
+        let insights = Some(&former).filter(|former| former.performance_insights_enabled() == Some(true));
         let tags: Vec<Tag> = former.tag_list().iter().filter(|tag| !fence::is_ours(tag)).cloned().collect();
         let request = clients
             .rds
@@ -195,8 +198,8 @@ impl AwsActuator {
             .set_vpc_security_group_ids(Some(groups))
             .set_kms_key_id(former.kms_key_id().filter(|_| former.storage_encrypted() == Some(true)).map(str::to_owned))
             .set_storage_type(former.storage_type().map(str::to_owned))
-            .set_iops(former.iops())
-            .set_storage_throughput(former.storage_throughput())
+            .set_iops(provisioned(&former, former.iops()))
+            .set_storage_throughput(provisioned(&former, former.storage_throughput()))
             .set_max_allocated_storage(former.max_allocated_storage())
             .set_multi_az(former.multi_az())
             .set_publicly_accessible(former.publicly_accessible())
@@ -205,6 +208,13 @@ impl AwsActuator {
             .set_auto_minor_version_upgrade(former.auto_minor_version_upgrade())
             .set_copy_tags_to_snapshot(former.copy_tags_to_snapshot())
             .set_monitoring_interval(former.monitoring_interval())
+            .set_enable_performance_insights(former.performance_insights_enabled())
+            .set_performance_insights_kms_key_id(
+                insights.and_then(DbInstance::performance_insights_kms_key_id).map(str::to_owned),
+            )
+            .set_performance_insights_retention_period(
+                insights.and_then(DbInstance::performance_insights_retention_period),
+            )
             .set_monitoring_role_arn(former.monitoring_role_arn().map(str::to_owned))
             .set_enable_cloudwatch_logs_exports(Some(logs).filter(|logs| !logs.is_empty()))
             .set_tags(Some(tags).filter(|tags| !tags.is_empty()));
@@ -236,6 +246,17 @@ impl AwsActuator {
     }
 }
 
+/// What is provisioned, where it may be said: a small gp3 volume has a baseline that RDS tells and does not take ("you can't
+/// specify IOPS or storage throughput" below 400 GiB, Amazon RDS User Guide, gp3 storage).
+fn provisioned(former: &DbInstance, value: Option<i32>) -> Option<i32> {
+    let is_baseline = match former.storage_type() {
+        Some("gp3") => former.allocated_storage().unwrap_or_default() < GP3_PROVISIONED_FROM_GIB,
+        Some("io1" | "io2") => false,
+        Some(_) | None => true,
+    };
+    value.filter(|_| !is_baseline)
+}
+
 fn aside(identifier: &str) -> Result<String, Setback> {
     let name = format!("{identifier}{ASIDE}");
     if name.len() > IDENTIFIER_MAX {
@@ -245,4 +266,23 @@ fn aside(identifier: &str) -> Result<String, Setback> {
         )));
     }
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_baseline_that_rds_tells_and_does_not_take_is_not_asked_for() {
+        let of = |kind: &str, gib| DbInstance::builder().storage_type(kind).allocated_storage(gib).build();
+        let asked = |kind, gib| provisioned(&of(kind, gib), Some(3000));
+        assert_eq!((asked("gp3", 100), asked("gp3", 400)), (None, Some(3000)));
+        assert_eq!((asked("gp2", 1000), asked("io2", 100)), (None, Some(3000)));
+    }
+
+    #[test]
+    fn a_name_that_rds_would_not_take_is_refused_before_anything_is_renamed() {
+        assert_eq!(aside("prod").ok().as_deref(), Some("prod-set-aside"));
+        assert!(aside(&"p".repeat(54)).is_err());
+    }
 }

@@ -7,6 +7,9 @@ use super::{Vantage, World, written};
 use crate::decide::{Divergence, Measure, Measured, RecoveryPoint};
 use crate::domain::InstanceId;
 
+/// A standby that falls behind is seen to by the next probes, and by others with the ballots after them.
+const SEEN_WITHIN: Duration = Duration::from_secs(15);
+
 impl World {
     /// Where the write-ahead log of a database stands.
     pub(super) fn position(&self, now: Duration, id: &InstanceId) -> u64 {
@@ -85,7 +88,11 @@ impl World {
 
     /// What promoting it would lose.
     pub(in crate::simulation) fn lost_by_promoting(&self, now: Duration, id: &InstanceId) -> Lost {
-        let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| instance.lag);
+        let lag = self.instances.get(id).map_or(Duration::ZERO, |instance| {
+            // No real standby falls behind all at once, and nobody sees it at once.
+            let (before, until) = instance.lagged;
+            if now.saturating_sub(until) < SEEN_WITHIN { instance.lag.min(before) } else { instance.lag }
+        });
         let Some(source) = self.source_of(now, id) else { return Lost { writes: lag, knowable: lag, span: lag } };
         let (replayed, log) = (source.replayed(lag), source.log);
         let writes_since = |until: Duration| log.written_by(until).saturating_sub(log.written_by(replayed));

@@ -206,7 +206,16 @@ impl World {
                     None => self.texts.remove(&place),
                 };
             }
-            Action::Traffic { traffic, .. } => {
+            Action::Traffic { traffic, weights } => {
+                let old = serde_json::from_value(previous.clone()).ok();
+                let now = self.weights.get(traffic);
+                let is_under_way = self
+                    .under_way
+                    .iter()
+                    .any(|operation| matches!(&operation.action, Action::Traffic { traffic: of, .. } if of == traffic));
+                if is_under_way || (now != Some(weights) && now != old.as_ref()) {
+                    return Err(Setback::Refused("it was changed since by another: it is left as it is".to_owned()));
+                }
                 if let Ok(old) = serde_json::from_value(previous.clone()) {
                     self.weights.insert(traffic.clone(), old);
                 }

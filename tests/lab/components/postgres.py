@@ -156,8 +156,9 @@ def copy_from(run, region, source):
     if USER:
         shutil.chown(fresh, USER, USER)
     as_user = {"user": USER, "group": USER, "extra_groups": []} if USER else {}
-    origin = f"host={source['host']} port={source['port']} user=replicator password={c.PASSWORDS['replicator']}"
-    done = subprocess.run([_binary("pg_basebackup"), "-D", fresh, "-d", origin, "--checkpoint=fast", "--no-sync"], cwd=run.data, text=True,
+    origin = (f"host={source['host']} port={source['port']} user=replicator password={c.PASSWORDS['replicator']} "
+              f"application_name={region} connect_timeout=3")
+    done = subprocess.run([_binary("pg_basebackup"), "-D", fresh, "-d", origin, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], cwd=run.data, text=True,
                           capture_output=True, **as_user)
     if done.returncode:
         raise LabError(f"pg_basebackup: {done.stderr or done.stdout}")
@@ -165,9 +166,6 @@ def copy_from(run, region, source):
         shutil.copy2(target / name, fresh / name)
         if USER:
             shutil.chown(fresh / name, USER, USER)
-    with open(fresh / "postgresql.conf", "a") as conf:
-        conf.write(f"primary_conninfo = '{origin} application_name={region} connect_timeout=3'\n")
-    (fresh / "standby.signal").touch()
     target.rename(target.with_suffix(f".{time.time_ns()}"))
     fresh.rename(target)
 
