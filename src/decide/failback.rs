@@ -142,8 +142,8 @@ impl Draft<'_> {
         let before: Vec<&Step> = shares_before(incident, step).collect();
         let follows = !before.is_empty();
         // Whichever it was: nobody goes on over the clients that were not well served.
-        let shares = plan.steps.iter().filter(|other| other.is_share() && (follows || step.is_share()));
-        let taken_back = shares.into_iter().find_map(|share| {
+        let mut shares = plan.steps.iter().filter(|other| other.is_share() && (follows || step.is_share()));
+        let taken_back = shares.find_map(|share| {
             let why = plan.progress.get(&share.id)?.taken_back.as_ref()?;
             Some(format!("the clients of {} were taken back: {why}", share.id))
         });

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_rds::operation::modify_db_instance::builders::ModifyDBInstanceFluentBuilder;
 use serde_json::Value;
 
+use super::classify::{Trouble, call};
 use super::clients::Aws;
 use super::protect::Wanted;
 use super::traffic::Changes;
@@ -49,6 +51,21 @@ impl AwsActuator {
     pub(super) fn time_left(&self, permit: &Permit) -> Result<Duration, Setback> {
         let left = permit.time_left(self.clock.now()).map_err(|expired| Setback::Transient(expired.to_string()))?;
         Ok(left.min(self.aws.call_limit()))
+    }
+
+    /// One `ModifyDBInstance`, which takes effect at once.
+    pub(super) async fn modify(
+        &self,
+        database: &InstanceId,
+        identifier: &str,
+        permit: &Permit,
+        change: impl FnOnce(ModifyDBInstanceFluentBuilder) -> ModifyDBInstanceFluentBuilder,
+    ) -> Result<(), Setback> {
+        let (clients, _) = self.aws.clients(&database.region, self.aws.call_limit()).await.map_err(Trouble::setback)?;
+        let limit = self.time_left(permit)?;
+        let name = format!("rds ModifyDBInstance {identifier}");
+        let request = clients.rds.modify_db_instance().db_instance_identifier(identifier).apply_immediately(true);
+        call(&name, limit, change(request).send()).await.map(drop).map_err(Trouble::setback)
     }
 
     fn is_rejoined_by_command(&self, database: &InstanceId) -> bool {

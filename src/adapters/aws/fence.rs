@@ -149,16 +149,7 @@ impl AwsActuator {
         groups: Vec<String>,
         permit: &Permit,
     ) -> Result<(), Setback> {
-        let (clients, _) = self.aws.clients(&database.region, self.aws.call_limit()).await.map_err(Trouble::setback)?;
-        let limit = self.time_left(permit)?;
-        let name = format!("rds ModifyDBInstance {identifier}");
-        let request = clients
-            .rds
-            .modify_db_instance()
-            .db_instance_identifier(identifier)
-            .set_vpc_security_group_ids(Some(groups))
-            .apply_immediately(true);
-        call(&name, limit, request.send()).await.map(drop).map_err(Trouble::setback)
+        self.modify(database, identifier, permit, |request| request.set_vpc_security_group_ids(Some(groups))).await
     }
 
     /// Before they are gone.

@@ -4,7 +4,6 @@
 //! counts is that RDS has accepted it.
 
 use super::actuator::AwsActuator;
-use super::classify::{Trouble, call};
 use super::rds::Description;
 use crate::domain::InstanceId;
 use crate::ports::{Look, Permit, Setback};
@@ -61,17 +60,12 @@ impl AwsActuator {
         if !found.is_operable() {
             return Err(Setback::Transient(format!("{identifier} is {}: it cannot be modified yet", found.status)));
         }
-        let (clients, _) = self.aws.clients(&database.region, self.aws.call_limit()).await.map_err(Trouble::setback)?;
-        let limit = self.time_left(permit)?;
-        let request = clients
-            .rds
-            .modify_db_instance()
-            .db_instance_identifier(identifier)
-            .set_multi_az(lacking.multi_az.then_some(true))
-            .set_backup_retention_period(lacking.backup_days.map(i32::from))
-            .apply_immediately(true);
-        let name = format!("rds ModifyDBInstance {identifier}");
-        call(&name, limit, request.send()).await.map(drop).map_err(Trouble::setback)
+        self.modify(database, identifier, permit, |request| {
+            request
+                .set_multi_az(lacking.multi_az.then_some(true))
+                .set_backup_retention_period(lacking.backup_days.map(i32::from))
+        })
+        .await
     }
 
     pub(super) async fn verify_protection(

@@ -139,22 +139,12 @@ impl AwsActuator {
         aside: &str,
         permit: &Permit,
     ) -> Result<(), Setback> {
-        let (clients, _) = self.aws.clients(&database.region, self.aws.call_limit()).await.map_err(Trouble::setback)?;
-        let limit = self.time_left(permit)?;
-        let request = clients
-            .rds
-            .modify_db_instance()
-            .db_instance_identifier(identifier)
-            .new_db_instance_identifier(aside)
-            .apply_immediately(true);
-        let name = format!("rds ModifyDBInstance {identifier} to {aside}");
-        call(&name, limit, request.send()).await.map(drop).map_err(|trouble| {
-            if trouble.why.starts_with("DBInstanceAlreadyExists") {
-                return Setback::Refused(format!(
-                    "{aside} is there from an earlier time: delete or rename it, and {identifier} can take that name"
-                ));
-            }
-            trouble.setback()
+        let renamed = self.modify(database, identifier, permit, |request| request.new_db_instance_identifier(aside));
+        renamed.await.map_err(|setback| match setback {
+            Setback::Refused(why) if why.contains("DBInstanceAlreadyExists") => Setback::Refused(format!(
+                "{aside} is there from an earlier time: delete or rename it, and {identifier} can take that name"
+            )),
+            setback @ (Setback::Refused(_) | Setback::Transient(_) | Setback::NotYet(_)) => setback,
         })
     }
 
