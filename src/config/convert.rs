@@ -148,6 +148,7 @@ fn component(
         demotion: None,
         rejoin: None,
         protection: None,
+        replication: None,
         managed: false,
         control_plane: None,
         ttl: Duration::ZERO,
@@ -248,6 +249,7 @@ fn components_of(config: &Config) -> BTreeMap<ComponentId, ComponentPolicy> {
             ComponentPolicy {
                 critical: bucket.critical,
                 publications: sorted(&bucket.publish),
+                replication: bucket.replicated_within,
                 ..component(Kind::Storage, fingerprints, probing, row(bucket.trigger))
             },
         );

@@ -111,6 +111,10 @@ impl Draft<'_> {
         if self.is_answered(&candidate) {
             return Err(format!("an incident for {source} is open and covers it; see `failoverd status`"));
         }
+        // Forced or not.
+        if let Some(guard) = self.would_meet(&source) {
+            return Err(guard.to_string());
+        }
         self.order(&candidate, Order { by: ordered_by, forced: force, purpose: Purpose::Failover })
     }
 

@@ -8,7 +8,7 @@ use super::incident::Incident;
 use super::targets::target;
 use super::{Fact, Guard, GuardKind};
 use crate::domain::{IncidentId, ObserverId, PlanId, StepId};
-use crate::plan::{Action, Step};
+use crate::plan::Step;
 
 /// What a step needs has not answered this daemon for so long: longer than the restart of a name server or a proxy takes.
 pub(super) const HAND_OVER_AFTER: Duration = Duration::from_secs(30);
@@ -65,8 +65,10 @@ impl Draft<'_> {
         let answers_others =
             || target(step).is_some_and(|(target, _)| !self.is_answering(target) && self.is_seen_answering(target));
         // Nobody gets further with what is lost for everybody.
-        let is_lost = matches!(&step.action, Action::CaughtUp { from, .. }
-            if self.failing_for(from).is_some() && !self.is_seen_answering(from));
+        let is_lost = step
+            .action
+            .waits_for()
+            .is_some_and(|from| self.failing_for(from).is_some() && !self.is_seen_answering(from));
         let is_about_reach = |guard: &Guard| {
             // How far a standby is behind is not known to whom it does not answer.
             let follows = matches!(guard.kind, GuardKind::TargetNotReady | GuardKind::DataLoss);

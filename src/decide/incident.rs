@@ -221,7 +221,7 @@ impl Incident {
 impl Plan {
     /// The steps that wait for an old primary's last writes, and have not seen them.
     pub(super) fn waits_to_catch_up(&self) -> Vec<StepId> {
-        let waits = self.steps.iter().filter(|step| matches!(step.action, Action::CaughtUp { .. }));
+        let waits = self.steps.iter().filter(|step| step.action.waits_for().is_some());
         waits.map(|step| step.id.clone()).filter(|id| self.state(id) != StepState::Done).collect()
     }
 
@@ -369,9 +369,9 @@ impl Plan {
     pub(super) fn is_due(&self, step: &Step) -> bool {
         step.after.iter().all(|id| {
             // Whoever does not wait for the last writes of an old primary waits for its fence all the same.
-            let skipped = self.step(id).filter(|before| {
-                self.state(id) == StepState::Skipped && matches!(before.action, Action::CaughtUp { .. })
-            });
+            let skipped = self
+                .step(id)
+                .filter(|before| self.state(id) == StepState::Skipped && before.action.waits_for().is_some());
             if let Some(skipped) = skipped {
                 return self.is_due(skipped);
             }

@@ -243,6 +243,7 @@ impl Draft<'_> {
         guards.extend(self.witness_veto(candidate));
         guards.extend(self.cooldown(candidate));
         guards.extend(self.blast_radius(candidate));
+        guards.extend(self.would_meet(&candidate.source).filter(|_| candidate.part.moves()));
         if candidate.part == Part::Reroute {
             guards.extend(self.useless_rerouting(&candidate.source));
         }

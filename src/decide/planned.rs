@@ -86,6 +86,37 @@ impl Draft<'_> {
         }
     }
 
+    /// What would be moved out of a region while another plan still moves something into it: each would undo what the other
+    /// did, and the one that is slower would win.
+    pub(super) fn would_meet(&self, source: &RegionId) -> Option<Guard> {
+        let (incident, component) = self.hard.open_incidents().find_map(|incident| {
+            let plan = &incident.plan;
+            let to_come = plan.steps.iter().filter(|step| match plan.state(&step.id) {
+                StepState::Waiting | StepState::Held | StepState::Running | StepState::Failed | StepState::Undoing => {
+                    true
+                }
+                StepState::Done | StepState::Skipped | StepState::Owed | StepState::Undone | StepState::Cancelled => {
+                    false
+                }
+            });
+            let mut places = to_come.flat_map(|step| &step.places);
+            let (component, _) =
+                places.find(|(component, to)| *to == source && self.hard.placement.get(*component) != Some(source))?;
+            Some((incident, component))
+        })?;
+        let id = &incident.id;
+        Some(Guard {
+            kind: GuardKind::BlastRadius,
+            evidence: format!(
+                "{id} is still moving {component} into {source}: two plans against each other would undo each other's steps"
+            ),
+            lifted_by: format!(
+                "the end of {id}, or `failoverd abort {id}`; past its commit point, where {source} is lost for good, \
+                 `failoverd abort {id} --standby-lost`"
+            ),
+        })
+    }
+
     /// What keeps a planned move from putting its fence up.
     pub(super) fn fenced_in_vain(&self, incident: &Incident, step: &Step) -> Option<Guard> {
         let Action::Fenced { database } = &step.action else { return None };

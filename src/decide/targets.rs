@@ -84,7 +84,7 @@ pub(super) fn target(step: &Step) -> Option<(&InstanceId, bool)> {
         Action::Replicas { cluster, .. } => Some((cluster, !matches!(step.part, Part::Healing { .. }))),
         Action::DatabasePromoted { database, .. } => Some((database, true)),
         Action::CacheActive { cache, .. } => Some((cache, true)),
-        Action::StorageReachable { storage } => Some((storage, true)),
+        Action::StorageReachable { storage, .. } => Some((storage, true)),
         Action::CaughtUp { database, .. } => Some((database, true)),
         // What is to become a standby need not answer: one whose copy was interrupted does not.
         Action::Rejoined { .. }

@@ -337,6 +337,9 @@ pub struct ComponentPolicy {
     /// Database: what a promoted one is given, so that it outlives the next loss; none leaves that to a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<Protection>,
+    /// Storage: how long a planned move waits for the objects to arrive in the bucket that takes over; none does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "friendly::option")]
+    pub replication: Option<Duration>,
     /// Database, cache: moving it is done by a cloud API rather than by the service itself. For deadlines and warnings.
     pub managed: bool,
     /// Traffic: the DNS record change needs a control plane that lives in this region.

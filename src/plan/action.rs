@@ -132,6 +132,9 @@ pub enum Action {
     StorageReachable {
         /// The replica.
         storage: InstanceId,
+        /// It also holds everything that this one held: what a planned move waits for (document: Data synchronisation).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holds_all_of: Option<InstanceId>,
     },
     /// The weights of the record set are these (document: Update DNS records).
     Traffic {
@@ -213,6 +216,30 @@ impl Action {
         }
     }
 
+    /// What has to come over from an old instance that still answers, and from which one. Once that is lost there is
+    /// nothing to wait for.
+    pub fn waits_for(&self) -> Option<&InstanceId> {
+        match self {
+            Self::CaughtUp { from, .. } => Some(from),
+            Self::StorageReachable { holds_all_of, .. } => holds_all_of.as_ref(),
+            Self::IncidentDeclared { .. }
+            | Self::Replicas { .. }
+            | Self::Fenced { .. }
+            | Self::DatabasePromoted { .. }
+            | Self::Rejoined { .. }
+            | Self::Protected { .. }
+            | Self::Published { .. }
+            | Self::RolledOut { .. }
+            | Self::CacheActive { .. }
+            | Self::Traffic { .. }
+            | Self::Manifests { .. }
+            | Self::Restored { .. }
+            | Self::ManifestsRemoved { .. }
+            | Self::IncidentEnded { .. }
+            | Self::Verified { .. } => None,
+        }
+    }
+
     /// The instance that has to answer for the action to come about; none where it is the record of the clients' names,
     /// or a check.
     pub fn acts_at(&self) -> Option<&InstanceId> {
@@ -231,7 +258,7 @@ impl Action {
             | Self::Rejoined { database, .. }
             | Self::Protected { database, .. } => Some(database),
             Self::CacheActive { cache, .. } => Some(cache),
-            Self::StorageReachable { storage } => Some(storage),
+            Self::StorageReachable { storage, .. } => Some(storage),
             Self::Traffic { .. } | Self::Verified { .. } => None,
         }
     }
@@ -270,7 +297,10 @@ impl fmt::Display for Action {
             }
             Self::RolledOut { cluster, workload, .. } => write!(f, "restart {workload} in {cluster}"),
             Self::CacheActive { cache, .. } => write!(f, "activate {cache}"),
-            Self::StorageReachable { storage } => write!(f, "check that {storage} can be read"),
+            Self::StorageReachable { storage, holds_all_of: None } => write!(f, "check that {storage} can be read"),
+            Self::StorageReachable { storage, holds_all_of: Some(source) } => {
+                write!(f, "wait until {storage} holds every object of {source}")
+            }
             Self::Traffic { weights, .. } => {
                 write!(f, "move traffic: ")?;
                 for (n, (region, weight)) in weights.iter().enumerate() {

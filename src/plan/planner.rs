@@ -7,6 +7,7 @@ mod failback;
 mod healing;
 mod protect;
 mod rejoin;
+mod replication;
 mod reroute;
 mod zone;
 
@@ -111,6 +112,7 @@ pub fn plan(situation: Situation<'_>, part: &Part) -> Result<Planned, NoPlan> {
     }
     let mut before_traffic = draft.staged.clone();
     draft.prepared = draft.staged.clone();
+    draft.replicated(&moved);
     let mut published = Vec::new();
     if situation.purpose.is_planned() {
         moved.sort_by_key(|component| situation.policy.components.get(*component).map(|policy| turn(policy.kind)));
@@ -381,9 +383,11 @@ impl<'a> Draft<'a> {
     ) -> Result<BTreeSet<StepId>, NoPlan> {
         let target = self.target(component)?;
         let to = InstanceId { component: component.clone(), region: target.clone() };
-        let action = Action::StorageReachable { storage: to.clone() };
+        let action = Action::StorageReachable { storage: to.clone(), holds_all_of: None };
         let deadline = self.situation.policy.deadlines.storage;
-        let check = self.need(format!("switch-{to}"), action, self.before_commit(), deadline);
+        let mut after = self.before_commit();
+        after.extend(self.replication(&to));
+        let check = self.need(format!("switch-{to}"), action, after, deadline);
         // What follows (restarted pods that use the other bucket) is not undone, so the switch is judged like a promotion.
         self.edit(&check, |step| {
             step.commit_point = true;

@@ -308,7 +308,7 @@ impl Checks {
                 let plans = self.plans.iter().filter(|(_, of)| *of == incident).map(|(plan, _)| plan.clone());
                 let plans: BTreeSet<PlanId> = plans.collect();
                 let given_up = self.steps.iter_mut().filter(|((plan, _), known)| {
-                    plans.contains(plan) && (known.is_share() || matches!(known.step.action, Action::CaughtUp { .. }))
+                    plans.contains(plan) && (known.is_share() || known.step.action.waits_for().is_some())
                 });
                 given_up.for_each(|(_, known)| known.is_settled = true);
             }

@@ -61,12 +61,48 @@ async fn a_bucket_lists_and_a_lost_store_a_lost_bucket_and_a_refused_key_are_tol
 async fn the_storage_step_lists_the_replica_and_changes_nothing() {
     let lab = Lab::up("s3", &[]);
     let hands = Hands::new(&lab, &config(&lab, "labkey", STORAGE));
-    let action = Action::StorageReachable { storage: InstanceId::new("storage", WEST) };
+    let action = Action::StorageReachable { storage: InstanceId::new("storage", WEST), holds_all_of: None };
     let seen = hands.perform(&action).await.unwrap();
     assert!(seen.contains("omnimesh-prod-us-west-2 lists, and holds objects"), "{seen}");
     lab.tell("kill", &["s3@us-west-2"]);
     let look = hands.actuator.look(crate::aws::KEY, &action).await;
     assert!(matches!(look, Err(Setback::Transient(_))), "{look:?}");
+}
+
+#[tokio::test]
+async fn a_planned_move_waits_for_what_has_not_arrived_and_for_nothing_that_came_later_or_is_gone() {
+    let lab = Lab::up("s3", &[]);
+    let hands = Hands::new(&lab, &config(&lab, "labkey", STORAGE));
+    let [storage, source] = [WEST, EAST].map(|region| InstanceId::new("storage", region));
+    let action = Action::StorageReachable { storage, holds_all_of: Some(source) };
+    let verify = || async { hands.actuator.verify(crate::aws::KEY, &action).await };
+    for key in ["a/first", "a-second", "b/last"] {
+        lab.tell("put", &[EAST, key, "written in the east"]);
+    }
+    lab.tell("put", &[EAST, "b/old", "longer than what the west has of it"]);
+    for key in ["b/old", "a-second", "models/seed.json"] {
+        lab.tell("put", &[WEST, key, if key == "a-second" { "written in the east" } else { "{\"seed\": true}" }]);
+    }
+    lab.tell("put", &[EAST, "b/old", "longer than what the west has of it"]);
+
+    assert!(!hands.look(&action).await.satisfied);
+    let Err(Setback::NotYet(told)) = verify().await else { panic!("three have not arrived") };
+    assert_eq!(
+        told,
+        "3 of 5 objects of omnimesh-prod-us-east-1 have not arrived in omnimesh-prod-us-west-2, the first is a/first"
+    );
+
+    lab.tell("put", &[EAST, "written-later", "is replicated after the move"]);
+    lab.tell("put", &[WEST, "a/first", "written in the east"]);
+    lab.tell("put", &[EAST, "b/last"]);
+    let Err(Setback::NotYet(told)) = verify().await else { panic!("one is older than its source") };
+    assert!(told.starts_with("1 of 5 objects") && told.ends_with("the first is b/old"), "{told}");
+
+    lab.tell("put", &[WEST, "b/old", "longer than what the west has of it"]);
+    assert_eq!(verify().await.unwrap(), "omnimesh-prod-us-west-2 holds what omnimesh-prod-us-east-1 held, 5 objects");
+    // The next plan compares them anew.
+    let Err(Setback::NotYet(told)) = hands.actuator.verify("plan-2/step-1", &action).await else { panic!("a new one") };
+    assert!(told.contains("the first is written-later"), "{told}");
 }
 
 #[tokio::test]

@@ -54,6 +54,12 @@ pub(crate) fn write_what_is_lost(regions: &mut Regions, rows: usize) {
     // The application does not notice.
     regions.sql(WEST, "ALTER SYSTEM SET primary_conninfo = ''");
     regions.sql(WEST, "SELECT pg_reload_conf()");
+    // Until its receiver has ended, rows still come over.
+    let (client, runtime) = regions.superuser(WEST);
+    regions.wait("the standby receives nothing", |_| {
+        let receivers = runtime.block_on(client.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[])).unwrap();
+        receivers.get::<_, i64>(0) == 0
+    });
     let before = regions.rows_acknowledged(EAST);
     regions.wait("rows that are lost", |regions| regions.rows_acknowledged(EAST) > before + rows);
 }

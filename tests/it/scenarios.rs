@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use failoverd::cli::replay;
 use failoverd::simulation::{Detail, Options, Report, SEPARATOR, Story, run};
 
+use crate::simulate::in_the_background;
+
 #[test]
 fn every_story_comes_out_as_it_says() {
+    in_the_background();
     let update = std::env::var_os("UPDATE_STORIES").is_some();
     let mut wrong = Vec::new();
     let paths = stories();

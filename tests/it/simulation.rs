@@ -9,6 +9,8 @@ use failoverd::cli::replay;
 use failoverd::decide::Outcome;
 use failoverd::simulation::{Crash, Detail, End, Options, Report, Setup, Story, parse, run};
 
+use crate::simulate::in_the_background;
+
 /// What is played. Whenever the daemon dies in it, the world has to end as it ends without a crash.
 struct Case {
     name: &'static str,
@@ -111,16 +113,19 @@ const DISK: [&str; 2] = ["a lost region", "a switchover"];
 
 #[test]
 fn a_crash_anywhere_leads_to_the_same_end_and_nothing_happens_twice() {
+    in_the_background();
     crash_everywhere_in(&CASES[..EASED_FROM]);
 }
 
 #[test]
 fn a_crash_anywhere_while_something_is_eased_leads_to_the_same_end() {
+    in_the_background();
     crash_everywhere_in(&CASES[EASED_FROM..BACK_FROM]);
 }
 
 #[test]
 fn a_crash_anywhere_on_the_way_back_leads_to_the_same_end() {
+    in_the_background();
     let [case] = &CASES[BACK_FROM..] else { panic!("there is one way back") };
     let (story, setup) = case.load();
     let baseline = play(&story, &setup, &Options::default());
@@ -149,6 +154,7 @@ fn crash_everywhere_in(cases: &[Case]) {
 
 #[test]
 fn answers_that_come_twice_or_late_and_crashes_among_them_change_nothing() {
+    in_the_background();
     let (first, count) = match std::env::var("SIMULATION_SEED") {
         Ok(seed) => (seed.parse().expect("SIMULATION_SEED is a number"), 1),
         Err(_) => (1, 12),

@@ -9,6 +9,7 @@
   lab.py start   --run-dir DIR NAME...          start again what was killed
   lab.py copy    --run-dir DIR pg@REGION        make it a standby of the other region's server, from nothing
   lab.py link    --run-dir DIR 'PATTERN MODE'   faults of the proxy (up --proxy): see tcp_fault_proxy.py
+  lab.py put     --run-dir DIR REGION KEY [TEXT]  an object in the region's bucket; without TEXT it is deleted
   lab.py revision --run-dir DIR REGION DEPLOYMENT   how many pod templates it has had, as its controller counts
   lab.py status  --run-dir DIR
   lab.py selftest [--only ...]                  start everything, try everything, stop everything
@@ -275,6 +276,17 @@ def start_again(run, names):
             _start_one(run, name)
 
 
+def put(run, region, key, text=None):
+    """An object for the bucket of the region, or none under that key."""
+    from components.s3 import client
+    store = read(run)["direct"]["regions"][region]["s3"]
+    s3 = client(store["endpoint"], region)
+    if text is None:
+        s3.delete_object(Bucket=store["bucket"], Key=key)
+    else:
+        s3.put_object(Bucket=store["bucket"], Key=key, Body=text.encode())
+
+
 def copy(run, name):
     """What a cloud does that makes a new read replica: the server in the region holds a copy of the other one's data."""
     from components import constants as c, postgres
@@ -322,7 +334,7 @@ def watch_over(run, pid):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "copy", "link", "revision", "status", "selftest", "supervise"))
+    parser.add_argument("command", choices=("up", "down", "kill", "stop", "cont", "start", "copy", "link", "put", "revision", "status", "selftest", "supervise"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--run-dir")
     parser.add_argument("--only", default="")
@@ -362,6 +374,8 @@ def main(arguments):
     elif options.command == "link":
         from tcp_fault_proxy import tell
         print(tell(read(run)["proxy"]["control"].rsplit(":", 1)[1], " ".join(options.names)))
+    elif options.command == "put":
+        put(run, *options.names)
     elif options.command == "revision":
         from components import constants as c, kubernetes
         region, name = options.names

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::classify::{Trouble, call};
 use super::clients::Aws;
 use super::protect::Wanted;
+use super::replicas::Comparisons;
 use super::traffic::Changes;
 use crate::adapters::{CatchUp, WriteProof};
 use crate::domain::InstanceId;
@@ -34,12 +35,14 @@ pub struct AwsActuator {
     pub(super) proofs: Proofs,
     /// Route 53 changes that were sent and may still be spreading.
     pub(super) changes: Changes,
+    /// Buckets that a planned move waits for.
+    pub(super) comparisons: Comparisons,
 }
 
 impl AwsActuator {
     /// One per daemon: it remembers the Route 53 changes that are under way.
     pub fn new(aws: Arc<Aws>, clock: Arc<dyn Clock>, proofs: Proofs) -> Self {
-        Self { aws, clock, proofs, changes: Changes::default() }
+        Self { aws, clock, proofs, changes: Changes::default(), comparisons: Comparisons::default() }
     }
 
     /// Whether `action` is for this actuator, for the dispatcher in front.
@@ -89,7 +92,8 @@ impl AwsActuator {
                 let (group, wanted) = self.aws.cache_group(cache).ok_or_else(|| unmanaged(cache))?;
                 Ok(Target::Cache { cache, group, wanted })
             }
-            Action::StorageReachable { storage } => Ok(Target::Storage(storage)),
+            Action::StorageReachable { storage, holds_all_of: None } => Ok(Target::Storage(storage)),
+            Action::StorageReachable { storage, holds_all_of: Some(source) } => Ok(Target::Replica { storage, source }),
             Action::Traffic { traffic, weights } => {
                 let config =
                     self.aws.config.traffic.get(traffic).ok_or_else(|| {
@@ -131,6 +135,7 @@ enum Target<'a> {
     Protection { database: &'a InstanceId, identifier: &'a str, lost: &'a InstanceId, wanted: Wanted },
     Cache { cache: &'a InstanceId, group: &'a str, wanted: Option<u32> },
     Storage(&'a InstanceId),
+    Replica { storage: &'a InstanceId, source: &'a InstanceId },
     Traffic(super::traffic::Goal<'a>),
 }
 
@@ -148,6 +153,8 @@ impl Actuator for AwsActuator {
             }
             Target::Cache { cache, group, wanted } => self.look_cache(cache, group, wanted).await,
             Target::Storage(storage) => self.look_storage(storage).await,
+            // Comparing takes its time: that is what verifying is for.
+            Target::Replica { storage, .. } => Ok(Look { satisfied: false, ..self.look_storage(storage).await? }),
             Target::Traffic(goal) => self.look_traffic(&goal).await,
         }
     }
@@ -170,7 +177,7 @@ impl Actuator for AwsActuator {
             }
             Target::Cache { cache, group, wanted } => self.activate_cache(cache, group, wanted, look, permit).await,
             // Listing is all there is to it; there is nothing to change.
-            Target::Storage(_) => Ok(()),
+            Target::Storage(_) | Target::Replica { .. } => Ok(()),
             Target::Traffic(goal) => self.move_traffic(key, &goal, look, permit).await,
         }
     }
@@ -185,6 +192,7 @@ impl Actuator for AwsActuator {
             }
             Target::Cache { cache, group, wanted } => self.verify_cache(cache, group, wanted).await,
             Target::Storage(storage) => self.verify_storage(storage).await,
+            Target::Replica { storage, source } => self.verify_replication(key, storage, source).await,
             Target::Traffic(goal) => self.verify_traffic(key, &goal).await,
         }
     }
@@ -204,7 +212,9 @@ impl Actuator for AwsActuator {
             Target::Cache { cache, .. } => {
                 Err(Setback::Refused(format!("the activation of {cache} is not undone: it holds writes by now")))
             }
-            Target::Storage(storage) => Ok(format!("nothing was changed at {storage}")),
+            Target::Storage(storage) | Target::Replica { storage, .. } => {
+                Ok(format!("nothing was changed at {storage}"))
+            }
             Target::Traffic(goal) => self.restore_traffic(key, &goal, previous, permit).await,
         }
     }

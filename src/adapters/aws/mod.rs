@@ -20,6 +20,7 @@ mod protect;
 mod rds;
 mod records;
 mod rejoin;
+mod replicas;
 mod s3;
 mod traffic;
 

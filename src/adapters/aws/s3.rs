@@ -102,7 +102,7 @@ enum Replication {
 }
 
 impl Aws {
-    fn bucket(&self, instance: &InstanceId) -> Result<(&Bucket, &str), String> {
+    pub(super) fn bucket(&self, instance: &InstanceId) -> Result<(&Bucket, &str), String> {
         let config = self.config.buckets.get(&instance.component);
         let found = config.and_then(|config| Some((config, config.regions.get(&instance.region)?.bucket.as_str())));
         found.ok_or_else(|| format!("the configuration has no bucket for {instance}"))

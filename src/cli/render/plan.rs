@@ -162,7 +162,8 @@ fn work(action: &Action) -> Work {
             ("restart", "whether it was restarted for this plan", "restarts the rollout", "new pods are ready")
         }
         Action::CacheActive { .. } => ("activate", "role and nodes", "promotes or grows it", "a real write succeeds"),
-        Action::StorageReachable { .. } => ("check", "the bucket", "does nothing", "it lists"),
+        Action::StorageReachable { holds_all_of: None, .. } => ("check", "the bucket", "does nothing", "it lists"),
+        Action::StorageReachable { .. } => ("compare", "both buckets", "waits", "every object has arrived"),
         Action::Traffic { .. } => {
             ("traffic", "the records there are", "changes them in one batch", "the name resolves as it should")
         }

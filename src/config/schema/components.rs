@@ -311,6 +311,10 @@ pub struct Bucket {
     /// Ask for the bucket's replication configuration as well; off for stores that do not have one.
     #[serde(default = "yes")]
     pub check_replication: bool,
+    /// A planned move waits so long for every object of the bucket to arrive in the one that takes over; unset, it does not
+    /// look. It lists both buckets, 1000 objects a call.
+    #[serde(default, with = "friendly::option")]
+    pub replicated_within: Option<Duration>,
     #[serde(default)]
     pub publish: Vec<Publication>,
     pub regions: BTreeMap<RegionId, BucketRegion>,

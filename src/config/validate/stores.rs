@@ -27,6 +27,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         cache_itself(&Key::of(["caches", id.as_str()]), cache, findings);
     }
     for (id, bucket) in &config.buckets {
+        if let Some(within) = bucket.replicated_within {
+            positive(findings, Key::of(["buckets", id.as_str(), "replicated_within"]), within);
+        }
         let key = Key::of(["buckets", id.as_str(), "regions"]);
         let mut twice = Twice::default();
         for (region, place) in &bucket.regions {

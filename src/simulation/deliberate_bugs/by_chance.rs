@@ -18,7 +18,8 @@ use crate::domain::{Bug, Bugs};
 use crate::ledger;
 use crate::simulation::{Setup, Story};
 
-/// A bug, the first seed that catches it, and what breaks.
+/// A bug, a seed that catches it, and what breaks. Every change of what a day holds makes other days: where such a seed
+/// catches its bug no more, the first ones are looked through.
 const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::UnknownIsFailing, 132, "was not lost for"),
     (Bug::RefusalIsFailing, 8, "was not lost for"),
@@ -30,26 +31,29 @@ const CAUGHT: &[(Bug, u64, &str)] = &[
     (Bug::TrafficFirst, 1, "performed before"),
     (Bug::TrafficUnconfirmed, 148, "has not failed for"),
     (Bug::StartedStepsForgotten, 5, "does not end, and everything is well"),
-    (Bug::KeyChangesAtRestart, 2, "was restarted twice"),
+    (Bug::KeyChangesAtRestart, 1, "was restarted twice"),
     (Bug::UnwoundAfterCommitPoint, 1, "unwinds after the commit point of"),
     (Bug::UnwoundWithoutUnfencing, 25, "which takes no writes"),
     (Bug::EscalationJoinsUnwinding, 45, "grew while it was unwinding"),
     (Bug::OwedFenceForgotten, 4, "still accept writes at the end"),
-    (Bug::PauseIgnored, 20, "started while paused"),
+    (Bug::PauseIgnored, 36, "started while paused"),
     (Bug::DriftIgnored, 95, "still accept writes at the end"),
     (Bug::CooldownIgnored, 40, "is moved again"),
     (Bug::ObserveActs, 29, "performed in mode observe"),
     (Bug::ApprovalOfAnotherPlan, 99, "the plan as it stands was not approved"),
     (Bug::PerformedBeforeDurable, 1, "performed without a durable fact"),
-    (Bug::LostAppendIsFailure, 12, "performed without a durable fact"),
-    (Bug::HaltedGoesOn, 30, "a call was sent while halted"),
+    (Bug::LostAppendIsFailure, 38, "performed without a durable fact"),
+    (Bug::HaltedGoesOn, 1, "a call was sent while halted"),
     (Bug::QuorumIgnored, 5, "was not lost for"),
     (Bug::WitnessIgnored, 6, "was not lost for"),
     (Bug::AbstainerCounts, 5, "was not lost for"),
-    (Bug::TakeoverAtOnce, 64, "arrived after one of epoch"),
+    (Bug::TakeoverAtOnce, 26, "arrived after one of epoch"),
     (Bug::StaleEpochAccepted, 10, "after epoch"),
     (Bug::RoleWaitSkipped, 4, "may still act by its role"),
 ];
+
+/// So many seeds are looked through where the one that is named for a bug does not catch it.
+const WITHIN: u64 = 200;
 
 /// What only keeps failoverd from acting, needs another configuration, or a disk that is no shared ledger. Their stories
 /// catch them.
@@ -80,15 +84,21 @@ fn every_deliberate_bug_is_caught_by_a_seed() {
     for bug in Bug::VARIANTS {
         assert_eq!(named.iter().filter(|named| *named == bug).count(), 1, "{bug:?} has to be named once");
     }
+    // Nothing waits for it, and the servers of other tests must not wait for it.
+    let _ = rustix::process::nice(10);
     let told = on_every_core(CAUGHT, |(bug, seed, words)| {
-        let with = breaks(Some(*bug), *seed);
-        let without = breaks(None, *seed);
-        let caught = with.iter().find(|broken| broken.contains(words)).cloned();
-        match caught {
-            Some(broken) if without.is_empty() => Ok(format!("{:<26} seed {seed:>4}  {broken}\n", format!("{bug:?}"))),
-            Some(_) => Err(format!("{bug:?}: seed {seed} breaks something without the bug as well: {without:?}")),
-            None => Err(format!("{bug:?}: seed {seed} does not catch it: {with:?}")),
+        let caught = std::iter::once(*seed).chain(1..=WITHIN).find_map(|seed| {
+            let with = breaks(Some(*bug), seed);
+            with.into_iter().find(|broken| broken.contains(words)).map(|broken| (seed, broken))
+        });
+        let Some((seed, broken)) = caught else {
+            return Err(format!("{bug:?}: neither seed {seed} nor any of the first {WITHIN} catches it"));
+        };
+        let without = breaks(None, seed);
+        if !without.is_empty() {
+            return Err(format!("{bug:?}: seed {seed} breaks something without the bug as well: {without:?}"));
         }
+        Ok(format!("{:<26} seed {seed:>4}  {broken}\n", format!("{bug:?}")))
     });
     let wrong: Vec<String> = told.iter().filter_map(|told| told.clone().err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

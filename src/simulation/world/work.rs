@@ -341,7 +341,13 @@ impl World {
                 !self.texts.contains_key(&(cluster.clone(), format!("manifest {path}")))
             }
             Action::IncidentEnded { cluster, .. } => text(cluster, "dr-mode".to_owned(), INACTIVE),
-            Action::StorageReachable { storage } => self.reaches(now, from, storage),
+            Action::StorageReachable { storage, holds_all_of } => {
+                let has_all = |source| {
+                    let is_behind = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
+                    self.reaches(now, from, source) && !is_behind
+                };
+                self.reaches(now, from, storage) && holds_all_of.as_ref().is_none_or(has_all)
+            }
             Action::Verified { region, .. } => {
                 let is_broken = matches!(self.behaviour(key, action), Behaviour::Hangs | Behaviour::Refuses(_));
                 let serves = |id: &InstanceId, of: &Instance| {
@@ -473,7 +479,8 @@ fn seen(action: &Action) -> String {
         Action::Published { .. } => "read back".to_owned(),
         Action::RolledOut { .. } => "the new pods are ready".to_owned(),
         Action::CacheActive { .. } => "a write was read back".to_owned(),
-        Action::StorageReachable { .. } => "it lists".to_owned(),
+        Action::StorageReachable { holds_all_of: None, .. } => "it lists".to_owned(),
+        Action::StorageReachable { .. } => "every object has arrived".to_owned(),
         Action::Traffic { .. } => "INSYNC, and the answer is right".to_owned(),
         Action::Manifests { .. } => "they are there".to_owned(),
         Action::Restored { .. } | Action::IncidentEnded { .. } => "read back".to_owned(),
